@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What trains and what is frozen, decided in one place and told by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torch import nn
+
+from rekindle.adapters import ADAPTERS
+from rekindle.adapters.options import AdapterOptions
+from rekindle.core.errors import unknown_name
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.blocks import ComposedBlock
+
+Train = Literal["adapters", "all", "norm"]
+ADAPTER_NAMES = "vit.blocks.*.adapter.*"
+BASE_NAMES = ("vit.*", "patch_norm.*")
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Names of the backbone's parameters: each is in exactly one of the two."""
+
+    trained: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+
+def attach(
+    backbone: Backbone,
+    options: AdapterOptions,
+    *,
+    train: Train,
+    with_adapters: bool | None = None,
+    also_trainable: Sequence[str] = (),
+) -> Attachment:
+    """Put adapters in (where wanted) and set `requires_grad` of every parameter. Outputs do not change.
+
+    Attach after the weights are loaded: a fresh adapter is the identity only if nobody initialises it again.
+
+    Args:
+        backbone: changed in place; its blocks become `ComposedBlock`s.
+        options: kind, place and size of the adapters.
+        train: `adapters` trains only them; `all` every weight (a fixed position table stays); `norm` the
+            LayerNorms.
+        with_adapters: None puts adapters in only for `adapters`. Adapters that are there always train.
+        also_trainable: patterns (`fnmatch`) of further parameters to train, e.g. "vit.cls_token".
+
+    Raises:
+        RequestError: for an unknown kind of adapter.
+        ValueError: if adapters are attached already or `adapters` should train without any, if a pattern hits
+            no parameter, or if a parameter belongs to neither base nor adapters.
+
+    """
+    with_adapters = train == "adapters" if with_adapters is None else with_adapters
+    if train == "adapters" and not with_adapters:
+        raise ValueError(
+            "train='adapters' with with_adapters=False would train nothing; use train='all' or 'norm'"
+        )
+    if any(isinstance(block, ComposedBlock) for block in backbone.vit.blocks):
+        raise ValueError("this backbone has adapters already; attach once, to a fresh backbone")
+    if with_adapters:
+        wrapper = _adapter_class(options.kind)
+        for i, block in enumerate(backbone.vit.blocks):
+            backbone.vit.blocks[i] = wrapper.wrap(block, backbone.width, options)
+    parameters = dict(backbone.named_parameters())
+    for pattern in also_trainable:
+        if not any(fnmatchcase(name, pattern) for name in parameters):
+            raise ValueError(
+                f"also_trainable pattern '{pattern}' hits no parameter; known are {_few(parameters)}"
+            )
+    stray = [n for n in parameters if not any(fnmatchcase(n, p) for p in (*BASE_NAMES, ADAPTER_NAMES))]
+    if stray:
+        raise ValueError(f"parameters that belong to neither base nor adapters: {_few(stray)}")
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in backbone.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(
+            fnmatchcase(name, ADAPTER_NAMES)
+            or any(fnmatchcase(name, pattern) for pattern in also_trainable)
+            or (train == "all" and not (backbone.fixed_positions and name == "vit.pos_embed"))
+            or (train == "norm" and name in norms)
+        )
+    return Attachment(
+        trained=tuple(n for n, p in parameters.items() if p.requires_grad),
+        frozen=tuple(n for n, p in parameters.items() if not p.requires_grad),
+    )
+
+
+@contextmanager
+def adapters_enabled(backbone: Backbone, enabled: bool) -> Iterator[None]:
+    """Switch all adapters on or off for a while; off, the outputs are the base's bit for bit."""
+    blocks = [block for block in backbone.vit.blocks if isinstance(block, ComposedBlock)]
+    before = [block.enabled for block in blocks]
+    try:
+        for block in blocks:
+            block.enabled = enabled
+        yield
+    finally:
+        for block, state in zip(blocks, before, strict=True):
+            block.enabled = state
+
+
+def adapter_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """Return the adapters' parameters by name, whether they train or not."""
+    return {n: p for n, p in backbone.named_parameters() if fnmatchcase(n, ADAPTER_NAMES)}
+
+
+def _adapter_class(kind: str) -> Any:
+    if kind not in ADAPTERS:
+        raise unknown_name("adapter", kind, ADAPTERS)
+    module, _, name = ADAPTERS[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _few(names: Sequence[str] | dict[str, nn.Parameter]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:6]) + (f", ... ({len(listed)} in all)" if len(listed) > 6 else "")

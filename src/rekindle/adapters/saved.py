@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of a run: what training changed, and where the base that it stands on comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from rekindle.adapters.attach import Train, attach
+from rekindle.adapters.options import AdapterOptions
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.files import write_atomically
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.checkpoints import tensors_hash
+from rekindle.networks.create import backbone_from_description, create_backbone
+from rekindle.networks.options import NetworkOptions
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a saved model says of itself.
+
+    Attributes:
+        base: the MODEL that training started from (made absolute if it is a file or folder).
+        base_hash: content hash of that model's tensors.
+        base_licence: licence of its weights, where known.
+        train: what was trained.
+        adapter: the adapter's options, None without adapters.
+        network: how the base was read.
+        method: the method's name.
+        steps: optimizer steps done.
+
+    """
+
+    base: str
+    base_hash: str
+    base_licence: str | None
+    train: Train
+    adapter: AdapterOptions | None
+    network: NetworkOptions
+    method: str
+    steps: int
+
+
+def save_model(folder: Path, backbone: Backbone, trained: tuple[str, ...], lineage: Lineage) -> None:
+    """Write model.safetensors and then model.json, each atomically.
+
+    With adapters the file holds the trained tensors alone; with `all` or `norm` it holds the whole network, so that it
+    needs no base.
+    """
+    state = backbone.state_dict()
+    is_whole = lineage.adapter is None
+    kept = {n: t.detach().cpu().contiguous() for n, t in state.items() if is_whole or n in trained}
+    description = {
+        "format": FORMAT,
+        "is_whole": is_whole,
+        "arch": backbone.identity.to_dict()["arch"],
+        "weights_hash": tensors_hash(kept),
+        "model_hash": tensors_hash(state),
+        "base": {"name": lineage.base, "sha256": lineage.base_hash, "licence": lineage.base_licence},
+        "train": lineage.train,
+        "adapter": None if lineage.adapter is None else lineage.adapter.model_dump(mode="json"),
+        "network": lineage.network.model_dump(mode="json"),
+        "method": lineage.method,
+        "steps": lineage.steps,
+    }
+    write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(kept)))
+    text = json.dumps(description, indent=2) + "\n"
+    write_atomically(folder / DESCRIPTION, lambda stream: stream.write(text.encode()))
+
+
+def load_backbone(
+    name: str | Path,
+    network: NetworkOptions | None = None,
+    *,
+    init: str = "pretrained",
+    seed: int = 0,
+    drop_path: float = 0.0,
+    base: str | None = None,
+) -> tuple[Backbone, str]:
+    """Return any MODEL as a backbone, and one line on how its tensors matched.
+
+    Args:
+        name: a run folder, a checkpoint file, `hf-hub:owner/name`, a timm name, or an architecture with init="random".
+        network: how to read it; ignored for a run folder, which knows.
+        base: where the base of a run folder lies now, if it has moved.
+    Raises: RequestError for what is not there, not finished or does not match; RekindleError if a hub cannot be reached.
+
+    """
+    network = network or NetworkOptions()
+    path = Path(name)
+    if path.is_dir():
+        if init == "random":
+            raise RequestError(
+                f"{path} is a run with weights; --init random needs a timm name or an architecture"
+            )
+        return _load_run(path, drop_path=drop_path, base=base)
+    backbone, report = create_backbone(
+        str(name),
+        network,
+        init="random" if init == "random" else "pretrained",
+        seed=seed,
+        drop_path=drop_path,
+    )
+    return backbone, f"{name}: {report if report is not None else 'random weights'}"
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read model.json of a run. Raises RequestError if the folder holds no finished run."""
+    path = folder / DESCRIPTION
+    if not path.exists():
+        what = (
+            "is a run that has not finished (continue it with --resume)"
+            if (folder / "config.yaml").exists()
+            else ("holds no model.json, so it is not the folder of a run")
+        )
+        raise RequestError(f"{folder} {what}; give a finished run, a checkpoint file or a model name")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(description, dict) or description["format"] != FORMAT:
+            raise ValueError(f"format {description.get('format')!r} is not known here")
+    except (ValueError, KeyError, AttributeError, OSError) as error:
+        raise RequestError(f"{path} cannot be read ({error}); restore it from a copy of the run") from error
+    return description
+
+
+def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Backbone, str]:
+    description = read_description(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(
+            f"{folder / WEIGHTS} is missing or damaged ({error}); restore it from a copy"
+        ) from error
+    if tensors_hash(tensors) != description["weights_hash"]:
+        raise RequestError(
+            f"{folder / WEIGHTS} does not match the hash in {DESCRIPTION}; restore both from one copy"
+        )
+    if description["is_whole"]:
+        backbone = backbone_from_description(description["arch"], drop_path=drop_path)
+        backbone.load_state_dict(tensors, strict=True)
+        return backbone, f"{folder}: matched {len(tensors)} of {len(tensors)} tensors"
+    backbone = _load_base(folder, description["base"], description["network"], drop_path, base)
+    options = AdapterOptions.model_validate(description["adapter"])
+    attach(backbone, options, train="adapters")
+    result = backbone.load_state_dict(tensors, strict=False)
+    absent = [n for n in result.missing_keys if ".adapter." in n]
+    if absent or result.unexpected_keys:
+        raise RequestError(
+            f"{folder}: its adapters do not fit its base (first: {(absent + result.unexpected_keys)[0]})"
+        )
+    return (
+        backbone,
+        f"{folder}: matched {len(tensors)} of {len(tensors)} trained tensors, base {description['base']['name']}",
+    )
+
+
+def _load_base(
+    folder: Path, record: Mapping[str, Any], network: Mapping[str, Any], drop_path: float, base: str | None
+) -> Backbone:
+    name = base or str(record["name"])
+    try:
+        backbone, _ = load_backbone(name, NetworkOptions.model_validate(network), drop_path=drop_path)
+    except RekindleError as error:
+        raise type(error)(
+            f"{folder} stands on the base {name}, which could not be loaded: {error}"
+        ) from error
+    found = tensors_hash(backbone.state_dict())
+    if found != record["sha256"]:
+        raise RequestError(
+            f"{folder} was trained on a base with hash {record['sha256'][:12]}, and {name} now has {found[:12]}; "
+            "give the base it was trained on"
+        )
+    return backbone
+
+
+def model_hash(backbone: torch.nn.Module) -> str:
+    """Content hash of all tensors of a model."""
+    return tensors_hash(backbone.state_dict())

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UniAdapter: a bottleneck beside the stream of each block, the identity until it has learned something."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rekindle.adapters.options import AdapterOptions
+from rekindle.networks.blocks import (
+    ComposedBlock,
+    attention_branch,
+    attention_output,
+    drop_attention_path,
+    mlp_branch,
+    run_block,
+)
+
+Position = Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"]
+
+
+class UniAdapter(nn.Module):
+    """The branch s * (ReLU(x W_down + b_down) W_up + b_up) of Adapter(x) = x + branch(x). GLARE, eq. 3.
+
+    Deviations: the paper prints no biases; UniAdapter's code has them, and so have we. W_up and b_up start at
+    zero, so the branch is exactly zero at first, and the first gradient reaches only them.
+
+    Args:
+        width: D.
+        rank: r, the bottleneck.
+        scale: s.
+        learn_scale: s is a parameter that starts at `scale`.
+        layernorm: normalise x before the down-projection.
+
+    """
+
+    def __init__(
+        self,
+        width: int,
+        rank: int = 512,
+        scale: float = 0.1,
+        learn_scale: bool = False,
+        layernorm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6) if layernorm else nn.Identity()
+        self.down = nn.Linear(width, rank)
+        self.up = nn.Linear(rank, width)
+        self.scale: float | nn.Parameter = nn.Parameter(torch.tensor(scale)) if learn_scale else scale
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the branch's value, of the shape of x; the caller adds it."""
+        branch: Tensor = self.scale * self.up(torch.relu(self.down(self.norm(x))))
+        return branch
+
+
+class AdaptedBlock(ComposedBlock):
+    """A transformer block with an adapter at one of four places.
+
+    A is the adapter's branch, DP stochastic depth:
+
+    | position | y = | output |
+    |---|---|---|
+    | `after_attn` | x + DP(Attn(LN1 x)); y + A(y) | y + DP(MLP(LN2 y)) |
+    | `after_block` | Block(x) | y + A(y) |
+    | `parallel_mlp` | x + DP(Attn(LN1 x)) | y + DP(MLP(LN2 y)) + A(y) |
+    | `attn_branch` | a = Attn(LN1 x); x + DP(a + A(a)) | y + DP(MLP(LN2 y)) |
+
+    The paper says both "after each attention layer" and "the output of a ViT block"; `after_attn` satisfies
+    the first
+    and keeps the residual of eq. 3. With layer scale, `Attn` and `MLP` include it. `enabled = False` runs the
+    plain block.
+    """
+
+    def __init__(self, block: nn.Module, adapter: UniAdapter, position: Position = "after_attn") -> None:
+        super().__init__()
+        self.block = block
+        self.adapter = adapter
+        self.position: Position = position
+        self.enabled = True
+
+    @classmethod
+    def wrap(cls, block: nn.Module, width: int, options: AdapterOptions) -> AdaptedBlock:
+        """Put a fresh adapter around `block`, on the block's device and in its dtype."""
+        layernorm = options.position == "parallel_mlp" if options.layernorm is None else options.layernorm
+        adapter = UniAdapter(width, options.rank, options.scale, options.learn_scale, layernorm)
+        like = next(block.parameters())
+        return cls(block, adapter.to(like.device, like.dtype), options.position)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Return the tokens after the block; `rope` is handed to its attention."""
+        if not self.enabled:
+            return run_block(self.block, x, rope)
+        if self.position == "after_block":
+            return self._add_adapter(run_block(self.block, x, rope))
+        if self.position == "attn_branch":
+            attended = self._add_adapter(attention_output(self.block, x, rope))
+            y = x + drop_attention_path(self.block, attended)
+            return y + mlp_branch(self.block, y)
+        y = x + attention_branch(self.block, x, rope)
+        if self.position == "after_attn":
+            y = self._add_adapter(y)
+            return y + mlp_branch(self.block, y)
+        parallel: Tensor = self.adapter(y)
+        return y + mlp_branch(self.block, y) + parallel
+
+    def _add_adapter(self, y: Tensor) -> Tensor:
+        branch: Tensor = self.adapter(y)
+        return y + branch

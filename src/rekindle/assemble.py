@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where names become objects: options in, a training run out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from rekindle.adapters.attach import Attachment, attach
+from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
+from rekindle.config import PretrainOptions, Resolved, import_named, read_run_file, resolve
+from rekindle.core.distributed import rank, world_size
+from rekindle.core.errors import RequestError
+from rekindle.core.rng import seeded_default
+from rekindle.data.images import ImageSource, find_images
+from rekindle.data.training import StepBatches, TrainingImages
+from rekindle.engine.checkpoints import TrainingPlan
+from rekindle.engine.loop import TrainingOutcome, train
+from rekindle.engine.run_folder import RunFolder
+from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
+from rekindle.methods import METHODS
+from rekindle.methods.base import Method
+from rekindle.networks.backbone import Backbone
+from rekindle.views.batch import ViewBatch
+from rekindle.views.multicrop import MultiCrop, collate_views
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What `pretrain` leaves behind.
+
+    Attributes:
+        run: the run folder.
+        is_finished: False if the run was asked to stop early; continue it with resume.
+        steps: optimizer steps done.
+        images: images in the source.
+        skipped: images that could not be read.
+        seconds: time of this call's training.
+        trained_parameters: numbers that training moves (adapters, head, ...).
+        model_hash: content hash of the exported model, None if the run has not finished.
+    """
+
+    run: Path
+    is_finished: bool
+    steps: int
+    images: int
+    skipped: int
+    seconds: float
+    trained_parameters: int
+    model_hash: str | None
+
+    def __fspath__(self) -> str:
+        return str(self.run)
+
+
+def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | None = None) -> PretrainResult:
+    """Run self-supervised pre-training as the options say.
+
+    Raises: RequestError for a request that cannot be met, before anything is written; RekindleError if the run fails.
+    """
+    options = resolved.options
+    folder = RunFolder(_required("out", options.out))
+    watcher = watcher or LoggingWatcher()
+    _check_request(options)
+    images = find_images(options.images)
+    watcher.message(f"{len(images)} images in {options.images}")
+    folder.refuse_unless_free(resume=resume, needed_bytes=0)
+    fabric = _fabric(options)
+    fabric.launch()
+    backbone, match = load_backbone(
+        options.backbone, options.network, init=options.init, seed=options.seed, drop_path=options.network.drop_path
+    )
+    watcher.message(match)
+    base_hash, base_licence = model_hash(backbone), backbone.identity.licence
+    _check_views(options, backbone)
+    plan = plan_steps(options, len(images))
+    with seeded_default(options.seed, "init"):
+        attachment = attach(backbone, options.adapter, train=options.train)
+        method: Method = import_named(METHODS, "method", options.method)(resolved.method_options(), backbone)
+    folder.refuse_unless_free(resume=resume, needed_bytes=_needed_bytes(method))
+    watcher.message(_describe(options, plan, method, attachment, len(images)))
+    with ExitStack() as stack:
+        if rank() == 0:
+            stack.enter_context(folder.locked())
+            folder.write_text(folder.config, resolved.to_yaml())
+            watcher = stack.enter_context(_logged(folder, watcher))
+        outcome = train(
+            method,
+            lambda start: _batches(options, images, backbone, plan, start),
+            plan,
+            fabric=fabric,
+            optim=options.optim,
+            engine=options.engine,
+            folder=folder,
+            watcher=watcher,
+            resume=resume,
+            max_skipped=int(options.data.max_unreadable_fraction * len(images)),
+        )
+        if rank() == 0:
+            _record_skipped(folder, images, outcome, watcher)
+        exported_hash = None
+        if outcome.is_finished and rank() == 0:
+            exported = method.exported()
+            adapter = options.adapter if options.train == "adapters" else None
+            lineage = Lineage(
+                base=_lasting_name(options.backbone),
+                base_hash=base_hash,
+                base_licence=base_licence,
+                train=options.train,
+                adapter=adapter,
+                network=options.network,
+                method=options.method,
+                steps=outcome.steps_done,
+            )
+            save_model(folder.path, exported, attachment.trained, lineage)
+            exported_hash = model_hash(exported)
+            watcher.message(f"model written to {folder.weights}")
+    return PretrainResult(
+        run=folder.path,
+        is_finished=outcome.is_finished,
+        steps=outcome.steps_done,
+        images=len(images),
+        skipped=len(outcome.skipped),
+        seconds=outcome.seconds,
+        trained_parameters=_count_trained(method),
+        model_hash=exported_hash,
+    )
+
+
+def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
+    """Options of the run in `out`, as it was started. Raises RequestError if something else is asked for now."""
+    folder = RunFolder(out)
+    if not folder.holds_run:
+        return resolve({}, asked)
+    stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
+    wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
+    before, now = stored.options.model_dump(), wanted.options.model_dump()
+    changed = [k for k in before if before[k] != now.get(k) and k not in ("out", "devices", "data", "engine")]
+    if changed:
+        raise RequestError(
+            f"--resume continues {out} as it was started, with {changed[0]} = {before[changed[0]]!r}, not "
+            f"{now.get(changed[0])!r}; leave the option out, or start a new run in another folder"
+        )
+    return wanted
+
+
+def plan_steps(options: PretrainOptions, num_images: int) -> TrainingPlan:
+    """Cut a run into steps. The batch is at most the number of images, and a multiple of the shares it is cut into."""
+    on_gpu = options.accelerator == "gpu" or (options.accelerator == "auto" and torch.cuda.is_available())
+    wanted = min(options.batch_size, num_images)
+    if wanted < options.devices:
+        raise RequestError(f"{num_images} images cannot be shared by {options.devices} devices; use --devices 1")
+    micro = options.engine.micro_batch_size or (64 if on_gpu else 16)
+    micro = min(micro, wanted // options.devices)
+    accumulate = max(1, wanted // (micro * options.devices))
+    batch_size = micro * options.devices * accumulate
+    steps_per_epoch = max(1, num_images // batch_size)
+    steps = options.steps or max(1, round((options.epochs or 100.0) * steps_per_epoch))
+    return TrainingPlan(steps, steps_per_epoch, batch_size, accumulate * options.devices, options.seed)
+
+
+def _required(name: str, value: str) -> str:
+    if not value:
+        raise RequestError(f"--{name} is missing; `rekindle pretrain --help` says what it may be")
+    return value
+
+
+def _check_request(options: PretrainOptions) -> None:
+    _required("images", options.images)
+    _required("backbone", options.backbone)
+    if options.init == "random" and options.train != "all":
+        raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
+
+
+def _check_views(options: PretrainOptions, backbone: Backbone) -> None:
+    patch = backbone.patch_size
+    sizes = {"global_size_px": options.views.global_size_px}
+    if options.views.num_local:
+        sizes["local_size_px"] = options.views.local_size_px
+    for name, size in sizes.items():
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            raise RequestError(
+                f"views.{name} = {size} is not a multiple of the backbone's patch size {patch}; use "
+                + (f"{below} or {above}" if below else str(above))
+            )
+
+
+def _fabric(options: PretrainOptions) -> Fabric:
+    from lightning_fabric.strategies import DDPStrategy
+
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    on_gpu = accelerator == "gpu"
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
+    strategy: DDPStrategy | str = "auto"
+    if options.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="nccl" if on_gpu else "gloo")
+    return Fabric(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=options.devices,
+        strategy=strategy,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+
+
+def _batches(
+    options: PretrainOptions, images: ImageSource, backbone: Backbone, plan: TrainingPlan, start: int
+) -> Iterator[ViewBatch]:
+    """This process's shares of every step from `start` on; the same whatever the number of workers."""
+    accumulate = plan.num_slots // world_size()
+    transform = MultiCrop(options.views, backbone.mean, backbone.std)
+    dataset = TrainingImages(images, transform, seed=options.seed, options=options.data)
+    sampler = StepBatches(
+        len(images),
+        plan.batch_size,
+        num_slots=plan.num_slots,
+        slots=[micro * world_size() + rank() for micro in range(accumulate)],
+        steps=plan.steps,
+        start_step=start,
+        seed=options.seed,
+    )
+    workers = options.data.num_workers
+    if workers is None:
+        workers = max(1, min(16, (os.cpu_count() or 1) // world_size() - 1))
+    loader: DataLoader[ViewBatch] = DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=collate_views, num_workers=workers, pin_memory=torch.cuda.is_available()
+    )
+    return iter(loader)
+
+
+def _describe(
+    options: PretrainOptions, plan: TrainingPlan, method: Method, attachment: Attachment, num_images: int
+) -> str:
+    moved = sum(p.numel() for n, p in method.named_parameters() if p.requires_grad)
+    note = f" (asked for {options.batch_size})" if plan.batch_size != options.batch_size else ""
+    return (
+        f"{options.method}: {moved / 1e6:.2f} M numbers train ({options.train}, {len(attachment.trained)} backbone tensors), "
+        f"{plan.steps} steps of {plan.batch_size} images{note}, {plan.steps_per_epoch} steps an epoch"
+    )
+
+
+def _count_trained(method: Method) -> int:
+    return sum(p.numel() for p in method.parameters() if p.requires_grad)
+
+
+def _needed_bytes(method: Method) -> int:
+    """Room for two checkpoints (the old one and the one being written) and the model."""
+    trained = 4 * _count_trained(method)
+    return 2 * (4 * trained) + 2 * trained + (16 << 20)
+
+
+def _lasting_name(name: str) -> str:
+    """A MODEL that means the same from any working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def _record_skipped(folder: RunFolder, images: ImageSource, outcome: TrainingOutcome, watcher: Watcher) -> None:
+    before = set(folder.skipped.read_text(encoding="utf-8").splitlines()) if folder.skipped.exists() else set()
+    names = before | {images.name(i) for i in outcome.skipped}
+    if names:
+        folder.write_text(folder.skipped, "\n".join(sorted(names)) + "\n")
+        watcher.message(f"{len(names)} of {len(images)} images could not be read and were skipped; see {folder.skipped}")
+
+
+class _Tee:
+    """Passes news on, and keeps messages in the run's log."""
+
+    def __init__(self, watcher: Watcher, handler: logging.Handler) -> None:
+        self._watcher, self._handler = watcher, handler
+
+    def message(self, text: str) -> None:
+        self._handler.emit(logging.makeLogRecord({"msg": text, "levelname": "INFO", "name": LOGGER.name}))
+        self._watcher.message(text)
+
+    def step(self, report: StepReport) -> None:
+        self._watcher.step(report)
+
+    def close(self) -> None:
+        self._watcher.close()
+
+
+@contextmanager
+def _logged(folder: RunFolder, watcher: Watcher) -> Iterator[Watcher]:
+    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    tee = _Tee(watcher, handler)
+    handler.emit(logging.makeLogRecord({"msg": f"command: {shlex.join(sys.argv)}", "name": LOGGER.name}))
+    try:
+        yield tee
+    except Exception as error:
+        handler.emit(logging.makeLogRecord({"msg": f"failed: {error}", "name": LOGGER.name}))
+        raise
+    finally:
+        handler.close()

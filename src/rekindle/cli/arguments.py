@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the command line to checked options: tyro reads the same models that a run file and a Python call use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tyro
+from pydantic import BaseModel, ValidationError
+
+from rekindle.cli import require_value
+from rekindle.config import Resolved, Source, explain_validation, leaves, read_run_file, resolve, run_model
+from rekindle.core.errors import RequestError
+from rekindle.core.options import Options
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass
+class Taken:
+    """What was taken out of the arguments before tyro sees them."""
+
+    rest: list[str]
+    flags: set[str]
+    values: dict[str, str]
+
+
+def take(arguments: Sequence[str], *, flags: Sequence[str] = (), values: Sequence[str] = ()) -> Taken:
+    """Take out flags (`--json`) and options with a value (`--config FILE`, `--config=FILE`)."""
+    taken = Taken([], set(), {})
+    i = 0
+    while i < len(arguments):
+        name, equals, value = arguments[i].partition("=")
+        if arguments[i] in flags:
+            taken.flags.add(arguments[i])
+        elif name in values:
+            taken.values[name] = value if equals else require_value(arguments, i)
+            i += 0 if equals else 1
+        else:
+            taken.rest.append(arguments[i])
+        i += 1
+    return taken
+
+
+def parse(model: type[Model], arguments: Sequence[str], *, program: str, default: Model | None = None) -> Model:
+    """Let tyro read the arguments of `model`; raises RequestError for what it refuses."""
+    try:
+        return _tyro(model, list(arguments), program, default)
+    except ValidationError as error:
+        raise explain_validation(model, error, "command line") from None
+
+
+def _tyro(model: type[Model], arguments: list[str], program: str, default: Model | None) -> Model:
+    errors = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    wants_help = "-h" in arguments or "--help" in arguments
+    try:
+        with contextlib.nullcontext() if wants_help else contextlib.redirect_stderr(errors):
+            with contextlib.nullcontext() if wants_help else contextlib.redirect_stdout(errors):
+                return tyro.cli(
+                    model,
+                    args=arguments,
+                    prog=f"rekindle {program}",
+                    config=(tyro.conf.OmitSubcommandPrefixes,),
+                    **extra,  # type: ignore[arg-type]
+                )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise RequestError(_plain(errors.getvalue()) or "the arguments could not be understood") from None
+
+
+def _plain(text: str) -> str:
+    """The message inside tyro's frame."""
+    lines = [line.strip(" │╭╮╰╯─┃-") for line in text.splitlines() if line.strip(" │╭╮╰╯─┃-")]
+    return "\n".join(line for line in lines if line not in ("Parsing error", "Required options"))
+
+
+def parse_run(arguments: Sequence[str], *, program: str) -> tuple[Resolved, Taken]:
+    """Options of a pre-training run from `--config FILE` and the rest of the command line."""
+    taken = take(arguments, flags=["--json", "--resume", "--help", "-h"], values=["--config"])
+    file = read_run_file(taken.values["--config"]) if "--config" in taken.values else {}
+    file_name = taken.values.get("--config", "options")
+    chosen = take(taken.rest, values=["--method", "--init"]).values
+    asked = {name.removeprefix("--"): value for name, value in chosen.items()}
+    before = resolve(file, asked, file_name=file_name)
+    options = parse(type(before.options), taken.rest, program=program, default=before.options)
+    sources: dict[str, Source] = dict(before.sources)
+    sources.update({name: "asked" for name in leaves(options.model_dump()) if _was_given(name, taken.rest)})
+    return Resolved(options, sources), taken
+
+
+def asked_tree(resolved: Resolved) -> dict[str, object]:
+    """Only what the command line gave, as a nested tree."""
+    tree: dict[str, object] = {}
+    flat = resolved.options.model_dump()
+    for name, source in resolved.sources.items():
+        if source != "asked":
+            continue
+        *groups, last = name.split(".")
+        value, place = flat, tree
+        for group in groups:
+            value = value[group]
+            place = place.setdefault(group, {})  # type: ignore[assignment]
+        place[last] = value[last]
+    return tree
+
+
+def _was_given(name: str, arguments: Sequence[str]) -> bool:
+    flag = name.replace("_", "-")
+    *groups, last = flag.split(".")
+    names = (f"--{flag}", "--" + ".".join([*groups, f"no-{last}"]))
+    return any(a.partition("=")[0].replace("_", "-") in names for a in arguments)
+
+
+def print_help(method_options: tuple[str, type[Options]] | None, model: type[BaseModel], *, program: str) -> None:
+    """Print the help of a command, with the options of a method where one is named."""
+    shown = model if method_options is None else run_model(*method_options)
+    with contextlib.suppress(SystemExit):
+        tyro.cli(shown, args=["--help"], prog=f"rekindle {program}")
+    sys.stdout.flush()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle pretrain`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rekindle.cli.arguments import asked_tree, parse_run, print_help, take
+from rekindle.config import PretrainOptions, import_named
+from rekindle.methods import METHODS
+
+EPILOGUE = """
+also: --config FILE (a YAML run file with the same names), --resume (continue the run in --out), --json, --debug.
+The options of a method stand under its name: `rekindle pretrain --method glare --help` lists them as well.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; see `rekindle pretrain --help`."""
+    if "--help" in arguments or "-h" in arguments:
+        name = take(arguments, values=["--method"]).values.get("--method")
+        method = None if name is None else (name, import_named(METHODS, "method", name).Config)
+        print_help(method, PretrainOptions, program="pretrain")
+        print(EPILOGUE)
+        return 0
+    resolved, taken = parse_run(arguments, program="pretrain")
+    print(f"rekindle pretrain: {resolved.options.method} on {resolved.options.images or 'a run to resume'}", file=sys.stderr)
+    from rekindle.assemble import pretrain, resolve_resumed
+    from rekindle.cli.terminal import TerminalWatcher
+
+    resume = "--resume" in taken.flags
+    if resume and "--config" not in taken.values:
+        resolved = resolve_resumed(resolved.options.out, asked_tree(resolved))
+    result = pretrain(resolved, resume=resume, watcher=TerminalWatcher())
+    if "--json" in taken.flags:
+        print(json.dumps({**asdict(result), "run": str(result.run)}))
+    elif result.is_finished:
+        print(f"done: {result.steps} steps in {result.seconds:.0f} s; next: rekindle compare BASE {result.run} --data DATA")
+    else:
+        print(f"stopped after step {result.steps}; continue with: rekindle pretrain --out {result.run} --resume")
+    return 0

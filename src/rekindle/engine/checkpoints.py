@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a run needs to go on as if it had never stopped, in one file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.files import write_atomically
+from rekindle.methods.base import Method
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a run is cut into steps; a checkpoint only continues under the plan that it was made under.
+
+    Attributes:
+        steps: optimizer steps in all.
+        steps_per_epoch: optimizer steps for one pass over the images.
+        batch_size: images in one optimizer step, over all processes and micro-batches.
+        num_slots: shares that a step's batch is cut into (micro-batches times processes).
+        seed: the run's seed.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    batch_size: int
+    num_slots: int
+    seed: int
+
+
+def save_checkpoint(
+    path: Path, method: Method, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int
+) -> None:
+    """Write method (without the frozen base), optimizer and position, atomically."""
+    frozen = method.frozen_names()
+    payload = {
+        "format": FORMAT,
+        "step": step,
+        "plan": asdict(plan),
+        "method": {name: tensor for name, tensor in method.state_dict().items() if name not in frozen},
+        "optimizer": optimizer.state_dict(),
+    }
+    write_atomically(path, lambda stream: torch.save(payload, stream))
+
+
+def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer, plan: TrainingPlan) -> int:
+    """Restore a checkpoint in place and return the number of steps done.
+
+    Raises RekindleError if the file is damaged, RequestError if it belongs to another plan or another model.
+    """
+    try:
+        payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RekindleError(
+            f"{path} is damaged and cannot be read ({type(error).__name__}); remove it to start over, or restore a copy"
+        ) from error
+    different = {k: (v, payload["plan"].get(k)) for k, v in asdict(plan).items() if payload["plan"].get(k) != v}
+    if payload["format"] != FORMAT or different:
+        name, (now, then) = next(iter(different.items()), ("format", (FORMAT, payload["format"])))
+        raise RequestError(
+            f"{path} was made with {name} = {then}, and this run has {name} = {now}; a run resumes only as it was started"
+        )
+    result = method.load_state_dict(payload["method"], strict=False)
+    missing = sorted(set(result.missing_keys) - method.frozen_names())
+    if missing or result.unexpected_keys:
+        raise RequestError(
+            f"{path} does not fit this model (first difference: {(missing + list(result.unexpected_keys))[0]}); "
+            "resume with the backbone, method and adapter of the run"
+        )
+    optimizer.load_state_dict(payload["optimizer"])
+    return int(payload["step"])

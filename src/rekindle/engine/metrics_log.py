@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run's numbers: one JSON object a line, and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rekindle.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl; lines of steps that a resumed run will do again are taken out first.
+
+    What a step computed stands at the top level of its line, and is the same in a repeated run; what depends on the clock
+    stands under "speed".
+    """
+
+    def __init__(self, path: Path, *, start_step: int, tensorboard: bool) -> None:
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
+        write_atomically(path, lambda stream: stream.write("".join(f"{line}\n" for line in kept).encode()))
+        self._stream = path.open("a", encoding="utf-8")
+        self._board: SummaryWriter | None = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        """Write one line for `step` (steps done)."""
+        self._stream.write(json.dumps({"step": step, **values, "speed": dict(speed)}) + "\n")
+        self._stream.flush()
+        if self._board is not None:
+            for name, value in {**values, **{f"speed/{k}": v for k, v in speed.items()}}.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that parse; a crash can leave half a line at the end."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            break
+        lines.append(line)
+    return lines

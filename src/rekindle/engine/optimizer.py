@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW with the field's habits: no decay on vectors, per-tensor clipping, schedules by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from rekindle.core.errors import RequestError
+from rekindle.core.progress import Progress
+from rekindle.core.schedules import cosine, warmup_cosine
+from rekindle.engine.options import OptimOptions
+
+
+def build_optimizer(module: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; biases and 1-D tensors are in a group without decay.
+
+    Raises RequestError if nothing is trainable.
+    """
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    if not named:
+        raise RequestError("nothing to train: every parameter is frozen; use train=adapters, norm or all")
+    vectors = [p for n, p in named if p.ndim <= 1 or n.endswith(".bias")]
+    known = {id(p) for p in vectors}
+    matrices = [p for _, p in named if id(p) not in known]
+    groups = [{"params": matrices, "decay": True}, {"params": vectors, "decay": False}]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=0.0,
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+        weight_decay=0.0,
+        foreach=True,
+    )
+
+
+def peak_lr(options: OptimOptions, batch_size: int) -> float:
+    """Peak learning rate: lr_per_256 * batch / 256, or lr_per_256 itself."""
+    return options.lr_per_256 if options.lr_is_peak else options.lr_per_256 * batch_size / 256
+
+
+def set_schedule(
+    optimizer: torch.optim.Optimizer, options: OptimOptions, progress: Progress, batch_size: int
+) -> tuple[float, float]:
+    """Give every group its learning rate and decay for this step; return both."""
+    peak = peak_lr(options, batch_size)
+    warmup = min(round(options.warmup_epochs * progress.steps_per_epoch), progress.total // 3)
+    lr = warmup_cosine(progress, peak, min(options.final_lr, peak), warmup_steps=warmup)
+    end = options.weight_decay if options.final_weight_decay is None else options.final_weight_decay
+    decay = cosine(progress, options.weight_decay, end)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["weight_decay"] = decay if group["decay"] else 0.0
+    return lr, decay
+
+
+@torch.no_grad()
+def clip_per_tensor(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
+    """Scale each tensor's gradient by min(1, max_norm / (norm + 1e-6)); max_norm 0 leaves them.
+
+    Returns the norm over all gradients before clipping; it is not finite if any gradient is not.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = torch.stack(torch._foreach_norm(gradients))
+    if max_norm > 0:
+        scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, list(scale.unbind()))
+    return torch.linalg.vector_norm(norms)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the optimizer and of the loop."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rekindle.core.options import Options
+
+
+class OptimOptions(Options):
+    """AdamW and its schedule; defaults are GLARE's (section 7 of its specification)."""
+
+    lr_per_256: float = Field(1.5e-4, gt=0)
+    """Peak learning rate for 256 images a step; scaled linearly with the batch."""
+    lr_is_peak: bool = False
+    """Take `lr_per_256` as the peak itself, whatever the batch."""
+    final_lr: float = Field(1e-5, ge=0)
+    """Learning rate at the last step (cosine); never above the peak."""
+    warmup_epochs: float = Field(1.0, ge=0)
+    """Epochs of linear warm-up from 0; at most a third of the run."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay at the start; biases and 1-D tensors are never decayed."""
+    final_weight_decay: float | None = Field(None, ge=0)
+    """Weight decay at the end (cosine); None: constant."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's first decay."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's second decay."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    clip_norm: float = Field(3.0, ge=0)
+    """Largest norm of each tensor's gradient (per tensor, as DINO does); 0 switches clipping off."""
+
+
+class EngineOptions(Options):
+    """The loop: shares of a step, checkpoints, logs."""
+
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Images that one process computes at a time; None: 16 on a CPU, 64 on a GPU. The batch is cut into such shares, and
+    what a step does is the average over them."""
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    """Minutes between checkpoints; there is always one at the end and when the run is stopped."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Steps between checkpoints, instead of minutes."""
+    log_steps: int = Field(1, ge=1)
+    """Steps between lines of metrics.jsonl and TensorBoard."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside metrics.jsonl."""

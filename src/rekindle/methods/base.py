@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method is: a module that turns a batch of views into a loss. The engine sees only this."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rekindle.core.options import Options
+from rekindle.core.progress import Progress
+from rekindle.methods.teacher import EmaTeacher
+from rekindle.networks.backbone import Backbone
+from rekindle.views.batch import ViewBatch
+
+
+@dataclass(frozen=True)
+class LossBreakdown:
+    """A loss and what it is made of.
+
+    Attributes:
+        total: scalar that carries the graph.
+        terms: the unweighted terms by the paper's names, detached.
+        stats: other scalars worth watching (teacher entropy, matched share), detached.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def weigh(
+        terms: Mapping[str, Tensor], weights: Mapping[str, float], stats: Mapping[str, Tensor] | None = None
+    ) -> LossBreakdown:
+        """Return the weighted sum of `terms`. Raises ValueError unless both mappings name the same terms."""
+        if terms.keys() != weights.keys():
+            raise ValueError(f"terms {sorted(terms)} and weights {sorted(weights)} must name the same losses")
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        detached = {name: value.detach() for name, value in terms.items()}
+        return LossBreakdown(total, detached, {name: value.detach() for name, value in (stats or {}).items()})
+
+
+class Method(nn.Module, ABC):
+    """A self-supervised method. Subclasses are final; what methods share is something they have, not something they are.
+
+    A subclass is built as `Method(config, backbone)`, with the student backbone whose trainable parameters are marked.
+    """
+
+    Config: ClassVar[type[Options]]
+    """Frozen options; the defaults are the paper's values."""
+    PAPER: ClassVar[Mapping[str, object]] = {}
+    """The settings of the paper's own training from scratch, by dotted name in the run's tree, for example
+    {"optim.warmup_epochs": 10.0}. They are in force with `init=random`; continual runs share one recipe, so that methods
+    are compared alike (GLARE, appendix)."""
+
+    @abstractmethod
+    def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """Compute the loss of one share of a step's batch."""
+
+    def forward(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """Call `loss`, so that DDP and torch.compile wrap a method unchanged."""
+        return self.loss(batch, progress)
+
+    def before_step(self, progress: Progress) -> None:  # noqa: B027
+        """Act when gradients exist and are clipped, and weights have not moved."""
+
+    def after_step(self, progress: Progress) -> None:  # noqa: B027
+        """Act when weights have moved: EMA teacher, centres."""
+
+    def alarms(self, stats: Mapping[str, float]) -> list[str]:
+        """Say what is wrong, given recent averages of the stats; nothing by default."""
+        return []
+
+    @abstractmethod
+    def exported(self) -> Backbone:
+        """Return the backbone that is saved and evaluated."""
+
+    def frozen_names(self) -> frozenset[str]:
+        """Names in `state_dict()` of what never changes (the base), which a checkpoint need not hold."""
+        averaged = {id(p) for m in self.modules() if isinstance(m, EmaTeacher) for p in m.averaged_parameters()}
+        return frozenset(
+            name
+            for name, parameter in self.named_parameters(remove_duplicate=False)
+            if not parameter.requires_grad and id(parameter) not in averaged
+        )

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One wrapper for every plain vision transformer: pixels in, `Tokens` out, at any size the patch divides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from rekindle.core.errors import RequestError
+from rekindle.networks.blocks import check_block, first_row_attention, run_block
+from rekindle.networks.position import PositionMode, interpolate_positions
+from rekindle.networks.tokens import Tokens
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BackboneIdentity:
+    """Where a backbone's weights come from, and how to build the same network again without them.
+
+    Attributes:
+        name: what the user asked for.
+        source: the kind of place that answered.
+        sha256: content hash of the weights as loaded (`tensors_hash`).
+        licence: of the weights, where the source tells.
+        arch: description for `backbone_from_description`; plain values only, so that it fits in JSON.
+
+    """
+
+    name: str
+    source: Literal["timm", "file", "hub", "random"]
+    sha256: str
+    licence: str | None = None
+    arch: Mapping[str, object] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"arch": dict(self.arch)}
+
+
+def check_plain_vit(vit: Any) -> None:
+    """Raise RequestError, naming what is in the way, for a timm model that `Backbone` cannot run."""
+    if type(vit) not in (VisionTransformer, Eva) or type(vit.patch_embed) is not PatchEmbed:
+        raise RequestError(
+            f"{type(vit).__name__} is not a plain vision transformer; use a timm VisionTransformer or Eva "
+            "with one convolution for its patches (`rekindle list backbones`)"
+        )
+    for block in vit.blocks:
+        check_block(block)
+    height, width = vit.patch_embed.patch_size
+    if height != width:
+        raise RequestError(f"patches of {height} x {width} px are not supported; they must be square")
+
+
+class Backbone(nn.Module):
+    """A plain ViT of timm (`VisionTransformer`: DINO, DINOv2, MAE, ...; `Eva`: DINOv3) that returns `Tokens`.
+
+    The loops are ours, for three things timm's forward does not do: DINO's position interpolation, masking of
+    patch embeddings, and blocks that something was put around.
+
+    Args:
+        vit: the timm model, without classifier.
+        mean, std: normalisation its pixels expect, per channel, for pixels in [0, 1].
+        identity: where the weights come from.
+        pos_interp: see `networks.position`.
+        patch_norm: norm of the patch tokens in place of the final one (UDI's `norm1`).
+        mean_as_cls: the mean of the normalised patch tokens plays the class token (FLSL,
+            `flsl_cls="meanpool"`).
+        fixed_positions: the position table is a fixed one and never trains (FLSL, MAE).
+
+    """
+
+    def __init__(
+        self,
+        vit: Any,
+        *,
+        mean: Triple,
+        std: Triple,
+        identity: BackboneIdentity,
+        pos_interp: PositionMode = "dino",
+        patch_norm: nn.Module | None = None,
+        mean_as_cls: bool = False,
+        fixed_positions: bool = False,
+    ) -> None:
+        super().__init__()
+        check_plain_vit(vit)
+        self.vit: Any = vit
+        self.patch_norm = patch_norm
+        self.mean, self.std, self.identity = mean, std, identity
+        self.pos_interp: PositionMode = pos_interp
+        self.mean_as_cls, self.fixed_positions = mean_as_cls, fixed_positions
+        self.width: int = vit.embed_dim
+        self.depth: int = len(vit.blocks)
+        self.num_heads: int = vit.blocks[0].attn.num_heads
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.is_rotary: bool = isinstance(vit, Eva) and vit.rope is not None
+        self.has_class_token: bool = vit.cls_token is not None
+        self.has_cls: bool = self.has_class_token or mean_as_cls
+        self.num_registers: int = 0 if vit.reg_token is None else vit.reg_token.shape[1]
+        self.num_prefix: int = int(self.has_class_token) + self.num_registers
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "N C H W"],
+        *,
+        patch_mask: Bool[Tensor, "N gh gw"] | None = None,
+        mask_token: Float[Tensor, " D"] | None = None,
+        cls_attention: bool = False,
+    ) -> Tokens:
+        """Return the tokens after the final norm.
+
+        Args:
+            pixels: normalised with `mean` and `std`; height and width any multiples of the patch.
+            patch_mask: True where the patch's embedding (before its position is added) is replaced by
+                `mask_token`.
+            mask_token: what stands in for hidden patches; needed with `patch_mask`.
+            cls_attention: also return the last block's attention of the class token to the patches, without
+                gradient.
+
+        Raises:
+            ValueError: for a size that the patch does not divide, for a mask without a token, and for
+                `cls_attention` of a network without a class token.
+
+        """
+        if cls_attention and not self.has_class_token:
+            raise ValueError("cls_attention=True needs a network with a class token; this one has none")
+        x, ropes, grid = self._embed(pixels, patch_mask, mask_token)
+        *early, last = self.vit.blocks
+        for block, rope in zip(early, ropes[:-1], strict=True):
+            x = run_block(block, x, rope)
+        attention = None
+        if cls_attention:
+            attention = first_row_attention(last, x, ropes[-1])[:, :, self.num_prefix :]
+            attention = attention.reshape(*attention.shape[:2], *grid)
+        return self._tokens(run_block(last, x, ropes[-1]), grid, attention, norm=True)
+
+    def intermediate(
+        self, pixels: Float[Tensor, "N C H W"], blocks: Sequence[int], *, norm: bool = True
+    ) -> list[Tokens]:
+        """Return the tokens after the given blocks, in the order asked for; -1 is the last.
+
+        Raises:
+            ValueError: for a block that the network does not have.
+
+        """
+        indices = [self._block_index(i) for i in blocks]
+        x, ropes, grid = self._embed(pixels)
+        kept: dict[int, Tokens] = {}
+        for i, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
+            if i > max(indices, default=-1):
+                break
+            x = run_block(block, x, rope)
+            if i in indices:
+                kept[i] = self._tokens(x, grid, None, norm=norm)
+        return [kept[i] for i in indices]
+
+    def forward_features(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N T D"]:
+        """Return what timm's method of this name does: all tokens after the final norm, patches last."""
+        x, ropes, _ = self._embed(pixels)
+        for block, rope in zip(self.vit.blocks, ropes, strict=True):
+            x = run_block(block, x, rope)
+        features: Tensor = self.vit.norm(x)
+        return features
+
+    def forward_intermediates(
+        self,
+        pixels: Float[Tensor, "N C H W"],
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Return what timm's method of this name does, with its arguments and defaults.
+
+        Args:
+            pixels: as in `forward`.
+            indices: the last n blocks for an int, all for None, else these blocks in ascending order.
+            return_prefix_tokens: give (patches, prefix) pairs.
+            norm: apply the final norm to the intermediates.
+            stop_early: skip the blocks after the last one asked for.
+            output_fmt: "NCHW" maps or "NLC" sequences.
+            intermediates_only: leave out the final features; otherwise (features, intermediates) is returned.
+
+        """
+        if indices is None:
+            wanted = list(range(self.depth))
+        elif isinstance(indices, int):
+            wanted = list(range(max(0, self.depth - indices), self.depth))
+        else:
+            wanted = sorted({self._block_index(i) for i in indices})
+        x, ropes, grid = self._embed(pixels)
+        outputs: list[Tensor] = []
+        for i, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
+            if stop_early and i > wanted[-1]:
+                break
+            x = run_block(block, x, rope)
+            if i in wanted:
+                outputs.append(self.vit.norm(x) if norm else x)
+        patches = [y[:, self.num_prefix :] for y in outputs]
+        if output_fmt == "NCHW":
+            patches = [y.reshape(len(y), *grid, -1).permute(0, 3, 1, 2).contiguous() for y in patches]
+        intermediates: list[Tensor] | list[tuple[Tensor, Tensor]] = patches
+        if return_prefix_tokens:
+            intermediates = list(zip(patches, [y[:, : self.num_prefix] for y in outputs], strict=True))
+        return intermediates if intermediates_only else (self.vit.norm(x), intermediates)
+
+    def _block_index(self, index: int) -> int:
+        if not -self.depth <= index < self.depth:
+            raise ValueError(f"block {index} does not exist; the network has blocks 0 to {self.depth - 1}")
+        return index % self.depth
+
+    def _embed(
+        self, pixels: Tensor, patch_mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor | None], tuple[int, int]]:
+        """Tokens before the first block, one rotary table per block (None without), and the grid."""
+        height, width = pixels.shape[-2:]
+        p = self.patch_size
+        if height % p or width % p or not (height and width):
+            raise ValueError(
+                f"images of {height} x {width} px do not divide into patches of {p} px; "
+                f"use {max(1, round(height / p)) * p} x {max(1, round(width / p)) * p}"
+            )
+        grid = height // p, width // p
+        vit = self.vit
+        x = vit.patch_embed.norm(vit.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
+        if patch_mask is not None:
+            if mask_token is None or patch_mask.shape != (len(x), *grid):
+                raise ValueError(
+                    f"patch_mask of shape {tuple(patch_mask.shape)} needs a mask_token "
+                    f"and the shape of the patches, {(len(x), *grid)}"
+                )
+            x = torch.where(patch_mask.flatten(1)[..., None], mask_token.to(x.dtype), x)
+        prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
+        if vit.pos_embed is None:
+            x = torch.cat([*prefix, x], dim=1)
+        else:
+            rows = 0 if vit.no_embed_class else self.num_prefix
+            native = vit.patch_embed.grid_size
+            table = interpolate_positions(vit.pos_embed, grid, native, num_prefix=rows, mode=self.pos_interp)
+            # a table without prefix rows is added before class and register tokens join
+            x = (
+                torch.cat([*prefix, x + table], 1)
+                if vit.no_embed_class
+                else torch.cat([*prefix, x], 1) + table
+            )
+        return vit.norm_pre(vit.pos_drop(x)), self._rotary_tables(grid), grid
+
+    def _rotary_tables(self, grid: tuple[int, int]) -> list[Tensor | None]:
+        if not self.is_rotary:
+            return [None] * self.depth
+        table = self.vit.rope.get_embed(shape=grid)
+        return list(table) if self.vit.rope_mixed else [table] * self.depth
+
+    def _tokens(self, x: Tensor, grid: tuple[int, int], attention: Tensor | None, *, norm: bool) -> Tokens:
+        sequence = self.vit.norm(x) if norm else x
+        patches = sequence[:, self.num_prefix :]
+        if norm and self.patch_norm is not None:
+            patches = self.patch_norm(x[:, self.num_prefix :])
+        registers = sequence[:, self.num_prefix - self.num_registers : self.num_prefix]
+        cls = sequence[:, 0] if self.has_class_token else None
+        if self.mean_as_cls:
+            cls = patches.mean(dim=1)
+        return Tokens(cls, registers, patches.reshape(len(x), *grid, -1), attention)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The projection head of DINO."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from rekindle.core.precision import full_precision
+
+_unit_rows = full_precision(F.normalize)
+
+
+class DinoHead(nn.Module):
+    """MLP, L2 normalisation, weight-normalised linear layer: features to logits over prototypes.
+
+    DINO (arXiv:2104.14294), section 3.1 and appendix C: Linear(D, hidden) - GELU - Linear(hidden, hidden) -
+    GELU -
+    Linear(hidden, bottleneck) - unit length - Linear(bottleneck, K, no bias) with rows g * v / |v|. No batch
+    norm.
+
+    Args:
+        width: D of the features.
+        num_prototypes: K.
+        hidden: width of the MLP.
+        bottleneck: width before the prototypes.
+        norm_last_layer: freeze every g at 1; the logits are then cosines in [-1, 1].
+
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_prototypes: int = 8192,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        norm_last_layer: bool = False,
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = weight_norm(nn.Linear(bottleneck, num_prototypes, bias=False))
+        gain = self.last_layer.get_parameter("parametrizations.weight.original0")
+        nn.init.ones_(gain)
+        gain.requires_grad_(not norm_last_layer)
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
+        """Return logits, before any temperature. Unit length in float32; the products may run in autocast."""
+        logits: Tensor = self.last_layer(_unit_rows(self.mlp(x), dim=-1))
+        return logits

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a vision transformer returns, whatever its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rekindle.core.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of N images after one block (normally the last, after the final norm).
+
+    Attributes:
+        cls: [N, D], or None for a network without a class token.
+        registers: [N, R, D]; R may be 0.
+        patches: [N, gh, gw, D]; the grid is kept, so nobody takes a square root.
+        cls_attention: [N, heads, gh, gw], the last block's attention of the class token to the patches (the row sums to
+            less than 1: the prefix columns are left out), or None where it was not asked for.
+    """
+
+    cls: Tensor | None
+    registers: Tensor
+    patches: Tensor
+    cls_attention: Tensor | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(gh, gw)."""
+        return self.patches.shape[1], self.patches.shape[2]
+
+    @property
+    def class_token(self) -> Tensor:
+        """The class token [N, D]. Raises RequestError for a network without one."""
+        if self.cls is None:
+            raise RequestError(
+                "this backbone has no class token, and the loss or protocol asked for needs one; "
+                "choose a backbone with a class token, or a method that works on patches alone"
+            )
+        return self.cls
+
+    @property
+    def sequence(self) -> Tensor:
+        """All tokens [N, T, D] in the order class, registers, patches."""
+        parts = [] if self.cls is None else [self.cls[:, None]]
+        return torch.cat([*parts, self.registers, self.patches.flatten(1, 2)], dim=1)
+
+    def chunk(self, chunks: int) -> list[Tokens]:
+        """Split along the images into equal parts."""
+        cls = [None] * chunks if self.cls is None else list(self.cls.chunk(chunks))
+        attention = [None] * chunks if self.cls_attention is None else list(self.cls_attention.chunk(chunks))
+        parts = zip(cls, self.registers.chunk(chunks), self.patches.chunk(chunks), attention, strict=True)
+        return [Tokens(c, r, p, a) for c, r, p, a in parts]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which patch of one view shows the same place as which patch of another.
+
+The one coordinate convention: (y, x), fractions of the original image with edges at 0 and 1; patch i of n
+spans [i/n, (i+1)/n] of its view; patches are counted row by row. A patch is a vertical times a horizontal
+interval, so relations are computed per axis ([B, gh, gh'] and [B, gw, gw']) and then combined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from rekindle.views.batch import Crops
+
+MatchMode = Literal["containment", "center", "overlap", "nearest"]
+_DEFAULT_THRESHOLD = {"overlap": 0.5, "nearest": 1.0}
+
+
+@dataclass(frozen=True)
+class Match:
+    """The partners of each student patch among the teacher's patches, C(x_s) of GLARE.
+
+    Attributes:
+        relation: True where student patch s and teacher patch t show the same place.
+        nearest: the single best teacher patch; an element of C(s) wherever `valid`, meaningless elsewhere.
+        valid: True where the student patch has any partner.
+
+    """
+
+    relation: Bool[Tensor, "B Ns Nt"]
+    nearest: Int64[Tensor, "B Ns"]
+    valid: Bool[Tensor, "B Ns"]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a crop's patches: centres [B, n], and the half extent [B, 1, 1] that all of them share."""
+
+    centres: Tensor
+    half: Tensor
+
+
+def _axis(start: Tensor, extent: Tensor, flipped: Tensor, count: int) -> _Axis:
+    # Half precision resolves 1/2000 near 1, a thirtieth of a patch: never compute places in it.
+    start, extent = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (start, extent))
+    place = (torch.arange(count, device=start.device, dtype=start.dtype) + 0.5) / count
+    place = torch.where(flipped[..., None], 1.0 - place, place)
+    return _Axis(start[..., None] + place * extent[..., None], (extent / (2 * count))[..., None, None])
+
+
+def _axes(crops: Crops, grid: tuple[int, int]) -> tuple[_Axis, _Axis]:
+    gh, gw = grid
+    return (
+        _axis(crops.top, crops.height, crops.flipped_vertically, gh),
+        _axis(crops.left, crops.width, crops.flipped, gw),
+    )
+
+
+def patch_centres(crops: Crops, grid: tuple[int, int]) -> Float[Tensor, "*lead P 2"]:
+    """Centres (y, x) of the patches of each view in its image, row by row; mirrored views are followed back.
+
+    Args: crops with any leading shape; grid (gh, gw), P = gh * gw. Returns: float32, or as the crops.
+    """
+    rows, columns = (axis.centres for axis in _axes(crops, grid))
+    gh, gw = grid
+    y = rows[..., :, None].expand(*rows.shape, gw)
+    x = columns[..., None, :].expand(*columns.shape[:-1], gh, gw)
+    return torch.stack([y, x], dim=-1).flatten(-3, -2)
+
+
+def patch_half_extent(crops: Crops, grid: tuple[int, int]) -> Float[Tensor, "*lead 2"]:
+    """Half height and half width of a patch, as fractions of the image."""
+    return torch.stack([axis.half[..., 0, 0] for axis in _axes(crops, grid)], dim=-1)
+
+
+def match_patches(
+    student: Crops,
+    teacher: Crops,
+    student_grid: tuple[int, int],
+    teacher_grid: tuple[int, int],
+    *,
+    mode: MatchMode = "containment",
+    threshold: float | None = None,
+    eps: float = 1e-6,
+) -> Match:
+    """Relate the patches of student views to those of teacher views of the same images.
+
+    GLARE (Ebouky et al.), C(x_s), whose rule the paper leaves open; the modes:
+    `containment`: the centre of either patch lies inside the other (set-valued and symmetric);
+    `center`: the teacher patch that holds the student patch's centre, at most one (LOCA);
+    `overlap`: shared area at least `threshold` (default 0.5) of the smaller patch;
+    `nearest`: the nearest centre if closer than `threshold` (default 1) teacher patches (VICRegL).
+
+    Args: crops with fields [B]; grids (gh, gw); eps, the tolerance in image fractions, so that rounding does
+    not decide on shared edges. Raises: ValueError for a threshold out of range, or one where the mode has
+    none.
+    """
+    limit = _checked_threshold(mode, threshold)
+    s_axes, t_axes = _axes(student, student_grid), _axes(teacher, teacher_grid)
+    distance = [
+        (s.centres[:, :, None] - t.centres[:, None, :]).abs() for s, t in zip(s_axes, t_axes, strict=True)
+    ]
+    best = [_first_nearest(d, eps) for d in distance]
+    nearest = (best[0][:, :, None] * teacher_grid[1] + best[1][:, None, :]).flatten(1)
+
+    s_in_t = [d <= t.half + eps for d, t in zip(distance, t_axes, strict=True)]
+    if mode == "containment":
+        t_in_s = [d <= s.half + eps for d, s in zip(distance, s_axes, strict=True)]
+        relation = _outer(*s_in_t) | _outer(*t_in_s)
+    elif mode == "center":
+        relation = _outer(*(inside & _one_hot(b, inside) for inside, b in zip(s_in_t, best, strict=True)))
+    elif mode == "overlap":
+        relation = _overlapping(distance, s_axes, t_axes, limit, eps)
+    else:
+        squares = [(d / (2 * t.half)) ** 2 for d, t in zip(distance, t_axes, strict=True)]
+        close = (squares[0][:, :, None, :, None] + squares[1][:, None, :, None, :]) < limit**2
+        relation = _outer(*(_one_hot(b, d) for b, d in zip(best, distance, strict=True))) & close.flatten(
+            1, 2
+        ).flatten(2)
+    return Match(relation, nearest, relation.any(dim=-1))
+
+
+def region_partner(
+    region_mask: Bool[Tensor, "B M Ns"], relation: Bool[Tensor, "B Ns Nt"]
+) -> Bool[Tensor, "B M Nt"]:
+    """R': the union of the partners C(s) of a region's patches."""
+    # A sum of ones is positive in any precision, so autocast may do as it likes here.
+    return torch.bmm(region_mask.float(), relation.float()) > 0
+
+
+def _checked_threshold(mode: MatchMode, threshold: float | None) -> float:
+    if mode not in _DEFAULT_THRESHOLD:
+        if threshold is not None:
+            raise ValueError(f"mode '{mode}' has no threshold; leave it out, or use 'overlap' or 'nearest'")
+        return 0.0
+    limit = _DEFAULT_THRESHOLD[mode] if threshold is None else threshold
+    if limit <= 0 or (mode == "overlap" and limit > 1):
+        allowed = "in (0, 1]" if mode == "overlap" else "above 0"
+        raise ValueError(f"the threshold of mode '{mode}' must be {allowed}; got {limit}")
+    return limit
+
+
+def _first_nearest(distance: Tensor, eps: float) -> Tensor:
+    """[B, ns, nt] -> [B, ns]: lowest index among those at the least distance, up to rounding."""
+    return (distance <= distance.amin(dim=-1, keepdim=True) + 2 * eps).to(torch.uint8).argmax(dim=-1)
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    return index[..., None] == torch.arange(like.shape[-1], device=like.device)
+
+
+def _outer(rows: Tensor, columns: Tensor) -> Tensor:
+    """[B, gh, gh'] and [B, gw, gw'] -> [B, gh * gw, gh' * gw']: both axes agree."""
+    return (rows[:, :, None, :, None] & columns[:, None, :, None, :]).flatten(1, 2).flatten(2)
+
+
+def _overlapping(
+    distance: list[Tensor], s_axes: tuple[_Axis, _Axis], t_axes: tuple[_Axis, _Axis], limit: float, eps: float
+) -> Tensor:
+    shared, smaller = [], []
+    for d, s, t in zip(distance, s_axes, t_axes, strict=True):
+        smaller.append(2 * torch.minimum(s.half, t.half))
+        shared.append(torch.minimum((s.half + t.half - d).clamp(min=0), smaller[-1]))
+    area = shared[0][:, :, None, :, None] * shared[1][:, None, :, None, :]
+    s_area, t_area = (4 * a[0].half * a[1].half for a in (s_axes, t_axes))
+    needed = limit * torch.minimum(s_area, t_area)[:, :, :, None, None]
+    slack = (eps * (smaller[0] + smaller[1]))[:, :, :, None, None]  # what eps on each side is worth in area
+    return ((area + slack >= needed) & (area > slack)).flatten(1, 2).flatten(2)

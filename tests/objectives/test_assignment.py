@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rekindle.objectives.assignment import centred_softmax, sinkhorn
+from rekindle.objectives.distillation import divergence_from_uniform, entropy
+
+
+def test_a_constant_in_logits_and_centre_leaves_the_targets_unchanged() -> None:
+    logits, centre, shift = torch.randn(5, 7), torch.randn(7), torch.randn(7)
+    before = centred_softmax(logits, centre, temperature=0.07)
+    after = centred_softmax(logits + shift, centre + shift, temperature=0.07)
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-4)
+
+
+def test_targets_carry_no_gradient() -> None:
+    logits = torch.randn(3, 4, requires_grad=True)
+    assert not centred_softmax(logits, torch.zeros(4), temperature=0.1).requires_grad
+    assert not sinkhorn(logits, temperature=0.1).requires_grad
+
+
+def test_bfloat16_logits_are_widened_under_autocast() -> None:
+    logits = torch.randn(3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        probs = centred_softmax(logits.bfloat16(), torch.zeros(4), temperature=0.1)
+    assert probs.dtype == torch.float32
+    torch.testing.assert_close(probs, (logits.bfloat16().float() / 0.1).softmax(-1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(64, 128), columns=st.integers(2, 9), seed=st.integers(0, 1000))
+def test_sinkhorn_rows_sum_to_one_and_columns_come_closer_to_uniform(rows: int, columns: int, seed: int) -> None:
+    logits = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+    def unevenness(probs: torch.Tensor) -> float:
+        return float((probs.sum(0) / rows - 1 / columns).abs().sum())
+
+    bias = torch.arange(columns) * 1.0  # one prototype is preferred by all rows: the collapse that balancing prevents
+    probs = sinkhorn(logits + 0.5 * bias, temperature=0.5, iterations=3)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(rows))
+    assert unevenness(probs) < unevenness((logits / 0.5 + bias).softmax(-1))
+    assert unevenness(sinkhorn(logits + 0.5 * bias, temperature=0.5, iterations=200)) < 1e-3
+
+
+def test_sinkhorn_equals_alternate_scaling_by_loops() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    matrix = [[math.exp(float(v) / 0.2) for v in row] for row in logits]
+    for _ in range(3):
+        for k in range(3):
+            column = sum(matrix[r][k] for r in range(4))
+            for r in range(4):
+                matrix[r][k] *= (4 / 3) / column
+        for r in range(4):
+            row_sum = sum(matrix[r])
+            matrix[r] = [v / row_sum for v in matrix[r]]
+    torch.testing.assert_close(sinkhorn(logits, temperature=0.2), torch.tensor(matrix, dtype=torch.float64))
+
+
+def test_sinkhorn_of_no_rows_is_empty() -> None:
+    assert sinkhorn(torch.zeros(0, 5), temperature=0.1).shape == (0, 5)
+
+
+def test_entropy_and_divergence_know_their_extremes() -> None:
+    uniform, sharp = torch.full((4, 8), 1 / 8), torch.eye(8)
+    assert float(entropy(uniform)) == pytest.approx(math.log(8))
+    assert float(entropy(sharp)) == pytest.approx(0.0, abs=1e-6)
+    assert float(divergence_from_uniform(sharp)) == pytest.approx(0.0, abs=1e-6)
+    assert float(divergence_from_uniform(sharp[:1].expand(4, -1))) == pytest.approx(math.log(8), rel=1e-5)
