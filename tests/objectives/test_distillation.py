@@ -100,7 +100,7 @@ def test_means_over_nothing_are_zero_with_a_zero_gradient() -> None:
         matched_patch_mean(weight * 2, num_views=3),
         region_mean(weight * 2, none, torch.zeros(4, dtype=torch.bool)),
     ):
-        assert float(loss) == 0.0
+        assert float(loss.detach()) == 0.0
         loss.backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
 

@@ -64,7 +64,7 @@ def save_model(folder: Path, backbone: Backbone, trained: tuple[str, ...], linea
     description = {
         "format": FORMAT,
         "is_whole": is_whole,
-        "arch": backbone.identity.to_dict()["arch"],
+        "identity": backbone.identity.to_dict(),
         "weights_hash": tensors_hash(kept),
         "model_hash": tensors_hash(state),
         "base": {"name": lineage.base, "sha256": lineage.base_hash, "licence": lineage.base_licence},
@@ -147,7 +147,7 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
             f"{folder / WEIGHTS} does not match the hash in {DESCRIPTION}; restore both from one copy"
         )
     if description["is_whole"]:
-        backbone = backbone_from_description(description["arch"], drop_path=drop_path)
+        backbone = backbone_from_description(description["identity"], drop_path=drop_path)
         backbone.load_state_dict(tensors, strict=True)
         return backbone, f"{folder}: matched {len(tensors)} of {len(tensors)} tensors"
     backbone = _load_base(folder, description["base"], description["network"], drop_path, base)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     resolved, taken = parse_run(arguments, program="pretrain")
     print(f"rekindle pretrain: {resolved.options.method} on {resolved.options.images or 'a run to resume'}", file=sys.stderr)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from rekindle.assemble import pretrain, resolve_resumed
     from rekindle.cli.terminal import TerminalWatcher
 

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +93,11 @@ def train(
     Raises: RekindleError if a loss or gradient is not finite; weights, teacher and centres have then not moved.
     """
     optimizer = build_optimizer(method, optim)
-    module, optimizer = fabric.setup(_Stepped(method), optimizer)
+    with warnings.catch_warnings():
+        # Newer torch calls the switch forward_sync_buffers; ours must stay off under either name, because the sums that a
+        # centre has observed belong to their process until the step ends.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        module, optimizer = fabric.setup(_Stepped(method), optimizer)
     start = load_checkpoint(folder.checkpoint, method, optimizer, plan) if resume and folder.checkpoint.exists() else 0
     if start:
         watcher.message(f"resuming after step {start} of {plan.steps}")

@@ -1,2 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""evaluation"""
+"""Evaluation protocols by name; a module is imported when its protocol is asked for. Torch-free."""
+
+from __future__ import annotations
+
+PROTOCOLS: dict[str, str] = {
+    "linear-seg": "rekindle.evaluation.linear_seg:LinearSeg",
+    "dense-retrieval": "rekindle.evaluation.dense_retrieval:DenseRetrieval",
+}
+
+OPTIONS: dict[str, str] = {
+    "linear-seg": "rekindle.evaluation.options:LinearSegOptions",
+    "dense-retrieval": "rekindle.evaluation.options:DenseRetrievalOptions",
+}
+
+SUMMARIES: dict[str, str] = {
+    "linear-seg": "segmentation by BatchNorm and one linear layer on frozen patch features",
+    "dense-retrieval": "segmentation by nearest neighbours of patch features, nothing is trained",
+}

@@ -28,8 +28,9 @@ def cross_view_entropy(
             f"need temperature > 0 and two views; got temperature={temperature}, "
             f"{num_student} student and {num_teacher} teacher views"
         )
-    log_p = (student_logits / temperature).log_softmax(dim=-1)
-    pairs = -torch.einsum("sbk,tbk->st", log_p, teacher_probs) / batch
+    scaled = student_logits / temperature  # log p = scaled - logsumexp(scaled); the teacher's rows sum to 1
+    normaliser = scaled.logsumexp(dim=-1).mean(dim=-1)
+    pairs = normaliser[:, None] - torch.einsum("sbk,tbk->st", scaled, teacher_probs) / batch
     same_view = torch.eye(num_student, num_teacher, dtype=torch.bool, device=pairs.device)
     return pairs[~same_view].mean()
 

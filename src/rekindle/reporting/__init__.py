@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""reporting"""
+"""Pictures and pages that are made from arrays and result files alone."""

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the names of models, protocols and data become measurements: evaluate, compare, extract."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from rekindle import __version__
+from rekindle.adapters.saved import load_backbone, model_hash
+from rekindle.assess_options import (
+    CompareOptions,
+    EvaluateOptions,
+    ExtractOptions,
+    ModelOptions,
+    compare_options,
+    evaluate_options,
+    protocol_options,
+)
+from rekindle.config import import_named
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.files import write_atomically
+from rekindle.core.options import Options
+from rekindle.data.images import UnreadableImage, find_images
+from rekindle.data.segmentation import SegmentationFolder
+from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.evaluation import PROTOCOLS
+from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
+from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
+from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.protocol import SegmentationOutcome, SegmentationProtocol
+from rekindle.evaluation.result import EvalResult, write_json, write_result
+from rekindle.networks.backbone import Backbone
+
+AnyProtocol = SegmentationProtocol[Any]
+
+
+class Row(Options):
+    """One model against the base under one protocol."""
+
+    protocol: str
+    """Name of the protocol."""
+    metric: str
+    """What is compared."""
+    model: str
+    """The model's name."""
+    verdict: Verdict
+    """The comparison."""
+
+
+class Comparison(Options):
+    """Every model against the base under every protocol."""
+
+    base: str
+    """The base's name."""
+    data: str
+    """The data set's folder."""
+    split: str
+    """The split that was measured."""
+    seeds: list[int]
+    """Seeds of every model."""
+    rows: list[Row]
+    """One per protocol and model."""
+    results: list[EvalResult]
+    """Every single evaluation."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Some verdict is "worse"."""
+        return any(row.verdict.verdict == "worse" for row in self.rows)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its name and content hash."""
+
+    name: str
+    hash: str
+    extractor: FeatureExtractor
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What `extract` wrote."""
+
+    out: Path
+    images: int
+    skipped: int
+
+
+def evaluate(
+    model: str | Path | Backbone,
+    protocol: str,
+    data: str | Path,
+    *,
+    watcher: Watcher | None = None,
+    **options: object,
+) -> EvalResult:
+    """Measure one model with one protocol; the options are those of `rekindle evaluate`.
+
+    Example: `evaluate("runs/mine", "linear-seg", "my_data", seed=1, linear_seg={"steps": 300})`.
+    """
+    backbone = model if isinstance(model, Backbone) else None
+    name = backbone.identity.name if backbone is not None else str(model)
+    request = evaluate_options({"model": name, "protocol": protocol, "data": str(data), **options})
+    return run_evaluate(request, backbone=backbone, watcher=watcher)
+
+
+def compare(
+    base: str | Path,
+    models: Sequence[str | Path],
+    data: str | Path,
+    *,
+    watcher: Watcher | None = None,
+    **options: object,
+) -> Comparison:
+    """Compare models with a base; the options are those of `rekindle compare`."""
+    request = compare_options(
+        {"base": str(base), "models": tuple(map(str, models)), "data": str(data), **options}
+    )
+    return run_compare(request, watcher=watcher)
+
+
+def run_evaluate(
+    options: EvaluateOptions, *, backbone: Backbone | None = None, watcher: Watcher | None = None
+) -> EvalResult:
+    """Do what `rekindle evaluate` does: check, measure, write the result file."""
+    watcher = watcher or LoggingWatcher()
+    _require("evaluate", MODEL=options.model, data=options.data)
+    train, test = _checked_data(options.data, options.train_split, options.split)
+    model = _load(options.model, options, watcher, backbone)
+    group = protocol_options(options, options.protocol)
+    protocol = _protocol(options.protocol, group, model, train, test, watcher)
+    protocol.check()
+    protocol.prepare()
+    outcome = protocol.run(options.seed)
+    path = result_path(options)
+    result = _result(outcome, options.protocol, group, model, options, seed=options.seed)
+    return write_result(result, path, outcome.items, outcome.statistics)
+
+
+def result_path(options: EvaluateOptions) -> Path:
+    """Where `run_evaluate` writes."""
+    if not options.out:
+        return Path("results") / f"{options.protocol}-{_slug(options.model)}-s{options.seed}.json"
+    if not options.out.endswith(".json"):
+        raise RequestError(f"--out {options.out}: the result is one file; give a name that ends in .json")
+    return Path(options.out)
+
+
+def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> Comparison:
+    """Do what `rekindle compare` does: check, measure every model with the same seeds, compare, write."""
+    watcher = watcher or LoggingWatcher()
+    _require("compare", BASE=options.base, MODEL=options.models, data=options.data, protocol=options.protocol)
+    train, test = _checked_data(options.data, options.train_split, options.split)
+    models = [_load(name, options, watcher) for name in (options.base, *options.models)]
+    plan = [
+        (name, group, [_protocol(name, group, m, train, test, watcher) for m in models])
+        for name, group in ((name, protocol_options(options, name)) for name in options.protocol)
+    ]
+    for _, _, protocols in plan:  # every request is checked before the first feature
+        for protocol in protocols:
+            protocol.check()
+    out, clock = comparison_folder(options), _Clock(len(plan) * len(models) * options.seeds, watcher)
+    rows: list[Row] = []
+    results: list[EvalResult] = []
+    for name, group, protocols in plan:
+        sides: list[list[SegmentationOutcome]] = []
+        for number, (model, protocol) in enumerate(zip(models, protocols, strict=True)):
+            watcher.message(f"{name}: features of {model.name}")
+            protocol.prepare()
+            outcomes = []
+            for seed in range(options.seeds):
+                outcome = protocol.run(seed)
+                outcomes.append(outcome)
+                result = _result(outcome, name, group, model, options, seed=seed)
+                path = out / f"{name}-{number}-{_slug(model.name)}-s{seed}.json"
+                results.append(write_result(result, path, outcome.items, outcome.statistics))
+                clock.tick(f"{name}: {model.name}, seed {seed}: mIoU {100 * outcome.metrics['mIoU']:.2f} %")
+            sides.append(outcomes)
+        protocols.clear()  # lets the cached features go
+        for model, side in zip(models[1:], sides[1:], strict=True):
+            verdict = _verdict(sides[0], side, options)
+            rows.append(Row(protocol=name, metric="mIoU", model=model.name, verdict=verdict))
+    comparison = Comparison(
+        base=options.base,
+        data=options.data,
+        split=options.split,
+        seeds=list(range(options.seeds)),
+        rows=rows,
+        results=results,
+    )
+    write_json(out / "comparison.json", comparison.model_dump(mode="json"))
+    return comparison
+
+
+def comparison_folder(options: CompareOptions) -> Path:
+    """Where `run_compare` writes."""
+    if options.out:
+        return Path(options.out)
+    return Path("results") / f"compare-{_slug(options.base)}-{_slug(options.models[0])}"
+
+
+def run_extract(options: ExtractOptions, *, watcher: Watcher | None = None) -> Extracted:
+    """Do what `rekindle extract` does: an NPZ of patches per image, and one of descriptors and paths."""
+    watcher = watcher or LoggingWatcher()
+    _require("extract", MODEL=options.model, images=options.images, out=options.out)
+    out = Path(options.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"--out {out} is not an empty folder; choose another one, or clear it")
+    source = find_images(options.images)
+    extractor = _load(options.model, options, watcher).extractor
+    skipped: list[str] = []
+    kept: list[int] = []
+
+    def images() -> Iterator[torch.Tensor]:
+        for index in range(len(source)):
+            try:
+                image = source.read(index)
+            except UnreadableImage as error:
+                skipped.append(f"{error.name}: {error.reason}")
+                continue
+            kept.append(index)
+            size = fitted_size(image.shape[1], image.shape[2], options.size_px, extractor.patch_size)
+            yield resize_image(image, size)
+
+    cls, means, files = [], [], []
+    clock = _Clock(len(source), watcher, every_s=10.0)
+    for number, tokens in enumerate(extract_each(extractor, images())):
+        patches = tokens[0].patches[0].cpu().numpy()
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name(kept[number])).stem)[:80]
+        files.append(f"patches/{kept[number]:06}-{stem}.npz")
+        _write_npz(out / files[-1], patches=patches.astype(np.float16))
+        means.append(patches.mean(axis=(0, 1)))
+        if tokens[0].cls is not None:
+            cls.append(tokens[0].cls[0].cpu().numpy())
+        clock.tick(f"{number + 1} of {len(source)} images")
+    if skipped:
+        text = "\n".join(skipped) + "\n"
+        write_atomically(out / "skipped.txt", lambda stream: stream.write(text.encode()))
+        watcher.message(
+            f"{len(skipped)} of {len(source)} images could not be read; see {out / 'skipped.txt'}"
+        )
+    if not kept:
+        raise RekindleError(f"none of the {len(source)} images in {options.images} could be read")
+    arrays = {
+        "mean": np.stack(means),
+        "paths": np.array([source.name(i) for i in kept]),
+        "files": np.array(files),
+    }
+    _write_npz(out / "features.npz", **arrays, **({"cls": np.stack(cls)} if cls else {}))
+    return Extracted(out, len(kept), len(skipped))
+
+
+class _Clock:
+    """Says how far the work is and when it will be done."""
+
+    def __init__(self, total: int, watcher: Watcher, *, every_s: float = 0.0) -> None:
+        self._total, self._watcher, self._every_s = total, watcher, every_s
+        self._start = self._last = time.monotonic()
+        self._done = 0
+
+    def tick(self, text: str) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._last < self._every_s and self._done < self._total:
+            return
+        self._last = now
+        elapsed = now - self._start
+        left = elapsed / self._done * (self._total - self._done)
+        self._watcher.message(
+            f"[{self._done}/{self._total}] {text} ({elapsed:.0f} s, about {left:.0f} s left)"
+        )
+
+
+def _require(command: str, **values: object) -> None:
+    for name, value in values.items():
+        if not value:
+            shown = name if name.isupper() else f"--{name}"
+            raise RequestError(f"{shown} is missing; `rekindle {command} --help` says what it may be")
+
+
+def _checked_data(root: str, train: str, test: str) -> tuple[SegmentationFolder, SegmentationFolder]:
+    folders = SegmentationFolder(root, train), SegmentationFolder(root, test)
+    for folder in folders:
+        folder.check()
+    return folders
+
+
+def _load(
+    name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None
+) -> LoadedModel:
+    if backbone is None:
+        backbone, match = load_backbone(name, options.network, init=options.init)
+        watcher.message(match)
+    extractor = FeatureExtractor(backbone, device=_device(options.device), bf16=options.precision == "bf16")
+    return LoadedModel(name, model_hash(backbone), extractor)
+
+
+def _device(name: str) -> torch.device:
+    if name == "gpu" and not torch.cuda.is_available():
+        raise RequestError("--device gpu: no GPU is visible to torch; use --device cpu, or mend the driver")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _protocol(
+    name: str,
+    group: Options,
+    model: LoadedModel,
+    train: SegmentationFolder,
+    test: SegmentationFolder,
+    watcher: Watcher,
+) -> AnyProtocol:
+    news: Callable[[str], None] = lambda text: watcher.message(f"{name}: {text}")  # noqa: E731
+    protocol: AnyProtocol = import_named(PROTOCOLS, "protocol", name)(
+        group, model.extractor, train, test, news
+    )
+    return protocol
+
+
+def _result(
+    outcome: SegmentationOutcome,
+    protocol: str,
+    group: Options,
+    model: LoadedModel,
+    options: EvaluateOptions | CompareOptions,
+    *,
+    seed: int,
+) -> EvalResult:
+    setting = {"train_split": options.train_split, "precision": options.precision, "init": options.init}
+    return EvalResult(
+        protocol=protocol,
+        model=model.name,
+        model_hash=model.hash,
+        data=options.data,
+        split=options.split,
+        seed=seed,
+        config=group.model_dump(mode="json") | setting,
+        metrics=outcome.metrics,
+        per_item=None,
+        counts=outcome.counts,
+        software={
+            "rekindle": __version__,
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "python": platform.python_version(),
+            "device": model.extractor.device.type,
+        },
+    )
+
+
+def _verdict(
+    base: list[SegmentationOutcome], model: list[SegmentationOutcome], options: CompareOptions
+) -> Verdict:
+    if any(outcome.items != base[0].items for outcome in [*base, *model]):
+        raise RekindleError(
+            "the models were not evaluated on the same images; did the data change meanwhile?"
+        )
+    return paired_bootstrap(
+        np.stack([outcome.statistics for outcome in base]),
+        np.stack([outcome.statistics for outcome in model]),
+        class_names=base[0].class_names,
+        level=options.level,
+        resamples=options.resamples,
+    )
+
+
+def _write_npz(path: Path, **arrays: Any) -> None:
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+
+
+def _slug(name: str) -> str:
+    """Turn a model's name into a file name."""
+    parts = Path(name).parts[-2:] if Path(name).exists() else (name,)
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", "-".join(parts)).strip("-")[:80]

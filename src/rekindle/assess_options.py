@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to measure models: evaluate, compare, extract. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import tyro
+from pydantic import Field, create_model
+
+from rekindle.config import checked, import_named
+from rekindle.core.errors import RequestError
+from rekindle.core.options import Options
+from rekindle.evaluation import OPTIONS, PROTOCOLS
+from rekindle.networks.options import NetworkOptions
+
+Request = TypeVar("Request", bound=Options)
+
+
+class ModelOptions(Options):
+    """How models are read and where they compute."""
+
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Random: models named as vit:... (or by timm) get random weights, as a baseline."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the backbone; heads and metrics always compute in float32."""
+    network: NetworkOptions = NetworkOptions()
+    """Details of the backbone and its checkpoint."""
+
+
+class EvaluateOptions(ModelOptions):
+    """Measure one model with one protocol on labelled images; writes one result file."""
+
+    model: tyro.conf.Positional[str] = ""
+    """Run folder, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
+    protocol: str = "linear-seg"
+    """How to measure (`rekindle list protocols`); its options stand under its name, as --linear-seg.steps."""
+    data: str = ""
+    """Folder with images/<split>, masks/<split> and classes.json."""
+    split: str = "val"
+    """Split that the metrics are of."""
+    train_split: str = "train"
+    """Split that heads learn from and memories hold."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random in the protocol."""
+    out: str = ""
+    """Result file (.json); without it results/<protocol>-<model>-s<seed>.json."""
+
+
+class CompareOptions(ModelOptions):
+    """Is a model better than its base? Same images and seeds, a paired bootstrap, and a verdict in words."""
+
+    base: tyro.conf.Positional[str] = ""
+    """The model to compare with."""
+    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    """One or more models."""
+    protocol: tuple[str, ...] = tuple(PROTOCOLS)
+    """Protocols, all by default; the options of each stand under its name, as --linear-seg.steps."""
+    data: str = ""
+    """Folder with images/<split>, masks/<split> and classes.json."""
+    split: str = "val"
+    """Split that the metrics are of."""
+    train_split: str = "train"
+    """Split that heads learn from and memories hold."""
+    seeds: int = Field(3, ge=1)
+    """Number of seeds: 0, 1, ..."""
+    resamples: int = Field(2000, ge=100)
+    """Draws of the bootstrap."""
+    level: float = Field(0.95, gt=0.5, lt=1.0)
+    """Coverage of the interval."""
+    out: str = ""
+    """Folder for comparison.json and every single result; without it results/compare-<base>-<model>."""
+    fail_if_worse: bool = False
+    """Exit with code 1 if a verdict is "worse"."""
+
+
+class ExtractOptions(ModelOptions):
+    """Write patch features and image descriptors of any images."""
+
+    model: tyro.conf.Positional[str] = ""
+    """Run folder, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
+    images: str = ""
+    """A folder, a glob, a list file (txt, csv, parquet), a tar pattern, or hf:NAME."""
+    out: str = ""
+    """New or empty folder."""
+    size_px: int = Field(224, ge=1)
+    """Short side of the resized image, rounded like the long one to a multiple of the patch."""
+
+
+def with_protocols(model: type[Request], protocols: Sequence[str]) -> type[Request]:
+    """Put the options of each protocol under its name. Raises RequestError for an unknown protocol."""
+    fields: dict[str, Any] = {}
+    for name in protocols:
+        options = import_named(OPTIONS, "protocol", name)
+        fields[group_name(name)] = (options, Field(options(), description=f"Options of {name}."))
+    combined: type[Request] = create_model(model.__name__, __base__=model, **fields)
+    combined.__doc__ = model.__doc__
+    return combined
+
+
+def group_name(protocol: str) -> str:
+    """Return the name of a protocol's group of options: `linear-seg` -> `linear_seg`."""
+    return protocol.replace("-", "_")
+
+
+def evaluate_options(values: Mapping[str, object]) -> EvaluateOptions:
+    """Check the tree of an evaluation (the names are the command line's)."""
+    protocol = str(values.get("protocol", EvaluateOptions.model_fields["protocol"].default))
+    return checked(with_protocols(EvaluateOptions, [protocol]), dict(values), "evaluate")
+
+
+def compare_options(values: Mapping[str, object]) -> CompareOptions:
+    """Check the tree of a comparison (the names are the command line's)."""
+    protocols = values.get("protocol", CompareOptions.model_fields["protocol"].default)
+    if isinstance(protocols, str) or not isinstance(protocols, Sequence):
+        raise RequestError(f"compare: protocol = {protocols!r} must be a list of names")
+    return checked(with_protocols(CompareOptions, list(map(str, protocols))), dict(values), "compare")
+
+
+def protocol_options(request: EvaluateOptions | CompareOptions, protocol: str) -> Options:
+    """Return the options of one protocol inside a request that `with_protocols` made."""
+    group = getattr(request, group_name(protocol))
+    assert isinstance(group, Options)
+    return group

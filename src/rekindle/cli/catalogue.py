@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle list`: what there is, a line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from rekindle.cli.arguments import take
+from rekindle.core.errors import RequestError, unknown_name
+from rekindle.evaluation import SUMMARIES as PROTOCOL_SUMMARIES
+from rekindle.methods import SUMMARIES as METHOD_SUMMARIES
+from rekindle.networks.catalogue import BACKBONES, MODEL_FORMS
+
+DATASETS: dict[str, str] = {
+    "DIR for segmentation": "images/<split>/**, masks/<split>/**.png of the same stem (one channel of ids), "
+    'classes.json: {"names": [...], "ignore_index": 255}',
+    "SRC without labels": "a folder (nested, any mix of formats), a glob, a list file (txt, csv, parquet), "
+    "a tar pattern ('shards-{000..003}.tar'), or hf:NAME",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print one table."""
+    taken = take(arguments, flags=["--json", "--help", "-h"])
+    if taken.flags & {"--help", "-h"}:
+        print(f"usage: rekindle list {'|'.join(TABLES)} [--json]\n\nWhat there is, a line each.")
+        return 0
+    if len(taken.rest) != 1:
+        raise RequestError(f"say what to list: {', '.join(TABLES)}")
+    if taken.rest[0] not in TABLES:
+        raise unknown_name("table", taken.rest[0], TABLES)
+    lines = TABLES[taken.rest[0]]()
+    if taken.flags:
+        print(json.dumps({taken.rest[0]: lines}))
+        return 0
+    width = max(len(line["name"]) for line in lines)
+    for line in lines:
+        licence = f"  [{line['licence']}]" if "licence" in line else ""
+        print(f"{line['name']:<{width}}  {line['summary']}{licence}")
+    return 0
+
+
+def _named(summaries: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "summary": summary} for name, summary in summaries.items()]
+
+
+def _backbones() -> list[dict[str, str]]:
+    known = [{"name": b.name, "summary": b.summary, "licence": b.licence} for b in BACKBONES]
+    return known + _named(dict(MODEL_FORMS))
+
+
+TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
+    "methods": lambda: _named(METHOD_SUMMARIES),
+    "protocols": lambda: _named(PROTOCOL_SUMMARIES),
+    "backbones": _backbones,
+    "datasets": lambda: _named(DATASETS),
+}

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle compare`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rekindle.assess_options import CompareOptions, with_protocols
+from rekindle.cli.arguments import parse, print_help, take
+
+if TYPE_CHECKING:
+    from rekindle.assess import Comparison
+
+EPILOGUE = """
+also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
+The verdict is "better" or "worse" where the whole interval of the difference is on one side of zero.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; see `rekindle compare --help`."""
+    named = _named_protocols(arguments)
+    if {"--help", "-h"} & {*arguments}:
+        print_help(None, with_protocols(CompareOptions, named or ()), program="compare")
+        print(EPILOGUE)
+        return 0
+    taken = take(arguments, flags=["--json"])
+    protocols = named or CompareOptions.model_fields["protocol"].default
+    options = parse(with_protocols(CompareOptions, protocols), taken.rest, program="compare")
+    shown = ", ".join(options.models) or "?"
+    print(f"rekindle compare: {shown} against {options.base or '?'}", file=sys.stderr, flush=True)
+    from rekindle.assess import comparison_folder, run_compare
+    from rekindle.cli.terminal import TerminalWatcher
+
+    comparison = run_compare(options, watcher=TerminalWatcher())
+    if taken.flags:
+        print(comparison.model_dump_json())
+    else:
+        _print_table(comparison, options)
+        print(f"written to {comparison_folder(options)}")
+    return 1 if options.fail_if_worse and comparison.is_worse else 0
+
+
+def _named_protocols(arguments: Sequence[str]) -> list[str] | None:
+    """Return what stands after --protocol, up to the next option; None without it."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--protocol":
+            rest = [value] if equals else list(arguments[i + 1 :])
+            end = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
+            return rest[:end]
+    return None
+
+
+def _print_table(comparison: Comparison, options: CompareOptions) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"better": "green", "no difference": "yellow", "worse": "red"}
+    for protocol in options.protocol:
+        rows = [row for row in comparison.rows if row.protocol == protocol]
+        seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
+        table = Table(title=f"{protocol}: mIoU in % on {comparison.data} ({comparison.split}), {seeds}")
+        for heading in ("model", "mIoU", "difference", f"{options.level:.0%} interval", "verdict"):
+            table.add_column(heading, justify="left" if heading in ("model", "verdict") else "right")
+        first = rows[0].verdict
+        table.add_row(comparison.base, _value(first.base, first.base_std), "", "", "base")
+        for row in rows:
+            v = row.verdict
+            table.add_row(
+                row.model,
+                _value(v.model, v.model_std),
+                f"{100 * v.difference:+.2f}",
+                f"{100 * v.low:+.2f} to {100 * v.high:+.2f}",
+                f"[{colours[v.verdict]}]{v.verdict}[/]",
+            )
+        Console().print(table)
+
+
+def _value(mean: float, std: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * std:.2f}"

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle demo`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rekindle.cli.arguments import parse, print_help, take
+from rekindle.demo.options import DemoOptions
+
+if TYPE_CHECKING:
+    from rekindle.demo.story import DemoResult
+
+EPILOGUE = """
+also: --json, --debug. The exit code is 0 whatever the verdict says.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; see `rekindle demo --help`."""
+    if {"--help", "-h"} & {*arguments}:
+        print_help(None, DemoOptions, program="demo")
+        print(EPILOGUE)
+        return 0
+    taken = take(arguments, flags=["--json"])
+    options = parse(DemoOptions, taken.rest, program="demo")
+    print(f"rekindle demo: nothing is downloaded; all goes to {options.out}", file=sys.stderr, flush=True)
+    from rekindle.cli.terminal import TerminalWatcher
+    from rekindle.demo.story import run_demo
+
+    watcher = TerminalWatcher()
+    try:
+        result = run_demo(options, watcher=watcher)
+    finally:
+        watcher.close()
+    if taken.flags:
+        print(json.dumps(result.to_dict()))
+    else:
+        _print_summary(result)
+    return 0
+
+
+def _print_summary(result: DemoResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"better": "green", "no difference": "yellow", "worse": "red"}
+    table = Table(title="mIoU in % on new scenes, mean and deviation over the seeds")
+    for heading in ("protocol", "base", "adapted", "difference", "interval", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("protocol", "verdict") else "right")
+    for row in result.rows:
+        table.add_row(
+            row.protocol,
+            f"{100 * row.base:.1f} ± {100 * row.base_std:.1f}",
+            f"{100 * row.model:.1f} ± {100 * row.model_std:.1f}",
+            f"{100 * row.difference:+.1f}",
+            f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
+            f"[{colours[row.verdict]}]{row.verdict}[/]",
+        )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(result.verdict, markup=False)
+    total = sum(result.seconds.values())
+    console.print(
+        f"{total:.0f} s in all. Open {result.page}; pictures are in {result.out / 'pictures'}.", markup=False
+    )

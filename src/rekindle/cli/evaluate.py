@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rekindle.assess_options import EvaluateOptions, with_protocols
+from rekindle.cli.arguments import parse, print_help, take
+
+EPILOGUE = (
+    "also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed as well."
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; see `rekindle evaluate --help`."""
+    named = take(arguments, values=["--protocol"]).values.get("--protocol")
+    if {"--help", "-h"} & {*arguments}:
+        model = EvaluateOptions if named is None else with_protocols(EvaluateOptions, [named])
+        print_help(None, model, program="evaluate")
+        print(EPILOGUE)
+        return 0
+    taken = take(arguments, flags=["--json"])
+    protocol = named or EvaluateOptions.model_fields["protocol"].default
+    options = parse(with_protocols(EvaluateOptions, [protocol]), taken.rest, program="evaluate")
+    print(f"rekindle evaluate: {options.protocol} of {options.model or '?'}", file=sys.stderr, flush=True)
+    from rekindle.assess import result_path, run_evaluate
+    from rekindle.cli.terminal import TerminalWatcher
+
+    result = run_evaluate(options, watcher=TerminalWatcher())
+    if taken.flags:
+        print(result.model_dump_json())
+        return 0
+    width = max(map(len, result.metrics))
+    for name, value in result.metrics.items():
+        print(f"{name:<{width}}  {100 * value:6.2f} %")
+    print(f"written to {result_path(options)}")
+    return 0

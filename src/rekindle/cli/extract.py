@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle extract`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rekindle.assess_options import ExtractOptions
+from rekindle.cli.arguments import parse, print_help, take
+
+EPILOGUE = """
+also: --json, --debug. --out holds patches/<number>-<name>.npz with `patches` float16 [gh, gw, D] for each
+image, and features.npz with `mean` [n, D] (of the patches), `cls` [n, D] where there is a class token, `paths`,
+and `files`.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; see `rekindle extract --help`."""
+    if {"--help", "-h"} & {*arguments}:
+        print_help(None, ExtractOptions, program="extract")
+        print(EPILOGUE)
+        return 0
+    taken = take(arguments, flags=["--json"])
+    options = parse(ExtractOptions, taken.rest, program="extract")
+    print(f"rekindle extract: features of {options.images or '?'}", file=sys.stderr, flush=True)
+    from rekindle.assess import run_extract
+    from rekindle.cli.terminal import TerminalWatcher
+
+    done = run_extract(options, watcher=TerminalWatcher())
+    if taken.flags:
+        print(json.dumps({"out": str(done.out), "images": done.images, "skipped": done.skipped}))
+    else:
+        print(f"done: features of {done.images} images in {done.out}, {done.skipped} skipped")
+    return 0

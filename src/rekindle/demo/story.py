@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: scenes of a new domain, GLARE on them from the built-in base, the verdict, pictures, one page.
+
+Each part is what a user would call: `pretrain`, `compare`, the checks. Only the scenes are special.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rekindle.assemble import PretrainResult, pretrain
+from rekindle.assess import Comparison, compare
+from rekindle.config import Resolved, resolve
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.files import write_atomically
+from rekindle.data.images import find_images
+from rekindle.data.scenes import write_scenes
+from rekindle.data.segmentation import SegmentationFolder
+from rekindle.demo.gallery import draw_pictures
+from rekindle.demo.options import DemoOptions
+from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.reporting.summary import Page, Picture, VerdictRow, overall, write_page
+
+BASE = Path(__file__).with_name("base.safetensors")
+DOMAIN, SIZE_PX = "field", 96
+MARKER = "demo.json"
+PARTS = ("data", "unlabelled", "run", "comparison", "pictures", "summary.html", MARKER)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo leaves behind.
+
+    Attributes:
+        out: its folder.
+        page: the summary.
+        verdict: one sentence over all protocols.
+        rows: one per protocol.
+        pictures: the PNG files.
+        seconds: time of each part, and of the whole.
+
+    """
+
+    out: Path
+    page: Path
+    verdict: str
+    rows: list[VerdictRow]
+    pictures: list[Path]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "out": str(self.out),
+            "page": str(self.page),
+            "verdict": self.verdict,
+            "rows": [asdict(row) for row in self.rows],
+            "pictures": [str(path) for path in self.pictures],
+            "seconds": self.seconds,
+        }
+
+
+def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoResult:
+    """Tell the whole story into `options.out`.
+
+    Raises: RequestError if the folder holds something else, before anything is written.
+    """
+    watcher, clock, out = watcher or LoggingWatcher(), _Clock(), Path(options.out)
+    claim(out, options)
+    watcher.message(f"1/5 drawing scenes of the domain '{DOMAIN}' into {out / 'data'}")
+    draw(options, out)
+    clock.lap("scenes")
+    watcher.message("2/5 checking images and masks")
+    watcher.message(check(out))
+    clock.lap("check")
+    watcher.message("3/5 adapting the base to the new domain with GLARE, without labels; only adapters move")
+    resolved = resolve({}, request(options, out))
+    trained = pretrain(resolved, watcher=watcher)
+    if not trained.is_finished:
+        raise RekindleError("the demo was stopped while training; run it again")
+    clock.lap("pretrain")
+    watcher.message(f"4/5 comparing base and adapted model on {options.val} labelled scenes neither has seen")
+    comparison = compare(
+        BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out)
+    )
+    rows = verdict_rows(comparison)
+    clock.lap("compare")
+    watcher.message("5/5 drawing pictures and the page")
+    pictures = draw_pictures(BASE, out / "run", SegmentationFolder(out / "data", "val"), out / "pictures")
+    clock.lap("pictures")
+    page = out / "summary.html"
+    write_page(_page(options, rows, pictures, trained, resolved, clock.laps), page)
+    result = DemoResult(out, page, overall(rows), rows, [p.path for p in pictures], clock.laps)
+    text = json.dumps(result.to_dict(), indent=2) + "\n"
+    write_atomically(out / MARKER, lambda stream: stream.write(text.encode()))
+    return result
+
+
+def draw(options: DemoOptions, out: Path) -> None:
+    """Scenes without labels to adapt on, and other scenes with labels to measure on."""
+    write_scenes(
+        out / "unlabelled",
+        DOMAIN,
+        {"all": options.images},
+        size_px=SIZE_PX,
+        seed=options.seed,
+        with_masks=False,
+    )
+    write_scenes(
+        out / "data",
+        DOMAIN,
+        {"train": options.labelled, "val": options.val},
+        size_px=SIZE_PX,
+        seed=options.seed,
+    )
+
+
+def check(out: Path) -> str:
+    """Look at every file; return one line of news. Raises: RequestError for data that cannot be used."""
+    unlabelled = find_images(str(out / "unlabelled"))
+    digests: dict[str, str] = {}
+    repeated = 0
+    for path in sorted((out / "data" / "images").rglob("*.jpg")) + sorted(
+        (out / "unlabelled").rglob("*.jpg")
+    ):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        repeated += digest in digests
+        digests[digest] = str(path)
+    counts = []
+    for split in ("train", "val"):
+        folder = SegmentationFolder(out / "data", split)
+        folder.check()
+        counts.append(f"{len(folder)} {split}")
+    if repeated:
+        raise RekindleError(
+            f"{repeated} scenes are there twice, so the verdict would be on images seen in training"
+        )
+    return f"{len(unlabelled)} images without labels; with masks: {', '.join(counts)}; all fine, none twice"
+
+
+def request(options: DemoOptions, out: Path) -> dict[str, Any]:
+    """Return the options of the run, as `rekindle pretrain --config` would read them."""
+    return {
+        "images": str(out / "unlabelled"),
+        "backbone": str(BASE),
+        "method": "glare",
+        "out": str(out / "run"),
+        "steps": options.steps,
+        "batch_size": 16,
+        "seed": options.seed,
+        "precision": "fp32",
+        "views": {
+            "global_size_px": 64,
+            "local_size_px": 32,
+            "num_local": 2,
+            "global_scale": [0.3, 1.0],
+            "local_scale": [0.1, 0.3],
+        },
+        "network": {"drop_path": 0.0},
+        "adapter": {"rank": 64},
+        "optim": {"lr_per_256": 1e-3, "lr_is_peak": True, "final_lr": 1e-5, "weight_decay": 0.04},
+        "engine": {"tensorboard": False, "checkpoint_minutes": 30.0},
+        "glare": {
+            "num_prototypes": 512,
+            "head_hidden": 256,
+            "head_bottleneck": 64,
+            "teacher_temperature": [0.04, 0.04],
+            "momentum": [0.98, 1.0],
+        },
+    }
+
+
+def protocol_settings(options: DemoOptions, out: Path) -> dict[str, object]:
+    """Return the options of the comparison."""
+    return {
+        "protocol": ["linear-seg", "dense-retrieval"],
+        "seeds": options.seeds,
+        "out": str(out / "comparison"),
+        "linear_seg": {"size_px": SIZE_PX, "steps": 300, "lr": 3e-3, "warmup_steps": 12, "loss_stride": 2},
+        "dense_retrieval": {"size_px": SIZE_PX, "memory_size": 10_240},
+    }
+
+
+def verdict_rows(comparison: Comparison) -> list[VerdictRow]:
+    """Return the comparison as the page wants it."""
+    return [
+        VerdictRow(protocol=row.protocol, metric=row.metric, **row.verdict.model_dump())
+        for row in comparison.rows
+    ]
+
+
+class _Clock:
+    """Seconds of each part."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def claim(out: Path, options: DemoOptions) -> None:
+    """Make the folder ours: an earlier demo in it is cleared, anything else is refused."""
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"--out {out} is a file; give a folder that is new, empty, or an earlier demo's")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise RequestError(f"--out {out} is not empty and no earlier demo; choose a new or empty folder")
+        for part in PARTS:
+            path = out / part
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    write_atomically(out / MARKER, lambda stream: stream.write(options.model_dump_json().encode() + b"\n"))
+
+
+def _page(
+    options: DemoOptions,
+    rows: Sequence[VerdictRow],
+    pictures: Sequence[Picture],
+    trained: PretrainResult,
+    resolved: Resolved,
+    laps: Mapping[str, float],
+) -> Page:
+    command = ["rekindle", "demo"]
+    for name in DemoOptions.model_fields:
+        value = getattr(options, name)
+        if name == "out" or value != DemoOptions.model_fields[name].default:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    return Page(
+        title="Rekindle: the demo",
+        lead="A small vision transformer, trained on one kind of drawn scenes, was adapted to another with "
+        f"{trained.images} images and no labels. {options.val} new scenes with labels judge both.",
+        rows=rows,
+        pictures=pictures,
+        facts={
+            "method": f"GLARE, adapters alone ({trained.trained_parameters:,} numbers train)",
+            "training": f"{trained.steps} steps of {resolved.options.batch_size} images, seed {options.seed}",
+            "judged on": f"{options.val} scenes, {options.seeds} seeds; heads saw {options.labelled} others",
+            "time": f"{sum(laps.values()):.0f} s: "
+            + ", ".join(f"{name} {took:.0f} s" for name, took in laps.items()),
+        },
+        command=shlex.join(command),
+        settings=resolved.to_yaml(),
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation metrics from pixel counts of each class; per-image IoUs are never averaged.
+
+Statistics are [..., 3, C] pixel counts: intersection I, label area G, predicted area P; ignored pixels are
+in none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from rekindle.evaluation.result import Statistics
+
+Values = NDArray[np.float64]
+
+
+def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Statistics:
+    """Count the pixels of one image (or several): [3, C] of intersection, label and predicted area.
+
+    Args:
+        prediction: class ids in [0, C).
+        label: class ids of the same shape; `ignore_index` where the pixel does not count.
+        num_classes: C.
+        ignore_index: outside [0, C).
+
+    """
+    matrix = multiclass_confusion_matrix(
+        prediction, label, num_classes=num_classes, ignore_index=ignore_index, validate_args=False
+    )
+    counts = torch.stack([matrix.diagonal(), matrix.sum(dim=1), matrix.sum(dim=0)])
+    return counts.cpu().numpy().astype(np.int64)
+
+
+def class_iou(totals: NDArray[np.number]) -> Values:
+    """Return I / (G + P - I) of each class; NaN for a class that neither labels nor predictions hold."""
+    intersection, label, predicted = np.moveaxis(totals.astype(np.float64), -2, 0)
+    return _ratio(intersection, label + predicted - intersection)
+
+
+def mean_iou(totals: NDArray[np.number]) -> Values:
+    """Return the mean IoU [...] over the classes that are defined; NaN where none is."""
+    return _defined_mean(class_iou(totals))
+
+
+def mean_accuracy(totals: NDArray[np.number]) -> Values:
+    """Return the mean of I / G [...] over the classes that the labels hold."""
+    return _defined_mean(_ratio(totals[..., 0, :].astype(np.float64), totals[..., 1, :].astype(np.float64)))
+
+
+def pixel_accuracy(totals: NDArray[np.number]) -> Values:
+    """Return the share of right pixels [...]: sum I / sum G."""
+    sums = totals.astype(np.float64).sum(axis=-1)
+    return _ratio(sums[..., 0], sums[..., 1])
+
+
+def segmentation_metrics(statistics: Statistics, names: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of the images [n, 3, C] together: mIoU, mAcc, aAcc, and IoU/<class> where defined."""
+    totals = statistics.sum(axis=0)
+    values = {
+        "mIoU": float(mean_iou(totals)),
+        "mAcc": float(mean_accuracy(totals)),
+        "aAcc": float(pixel_accuracy(totals)),
+    }
+    per_class = zip(names, class_iou(totals).tolist(), strict=True)
+    return {
+        name: value
+        for name, value in [*values.items(), *((f"IoU/{n}", v) for n, v in per_class)]
+        if not np.isnan(value)
+    }
+
+
+def reduce_zero_label(labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Make class 0 ("no data") ignored and move the others down by one: 0 -> 255, k -> k - 1, 255 -> 255."""
+    is_ignored = (labels == 0) | (labels == ignore_index)
+    return torch.where(is_ignored, ignore_index, labels.long() - 1)
+
+
+def _ratio(above: Values, below: Values) -> Values:
+    is_defined = below > 0
+    return np.where(is_defined, above / np.where(is_defined, below, 1.0), np.nan)
+
+
+def _defined_mean(values: Values) -> Values:
+    is_defined = ~np.isnan(values)
+    total = np.where(is_defined, values, 0.0).sum(axis=-1)
+    return _ratio(np.asarray(total), np.asarray(is_defined.sum(axis=-1), dtype=np.float64))

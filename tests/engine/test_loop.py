@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S35, and what a run promises about state, failure and stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.engine.watcher import StepReport
+from tests.engine.running import Recorder, assert_same_training, checkpoint, metrics, options, run, write_images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(images, out)
+    return out
+
+
+def _stop_after(step: int) -> Recorder:
+    def act(report: StepReport) -> None:
+        if report.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return Recorder(act)
+
+
+def test_a_run_leaves_what_the_contract_names(whole: Path) -> None:
+    for name in ("config.yaml", "metrics.jsonl", "checkpoints/last.ckpt", "model.safetensors", "model.json", "run.log"):
+        assert (whole / name).is_file(), name
+    description = json.loads((whole / "model.json").read_text())
+    assert description["method"] == "glare" and description["steps"] == 6
+    assert [line["step"] for line in metrics(whole)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_stopping_and_resuming_gives_the_numbers_of_never_having_stopped(
+    images: Path, whole: Path, tmp_path: Path, stop_at: int
+) -> None:
+    out = tmp_path / "run"
+    first = run(images, out, watcher=_stop_after(stop_at))
+    assert not first.is_finished and first.steps == stop_at
+    assert not (out / "model.json").exists()
+    second = run(images, out, resume=True)
+    assert second.is_finished
+    assert_same_training(whole, out)
+    assert (whole / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_the_number_of_workers_changes_nothing(images: Path, whole: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "run", data__num_workers=2)
+    assert_same_training(whole, tmp_path / "run")
+
+
+def test_another_seed_gives_other_numbers(images: Path, whole: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "run", seed=1)
+    assert metrics(tmp_path / "run")[0]["loss"] != metrics(whole)[0]["loss"]
+
+
+def test_a_metrics_file_with_lines_of_steps_not_kept_is_put_right(images: Path, whole: Path, tmp_path: Path) -> None:
+    """A killed run has logged steps after its last checkpoint, and perhaps half a line."""
+    out = tmp_path / "run"
+    run(images, out, watcher=_stop_after(3))
+    with (out / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 4, "loss": 0.0, "speed": {}}\n{"step": 5, "lo')
+    run(images, out, resume=True)
+    assert_same_training(whole, out)
+
+
+def test_micro_batches_keep_centre_teacher_and_random_draws_right(images: Path, tmp_path: Path) -> None:
+    """Two shares equal one for a loss whose normalisation does not depend on the share: the global term."""
+    alone = {"glare__regional_weight": 0.0, "glare__local_weight": 0.0, "network__drop_path": 0.0}
+    run(images, tmp_path / "one", **alone)
+    run(images, tmp_path / "two", **alone, engine__micro_batch_size=2)
+    one, two = checkpoint(tmp_path / "one")["method"], checkpoint(tmp_path / "two")["method"]
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_that_sees_both_halves(images: Path, tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, torch
+            from pathlib import Path
+            torch.set_num_threads(1)
+            from tests.engine.running import run
+            run(Path(sys.argv[1]), Path(sys.argv[2]), devices=2, network__drop_path=0.0, engine__micro_batch_size=2, steps=2)
+            """
+        )
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    result = subprocess.run(
+        [*launcher, str(script), str(images), str(tmp_path / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    run(images, tmp_path / "one", network__drop_path=0.0, steps=2)
+    one, two = checkpoint(tmp_path / "one")["method"], checkpoint(tmp_path / "two")["method"]
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        for name in ("loss", "glob", "reg", "loc1", "loc2"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+
+
+def test_fewer_images_than_the_batch_train_with_a_smaller_batch(images: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    result = run(images, tmp_path / "run", batch_size=512, steps=2, watcher=recorder)
+    assert result.steps == 2
+    assert any("8 images (asked for 512)" in m for m in recorder.messages)
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_moves(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rekindle.methods.glare import Glare
+
+    state: dict[str, object] = {}
+    original = Glare._global
+
+    def poisoned(self: Glare, *args: object) -> torch.Tensor:
+        value: torch.Tensor = original(self, *args)  # type: ignore[arg-type]
+        state.setdefault("calls", 0)
+        state["calls"] = int(str(state["calls"])) + 1
+        if state["calls"] == 3:
+            state["method"] = self
+            state["before"] = {n: t.clone() for n, t in self.state_dict().items()}
+            return value * float("nan")
+        return value
+
+    monkeypatch.setattr(Glare, "_global", poisoned)
+    with pytest.raises(RekindleError, match=r"not finite at step 2 \(term glob; images number"):
+        run(images, tmp_path / "run")
+    method, before = state["method"], state["before"]
+    assert isinstance(method, Glare) and isinstance(before, dict)
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_moves(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rekindle.methods.glare import Glare
+
+    original = Glare._global
+    seen: dict[str, Glare] = {}
+
+    def poisoned(self: Glare, *args: object) -> torch.Tensor:
+        value: torch.Tensor = original(self, *args)  # type: ignore[arg-type]
+        seen["method"] = self
+        value.register_hook(lambda gradient: gradient * float("inf"))
+        return value
+
+    monkeypatch.setattr(Glare, "_global", poisoned)
+    with pytest.raises(RekindleError, match="gradient is not finite at step 0"):
+        run(images, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    for parameter in seen["method"].parameters():
+        assert bool(parameter.isfinite().all())
+
+
+def test_resuming_another_plan_is_refused_with_both_values(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(images, out, watcher=_stop_after(2))
+    with pytest.raises(RequestError, match=r"steps = 6, and this run has steps = 7"):
+        run(images, out, resume=True, steps=7)
+
+
+def test_a_damaged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(images, out, watcher=_stop_after(2))
+    path = out / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RekindleError, match="damaged"):
+        run(images, out, resume=True)
+
+
+def test_adapter_mode_saves_trained_tensors_alone_and_the_base_is_untouched(images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "adapted"
+    run(images, out, backbone=str(whole), init="pretrained", train="adapters", adapter__rank=8, steps=2)
+    tensors = load_file(out / "model.safetensors")
+    assert tensors and all(".adapter." in name for name in tensors)
+    assert not any("vit.patch_embed" in name for name in checkpoint(out)["method"])
+
+
+def test_norm_mode_moves_layer_norms_alone(images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "norm"
+    run(images, out, backbone=str(whole), init="pretrained", train="norm", steps=3)
+    before, after = load_file(whole / "model.safetensors"), load_file(out / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("norm" in name for name in changed)
+
+
+def test_speed_is_reported_beside_the_numbers(whole: Path) -> None:
+    line = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["speed"]["images_per_s"] > 0 and 0 <= line["speed"]["data_wait"] <= 1
+    assert {"loss", "glob", "reg", "loc1", "loc2", "lr", "grad_norm", "entropy_cls"} <= line.keys()
+
+
+def test_options_of_the_tests_are_known(images: Path, tmp_path: Path) -> None:
+    assert options(images, tmp_path)["glare"]["num_prototypes"] == 32

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S29 and S30 of the GLARE specification."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rekindle.core.errors import RequestError
+from rekindle.core.progress import Progress
+from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, peak_lr, set_schedule
+from rekindle.engine.options import OptimOptions
+from tests.methods.scene import tiny_glare
+
+
+def test_a_tensor_above_the_limit_ends_at_it_and_others_stay() -> None:
+    large, small = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(2, 2))
+    large.grad, small.grad = torch.full((4,), 5.0), torch.full((2, 2), 0.1)
+    total = clip_per_tensor([large, small], 3.0)
+    assert float(large.grad.norm()) == pytest.approx(3.0, rel=1e-5)
+    assert torch.equal(small.grad, torch.full((2, 2), 0.1))
+    assert float(total) == pytest.approx((10.0**2 + 0.2**2) ** 0.5)
+
+
+def test_no_limit_leaves_gradients_and_tells_a_gradient_that_is_not_finite() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([100.0, 0.0])
+    clip_per_tensor([parameter], 0.0)
+    assert float(parameter.grad[0]) == 100.0
+    parameter.grad = torch.tensor([float("nan"), 0.0])
+    assert not bool(clip_per_tensor([parameter], 3.0).isfinite())
+
+
+def test_vectors_and_biases_are_not_decayed_and_the_gain_of_the_prototypes_is() -> None:
+    method = tiny_glare()
+    optimizer = build_optimizer(method, OptimOptions())
+    set_schedule(optimizer, OptimOptions(), Progress(5, 10, 1), 256)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            is_vector = parameter.ndim == 1 or name.endswith(".bias")
+            assert decay[id(parameter)] == (0.0 if is_vector else 0.1), name
+        else:
+            assert id(parameter) not in decay
+    gain = method.student.head.last_layer.parametrizations.weight.original0  # type: ignore[union-attr]
+    assert decay[id(gain)] == 0.1
+
+
+def test_learning_rate_scales_with_the_batch_unless_it_is_the_peak() -> None:
+    assert peak_lr(OptimOptions(), 512) == pytest.approx(3e-4)
+    assert peak_lr(OptimOptions(lr_is_peak=True), 512) == pytest.approx(1.5e-4)
+
+
+def test_schedule_reaches_every_group_and_warm_up_is_at_most_a_third() -> None:
+    method, options = tiny_glare(), OptimOptions(warmup_epochs=100, final_weight_decay=0.4)
+    optimizer = build_optimizer(method, options)
+    lr, _ = set_schedule(optimizer, options, Progress(0, 30, 10), 256)
+    assert lr == 0.0
+    lr, _ = set_schedule(optimizer, options, Progress(10, 30, 10), 256)
+    assert lr == pytest.approx(1.5e-4)
+    assert {g["lr"] for g in optimizer.param_groups} == {lr}
+    lr, decay = set_schedule(optimizer, options, Progress(30, 30, 10), 256)
+    assert lr == pytest.approx(1e-5)
+    assert decay == pytest.approx(0.4)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    layer = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(RequestError, match="nothing to train"):
+        build_optimizer(layer, OptimOptions())
