@@ -1,1 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rekindle: continual self-supervised pre-training of vision transformers for dense prediction.
+
+>>> import rekindle
+>>> run = rekindle.pretrain(images="my_images", backbone="vit_small_patch16_224.dino", out="runs/mine")  # doctest: +SKIP
+>>> model = rekindle.load("runs/mine")  # doctest: +SKIP
+>>> tokens = rekindle.extract(model, "image.jpg")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from rekindle.assemble import PretrainResult
+    from rekindle.engine.watcher import Watcher
+    from rekindle.networks.backbone import Backbone
+    from rekindle.networks.tokens import Tokens
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "extract", "load", "pretrain"]
+
+
+def pretrain(*, resume: bool = False, watcher: Watcher | None = None, **options: Any) -> PretrainResult:
+    """Continue self-supervised pre-training on your own images; the same names as `rekindle pretrain`.
+
+    Args:
+        resume: go on with the run in `out`.
+        watcher: who is told how it goes; by default the logger "rekindle".
+        options: `images`, `backbone`, `method`, `out`, `steps`, ...; groups are mappings, for example
+            `views={"num_local": 4}`, and so are a method's options: `glare={"num_regions": 3}`.
+    Returns: the run's folder (usable as a path) and what happened.
+    Raises: rekindle.core.errors.RequestError for a wrong request, RekindleError if the run fails.
+    """
+    from rekindle import api
+
+    return api.pretrain(resume=resume, watcher=watcher, options=options)
+
+
+def load(model: str | PathLike[str], *, base: str | None = None, arch: str | None = None) -> Backbone:
+    """Load any MODEL (run folder, checkpoint file, hf-hub:owner/name, timm name) in evaluation mode.
+
+    Args:
+        model: what to load.
+        base: for a run folder whose base has moved: where it is now.
+        arch: for a checkpoint file that does not tell its architecture: a timm name.
+    Returns: an nn.Module that maps normalised pixels [N, 3, H, W] to `Tokens`, with timm's forward_features and
+        forward_intermediates; `mean` and `std` say how pixels are normalised.
+    """
+    from rekindle import api
+
+    return api.load(model, base=base, arch=arch)
+
+
+def extract(
+    model: Backbone | str | PathLike[str], image: str | PathLike[str] | Image | Tensor, *, size_px: int | None = None
+) -> Tokens:
+    """Features of one image: tokens.cls [D] (None without a class token) and tokens.patches [gh, gw, D].
+
+    Args:
+        model: a loaded model, or what `load` takes.
+        image: a path, a PIL image, or a uint8 tensor [3, H, W].
+        size_px: short side to resize to; None keeps the image's size. Sides are rounded to multiples of the patch.
+    """
+    from rekindle import api
+
+    return api.extract(model, image, size_px=size_px)

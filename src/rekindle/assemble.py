@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from rekindle.adapters.attach import Attachment, attach
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
@@ -75,6 +76,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     images = find_images(options.images)
     watcher.message(f"{len(images)} images in {options.images}")
     folder.refuse_unless_free(resume=resume, needed_bytes=0)
+    plan = plan_steps(options, len(images))
     fabric = _fabric(options)
     fabric.launch()
     backbone, match = load_backbone(
@@ -83,7 +85,6 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     watcher.message(match)
     base_hash, base_licence = model_hash(backbone), backbone.identity.licence
     _check_views(options, backbone)
-    plan = plan_steps(options, len(images))
     with seeded_default(options.seed, "init"):
         attachment = attach(backbone, options.adapter, train=options.train)
         method: Method = import_named(METHODS, "method", options.method)(resolved.method_options(), backbone)
@@ -199,7 +200,7 @@ def _check_views(options: PretrainOptions, backbone: Backbone) -> None:
 
 
 def _fabric(options: PretrainOptions) -> Fabric:
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     accelerator = options.accelerator
     if accelerator == "auto":
@@ -225,7 +226,7 @@ def _batches(
     """This process's shares of every step from `start` on; the same whatever the number of workers."""
     accumulate = plan.num_slots // world_size()
     transform = MultiCrop(options.views, backbone.mean, backbone.std)
-    dataset = TrainingImages(images, transform, seed=options.seed, options=options.data)
+    dataset: Dataset[Any] = TrainingImages(images, transform, seed=options.seed, options=options.data)
     sampler = StepBatches(
         len(images),
         plan.batch_size,

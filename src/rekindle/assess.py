@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 import timm
 import torch
 
-from rekindle import __version__
 from rekindle.adapters.saved import load_backbone, model_hash
 from rekindle.assess_options import (
     CompareOptions,
@@ -349,7 +349,7 @@ def _result(
         per_item=None,
         counts=outcome.counts,
         software={
-            "rekindle": __version__,
+            "rekindle": version("rekindle"),
             "torch": torch.__version__,
             "timm": timm.__version__,
             "python": platform.python_version(),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError, unknown_name
@@ -67,6 +67,12 @@ class PretrainOptions(Options):
     """Optimizer and its schedule."""
     engine: EngineOptions = EngineOptions()
     """The loop: shares of a step, checkpoints, logs."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PretrainOptions:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs are both given; keep one of them")
+        return self
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,6 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
     where = file_name if file else "options"
     options = checked(model, merged, where)
     assert isinstance(options, PretrainOptions)
-    if options.steps is not None and options.epochs is not None:
-        raise RequestError(f"{where}: steps and epochs are both given; keep one of them")
     return Resolved(options, sources)
 
 

@@ -161,8 +161,10 @@ def test_wrong_requests_are_named() -> None:
         attach(build(), options(), train="adapters", with_adapters=False)
     twice = build()
     attach(twice, options(), train="adapters")
-    with pytest.raises(ValueError, match="has adapters already"):
-        attach(twice, options(), train="adapters")
+    with pytest.raises(RequestError, match="position = after_attn, not after_block"):
+        attach(twice, options(position="after_block"), train="adapters")
+    with pytest.raises(RequestError, match="would leave them behind"):
+        attach(twice, options(), train="norm")
     stray = build()
     stray.decoder = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"neither base nor adapters: decoder\.weight, decoder\.bias"):

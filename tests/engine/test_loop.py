@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,12 +85,12 @@ def test_a_metrics_file_with_lines_of_steps_not_kept_is_put_right(images: Path, 
 
 def test_micro_batches_keep_centre_teacher_and_random_draws_right(images: Path, tmp_path: Path) -> None:
     """Two shares equal one for a loss whose normalisation does not depend on the share: the global term."""
-    alone = {"glare__regional_weight": 0.0, "glare__local_weight": 0.0, "network__drop_path": 0.0}
+    alone: dict[str, Any] = {"glare__regional_weight": 0.0, "glare__local_weight": 0.0, "network__drop_path": 0.0}
     run(images, tmp_path / "one", **alone)
     run(images, tmp_path / "two", **alone, engine__micro_batch_size=2)
     one, two = checkpoint(tmp_path / "one")["method"], checkpoint(tmp_path / "two")["method"]
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -120,7 +121,7 @@ def test_two_processes_equal_one_that_sees_both_halves(images: Path, tmp_path: P
     run(images, tmp_path / "one", network__drop_path=0.0, steps=2)
     one, two = checkpoint(tmp_path / "one")["method"], checkpoint(tmp_path / "two")["method"]
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for name in ("loss", "glob", "reg", "loc1", "loc2"):
             assert a[name] == pytest.approx(b[name], rel=1e-4), name
@@ -172,7 +173,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_moves(
     def poisoned(self: Glare, *args: object) -> torch.Tensor:
         value: torch.Tensor = original(self, *args)  # type: ignore[arg-type]
         seen["method"] = self
-        value.register_hook(lambda gradient: gradient * float("inf"))
+        value.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
         return value
 
     monkeypatch.setattr(Glare, "_global", poisoned)
@@ -205,6 +206,41 @@ def test_adapter_mode_saves_trained_tensors_alone_and_the_base_is_untouched(imag
     tensors = load_file(out / "model.safetensors")
     assert tensors and all(".adapter." in name for name in tensors)
     assert not any("vit.patch_embed" in name for name in checkpoint(out)["method"])
+
+
+def test_an_adapted_model_is_adapted_further_and_loads_through_its_whole_lineage(
+    images: Path, whole: Path, tmp_path: Path
+) -> None:
+    import rekindle
+
+    adapted: dict[str, Any] = {"init": "pretrained", "train": "adapters", "adapter__rank": 8, "steps": 2}
+    run(images, tmp_path / "one", backbone=str(whole), **adapted)
+    run(images, tmp_path / "two", backbone=str(tmp_path / "one"), **adapted)
+    second = rekindle.load(tmp_path / "two").state_dict()
+    saved = load_file(tmp_path / "two" / "model.safetensors")
+    assert all(torch.equal(second[name], tensor) for name, tensor in saved.items())
+    with pytest.raises(RequestError, match="rank = 8, not 4"):
+        run(images, tmp_path / "three", backbone=str(tmp_path / "one"), **{**adapted, "adapter__rank": 4})
+    with pytest.raises(RequestError, match="this backbone has adapters"):
+        run(images, tmp_path / "four", backbone=str(tmp_path / "one"), **{**adapted, "train": "all"})
+    assert not (tmp_path / "four").exists()
+
+
+def test_a_base_that_changed_under_an_adapted_run_is_noticed(images: Path, whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import rekindle
+
+    base = tmp_path / "base"
+    shutil.copytree(whole, base)
+    run(images, tmp_path / "one", backbone=str(base), init="pretrained", train="adapters", adapter__rank=8, steps=1)
+    shutil.rmtree(base)
+    with pytest.raises(RequestError, match="could not be loaded"):
+        rekindle.load(tmp_path / "one")
+    run(images, base, seed=3)
+    with pytest.raises(RequestError, match="was trained on a base with hash"):
+        rekindle.load(tmp_path / "one")
+    assert rekindle.load(tmp_path / "one", base=str(whole)).depth == 2
 
 
 def test_norm_mode_moves_layer_norms_alone(images: Path, whole: Path, tmp_path: Path) -> None:

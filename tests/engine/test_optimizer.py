@@ -43,7 +43,7 @@ def test_vectors_and_biases_are_not_decayed_and_the_gain_of_the_prototypes_is() 
             assert decay[id(parameter)] == (0.0 if is_vector else 0.1), name
         else:
             assert id(parameter) not in decay
-    gain = method.student.head.last_layer.parametrizations.weight.original0  # type: ignore[union-attr]
+    gain = method.student.head.last_layer.parametrizations.weight.original0
     assert decay[id(gain)] == 0.1
 
 

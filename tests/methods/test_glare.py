@@ -28,9 +28,15 @@ def _moved(method: Glare, seed: int = 1) -> Glare:
         moves = parameter.requires_grad or any(parameter is p for p in method.teacher.averaged_parameters())
         if moves:
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=draw)
-    for centre in method.centres.values():
-        centre.value.normal_(generator=draw)  # type: ignore[operator, union-attr]
+    for level in method.centres:
+        _value(method, level).normal_(generator=draw)
     return method.eval()
+
+
+def _value(method: Glare, level: str) -> Tensor:
+    value = method.centres[level].value
+    assert isinstance(value, Tensor)
+    return value
 
 
 def _grads(method: Glare, batch: ViewBatch) -> set[str]:
@@ -42,8 +48,7 @@ def _grads(method: Glare, batch: ViewBatch) -> set[str]:
 
 
 def _softmax_target(method: Glare, logits: Tensor, level: str) -> Tensor:
-    centre = method.centres[level].value
-    return ((logits - centre) / 0.04).softmax(-1)  # type: ignore[operator, no-any-return]
+    return ((logits - _value(method, level)) / 0.04).softmax(-1)
 
 
 def _h(student: Tensor, target: Tensor) -> Tensor:
@@ -94,7 +99,7 @@ def _reference(method: Glare, batch: ViewBatch) -> dict[str, float]:
                 rows.append(float(_h(net.head(z_s), _softmax_target(method, teacher.head(z_t), "region"))))
             if rows:
                 reg.append(sum(rows) / len(rows))
-    cls = [seen.class_token.unflatten(0, (2, -1))]
+    cls = [torch.stack(seen.class_token.chunk(2))]
     assert batch.local_views is not None
     cls.append(net.backbone(batch.local_views.pixels.flatten(0, 1)).class_token.unflatten(0, (2, size)))
     views = torch.cat(cls)
@@ -130,7 +135,7 @@ def test_uniform_teacher_and_student_give_log_k_on_every_term() -> None:
     """S9. In loc1 every view has masked patches, because the ratio is fixed."""
     method = tiny_glare(distortion_ratio="fixed").eval()
     for head in (method.student.head, method.teacher.network.head):
-        head.last_layer.parametrizations.weight.original0.data.zero_()  # type: ignore[union-attr, operator]
+        head.last_layer.parametrizations.weight.original0.data.zero_()
     terms = method(tiny_batch(), START).terms
     for name, value in terms.items():
         assert float(value) == pytest.approx(math.log(32), rel=1e-5), name
@@ -140,7 +145,7 @@ def test_loc1_counts_views_without_masked_patches_in_its_denominator() -> None:
     """S9, S19: with uniform outputs the term is log K times the share of views that have masked patches."""
     method = tiny_glare().eval()
     for head in (method.student.head, method.teacher.network.head):
-        head.last_layer.parametrizations.weight.original0.data.zero_()  # type: ignore[union-attr, operator]
+        head.last_layer.parametrizations.weight.original0.data.zero_()
     batch = tiny_batch(6)
     hit = method._draw_hit(batch, (4, 4), START).flatten(1).any(-1).float().mean()
     assert 0.0 < float(hit) < 1.0
@@ -235,7 +240,7 @@ def test_no_gradient_reaches_teacher_centres_or_targets() -> None:
 
 def test_total_is_the_weighted_sum_and_a_term_of_weight_zero_trains_nothing() -> None:
     """S28."""
-    weights = {"global_weight": 2.0, "regional_weight": 3.0, "local_weight": 0.5}
+    weights: dict[str, Any] = {"global_weight": 2.0, "regional_weight": 3.0, "local_weight": 0.5}
     method, batch = tiny_glare(**weights).eval(), tiny_batch()
     found = method(batch, START)
     t = found.terms
@@ -295,12 +300,12 @@ def test_every_variant_of_the_register_changes_the_loss_and_can_be_trained(optio
     batch = tiny_batch(4)
     method, plain = _moved(tiny_glare(**options)), _moved(tiny_glare())
     if "num_centres" in options:  # the random centres of `_moved` differ with their number
-        for centre in [*method.centres.values(), *plain.centres.values()]:
-            centre.value.copy_(torch.arange(32) / 16.0)  # type: ignore[operator, union-attr]
-        plain.centres["cls"].value.zero_()  # type: ignore[operator, union-attr]
-        method.centres["cls"].value.zero_()  # type: ignore[operator, union-attr]
+        for one in (method, plain):
+            for level in one.centres:
+                _value(one, level).copy_(torch.arange(32) / 16.0)
+            _value(one, "cls").zero_()
         if options["num_centres"] == 2:
-            plain.centres["region"].value.zero_()  # type: ignore[operator, union-attr]
+            _value(plain, "region").zero_()
     found = method(batch, START)
     found.total.backward()
     assert bool(found.total.isfinite())

@@ -77,7 +77,12 @@ def test_files_are_the_same_for_the_same_arrays(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).random((2, 16, 16, 3))
     for name in ("a", "b"):
         write_grid(tmp_path / f"{name}-grid.png", {"scene": pictures, "base": pictures}, zoom=2)
-        write_curves(tmp_path / f"{name}-curves.png", [1, 2, 3], {"total": [3.0, 2.0, 1.0], "glob": [1.0] * 3}, smooth=2)
+        write_curves(
+            tmp_path / f"{name}-curves.png",
+            [1, 2, 3],
+            {"total": [3.0, 2.0, 1.0], "glob": [1.0] * 3},
+            smooth=2,
+        )
     for kind in ("grid", "curves"):
         assert (tmp_path / f"a-{kind}.png").read_bytes() == (tmp_path / f"b-{kind}.png").read_bytes()
 

@@ -19,9 +19,7 @@ HOSTILE = '<script>alert("x")</script>&\'"><img src=https://evil.example/x.png>'
 def row(
     verdict: str, protocol: str = "linear-seg", low: float = 0.01, high: float = 0.05, name: str = "disc"
 ) -> VerdictRow:
-    return VerdictRow(
-        protocol, "mIoU", verdict, 0.4, 0.43, 0.01, 0.02, 0.03, low, high, 0.95, per_class={name: 0.1}
-    )
+    return VerdictRow(protocol, "mIoU", verdict, 0.4, 0.43, 0.01, 0.02, 0.03, low, high, 0.95, per_class={name: 0.1})
 
 
 def page(tmp_path: Path, text: str = "plain", rows: list[VerdictRow] | None = None) -> Page:
@@ -75,8 +73,14 @@ def test_the_verdict_stands_first_with_its_interval(tmp_path: Path) -> None:
     ("rows", "expected"),
     [
         ([row("worse", low=-0.05, high=-0.01)], "The adapted model is worse than its base"),
-        ([row("no difference", low=-0.01)], "No difference between the adapted model and its base could be shown"),
-        ([row("better"), row("worse", "dense-retrieval", -0.02, -0.01)], "better under linear-seg (+1.0 to +5.0 points); worse"),
+        (
+            [row("no difference", low=-0.01)],
+            "No difference between the adapted model and its base could be shown",
+        ),
+        (
+            [row("better"), row("worse", "dense-retrieval", -0.02, -0.01)],
+            "better under linear-seg (+1.0 to +5.0 points); worse",
+        ),
     ],
 )
 def test_the_headline_says_no_more_than_the_rows(rows: list[VerdictRow], expected: str) -> None:
@@ -84,6 +88,6 @@ def test_the_headline_says_no_more_than_the_rows(rows: list[VerdictRow], expecte
 
 
 def test_the_interval_is_drawn_where_it_lies(tmp_path: Path) -> None:
-    """Interval 1 to 5 points on a scale of 1.1 * 5 points each side: 50 + 50 * 1 / 5.5 and 50 + 50 * 5 / 5.5."""
+    """1 to 5 points on a scale of 1.1 * 5 points each side: 50 + 50 * 1 / 5.5 and 50 + 50 * 5 / 5.5."""
     bar = next(attrs for tag, attrs in Tags(render(page(tmp_path))).seen if attrs.get("class") == "bar")
     assert (bar["x1"], bar["x2"]) == ("59.09%", "95.45%")

@@ -14,7 +14,7 @@ from torch import nn
 
 from rekindle.adapters import ADAPTERS
 from rekindle.adapters.options import AdapterOptions
-from rekindle.core.errors import unknown_name
+from rekindle.core.errors import RequestError, unknown_name
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import ComposedBlock
 
@@ -41,7 +41,8 @@ def attach(
 ) -> Attachment:
     """Put adapters in (where wanted) and set `requires_grad` of every parameter. Outputs do not change.
 
-    Attach after the weights are loaded: a fresh adapter is the identity only if nobody initialises it again.
+    Attach after the weights are loaded: a fresh adapter is the identity only if nobody initialises it again. Adapters that
+    are there already are trained on.
 
     Args:
         backbone: changed in place; its blocks become `ComposedBlock`s.
@@ -62,10 +63,17 @@ def attach(
         raise ValueError(
             "train='adapters' with with_adapters=False would train nothing; use train='all' or 'norm'"
         )
-    if any(isinstance(block, ComposedBlock) for block in backbone.vit.blocks):
-        raise ValueError("this backbone has adapters already; attach once, to a fresh backbone")
-    if with_adapters:
-        wrapper = _adapter_class(options.kind)
+    adapted = [block for block in backbone.vit.blocks if isinstance(block, ComposedBlock)]
+    if adapted and train != "adapters":
+        raise RequestError(
+            f"this backbone has adapters, and train={train} would leave them behind; go on with train=adapters, or start "
+            "from the base that the adapters stand on"
+        )
+    wrapper = _adapter_class(options.kind)
+    if adapted:
+        for block in adapted:
+            wrapper.require_fit(block, options)
+    elif with_adapters:
         for i, block in enumerate(backbone.vit.blocks):
             backbone.vit.blocks[i] = wrapper.wrap(block, backbone.width, options)
     parameters = dict(backbone.named_parameters())

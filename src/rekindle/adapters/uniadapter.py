@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rekindle.adapters.options import AdapterOptions
+from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import (
     ComposedBlock,
     attention_branch,
@@ -93,6 +94,27 @@ class AdaptedBlock(ComposedBlock):
         adapter = UniAdapter(width, options.rank, options.scale, options.learn_scale, layernorm)
         like = next(block.parameters())
         return cls(block, adapter.to(like.device, like.dtype), options.position)
+
+    @classmethod
+    def require_fit(cls, block: nn.Module, options: AdapterOptions) -> None:
+        """Check that an adapted block is what `options` ask for. Raises RequestError that says what it is instead."""
+        if not isinstance(block, cls) or not isinstance(block.adapter, UniAdapter):
+            raise RequestError(f"this backbone has adapters of another kind than {options.kind}; name theirs")
+        adapter = block.adapter
+        layernorm = options.position == "parallel_mlp" if options.layernorm is None else options.layernorm
+        found = {
+            "position": block.position,
+            "rank": adapter.down.out_features,
+            "layernorm": isinstance(adapter.norm, nn.LayerNorm),
+            "learn_scale": isinstance(adapter.scale, nn.Parameter),
+        }
+        wanted = {**{name: getattr(options, name) for name in found}, "layernorm": layernorm}
+        for name, value in found.items():
+            if wanted[name] != value:
+                raise RequestError(
+                    f"this backbone has adapters with {name} = {value}, not {wanted[name]}; go on with the same "
+                    f"(adapter.{name} = {value}), or start from the base they stand on"
+                )
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Return the tokens after the block; `rope` is handed to its attention."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -57,18 +58,15 @@ def parse(model: type[Model], arguments: Sequence[str], *, program: str, default
 
 def _tyro(model: type[Model], arguments: list[str], program: str, default: Model | None) -> Model:
     errors = io.StringIO()
-    extra = {} if default is None else {"default": default}
+    keyword: dict[str, Any] = {} if default is None else {"default": default}
     wants_help = "-h" in arguments or "--help" in arguments
     try:
-        with contextlib.nullcontext() if wants_help else contextlib.redirect_stderr(errors):
-            with contextlib.nullcontext() if wants_help else contextlib.redirect_stdout(errors):
-                return tyro.cli(
-                    model,
-                    args=arguments,
-                    prog=f"rekindle {program}",
-                    config=(tyro.conf.OmitSubcommandPrefixes,),
-                    **extra,  # type: ignore[arg-type]
-                )
+        with contextlib.ExitStack() as stack:
+            if not wants_help:
+                stack.enter_context(contextlib.redirect_stderr(errors))
+                stack.enter_context(contextlib.redirect_stdout(errors))
+            parsed: Model = tyro.cli(model, args=arguments, prog=f"rekindle {program}", **keyword)
+            return parsed
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -76,9 +74,18 @@ def _tyro(model: type[Model], arguments: list[str], program: str, default: Model
 
 
 def _plain(text: str) -> str:
-    """The message inside tyro's frame."""
-    lines = [line.strip(" │╭╮╰╯─┃-") for line in text.splitlines() if line.strip(" │╭╮╰╯─┃-")]
-    return "\n".join(line for line in lines if line not in ("Parsing error", "Required options"))
+    """The message inside tyro's frame, without the frame and without pydantic's references."""
+    lines = [line.strip(" │╭╮╰╯─┃") for line in text.splitlines()]
+    dropped = ("Parsing error", "Required options", "For further information", "https://errors.pydantic", "For full helptext")
+    kept = [re.sub(r"\[type=.*|input_value=.*", "", line).strip() for line in lines if not line.startswith(dropped)]
+    kept = [line for line in kept if line.strip("- ") and line not in ("Value error", "Unrecognized options")]
+    message = "\n".join(kept)
+    refused = re.search(r"Error parsing (\S+): \d+ validation errors? for \S+\n(\S+)\n(?:Value error, )?", message)
+    if refused is not None:
+        group, option = refused.groups()
+        name = option if group.endswith("Options") else f"{group}.{option}"
+        message = message[: refused.start()] + f"{name}: " + message[refused.end() :]
+    return message
 
 
 def parse_run(arguments: Sequence[str], *, program: str) -> tuple[Resolved, Taken]:

@@ -64,7 +64,8 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
         table = Table(title=f"{protocol}: mIoU in % on {comparison.data} ({comparison.split}), {seeds}")
         for heading in ("model", "mIoU", "difference", f"{options.level:.0%} interval", "verdict"):
-            table.add_column(heading, justify="left" if heading in ("model", "verdict") else "right")
+            is_text = heading in ("model", "verdict")
+            table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
         first = rows[0].verdict
         table.add_row(comparison.base, _value(first.base, first.base_std), "", "", "base")
         for row in rows:

@@ -64,6 +64,4 @@ def _print_summary(result: DemoResult) -> None:
     console.print(table)
     console.print(result.verdict, markup=False)
     total = sum(result.seconds.values())
-    console.print(
-        f"{total:.0f} s in all. Open {result.page}; pictures are in {result.out / 'pictures'}.", markup=False
-    )
+    console.print(f"{total:.0f} s in all. Open {result.page}; pictures are in {result.out / 'pictures'}.", markup=False)

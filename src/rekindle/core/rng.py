@@ -48,7 +48,7 @@ def seeded_default(seed: int, purpose: str, *keys: int) -> Iterator[None]:
 
     For code we do not own that draws from the default generator: the initialisation of layers, timm's stochastic depth.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived_seed(seed, purpose, *keys))
         yield

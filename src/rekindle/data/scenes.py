@@ -2,9 +2,9 @@
 """Drawn scenes with exact masks, in two visual domains: something to adapt to, with nothing to download.
 
 A scene is one or two textured grounds with textured objects on them that hide each other. A class is a shape
-with a texture. Colours are drawn for every surface from the palette of the domain: they say nothing about the
+with a texture. The colours of its surfaces are drawn around the tint of the scene: they say nothing about the
 class. The domains have the same classes: `studio` is seen from above, in strong colours; `field` at an angle,
-smaller, finer in texture, pale, hazy and noisy.
+smaller, finer in texture, greenish, hazy and noisy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ class Domain:
     """What scenes of one kind look like. Ranges are (smallest, largest), lengths are shares of the side.
 
     Attributes:
-        hue: hues of the palette, as shares of a turn; may leave [0, 1], it wraps around.
+        hue: tint of a scene, as a share of a turn; it wraps around.
+        hue_spread: how far a surface's hue may be from the tint.
         saturation, value: of the palette's colours.
         contrast: least and largest difference in value between the two colours of a surface.
         radius: of an object.
@@ -64,6 +65,7 @@ class Domain:
     """
 
     hue: tuple[float, float]
+    hue_spread: float
     saturation: tuple[float, float]
     value: tuple[float, float]
     contrast: tuple[float, float]
@@ -80,9 +82,10 @@ class Domain:
 DOMAINS: dict[str, Domain] = {
     "studio": Domain(
         hue=(0.0, 1.0),
-        saturation=(0.35, 0.9),
-        value=(0.25, 0.95),
-        contrast=(0.3, 0.6),
+        hue_spread=0.06,
+        saturation=(0.25, 0.7),
+        value=(0.2, 0.95),
+        contrast=(0.4, 0.65),
         radius=(0.15, 0.27),
         period=(0.085, 0.13),
         wobble=0.03,
@@ -94,7 +97,8 @@ DOMAINS: dict[str, Domain] = {
     ),
     "field": Domain(
         hue=(0.04, 0.42),
-        saturation=(0.1, 0.45),
+        hue_spread=0.06,
+        saturation=(0.15, 0.5),
         value=(0.3, 0.8),
         contrast=(0.18, 0.4),
         radius=(0.12, 0.22),
@@ -134,9 +138,7 @@ def write_scenes(
     if domain not in DOMAINS:
         raise unknown_name("domain", domain, DOMAINS)
     if size_px < 16 or any(count < 1 for count in splits.values()):
-        raise RequestError(
-            f"scenes need at least 16 px and one image a split; got {size_px} px, {dict(splits)}"
-        )
+        raise RequestError(f"scenes need at least 16 px and one image a split; got {size_px} px, {dict(splits)}")
     root = Path(root)
     for split, count in splits.items():
         images, masks = root / "images" / split, root / "masks" / split
@@ -160,6 +162,8 @@ def draw_scene(
     """Return an image [size, size, 3] and its class ids [size, size], positions in `CLASSES`."""
     look = DOMAINS[domain]
     rng = np.random.default_rng([seed, zlib.crc32(f"{domain}/{split}".encode()), index])
+    tint = rng.uniform(*look.hue)
+    look = replace(look, hue=(tint - look.hue_spread, tint + look.hue_spread))
     side = size_px * _OVERSAMPLING
     x, y = _world(look, side, rng)
     image, mask = _draw_grounds(look, x, y, rng)
@@ -184,9 +188,7 @@ def _world(look: Domain, side: int, rng: np.random.Generator) -> tuple[Field, Fi
     )
 
 
-def _draw_grounds(
-    look: Domain, x: Field, y: Field, rng: np.random.Generator
-) -> tuple[Field, NDArray[np.uint8]]:
+def _draw_grounds(look: Domain, x: Field, y: Field, rng: np.random.Generator) -> tuple[Field, NDArray[np.uint8]]:
     first, second = rng.permutation(len(GROUNDS))[:2]
     image, mask = _surface(look, GROUNDS[first], x, y, rng), np.full(x.shape, first, np.uint8)
     if rng.random() < 0.75:

@@ -71,8 +71,7 @@ def draw_pictures(base_model: Path, run: Path, val: SegmentationFolder, folder: 
         Picture(
             folder / "attention.png",
             "Attention of the class token, before and after",
-            "Last block, mean over the heads, one scale for both rows: "
-            f"dark is 0, pale is {high:.3f} and more.",
+            f"Last block, mean over the heads, one scale for both rows: dark is 0, pale is {high:.3f} and more.",
         ),
         Picture(
             folder / "curves.png",

@@ -88,9 +88,7 @@ def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoRes
         raise RekindleError("the demo was stopped while training; run it again")
     clock.lap("pretrain")
     watcher.message(f"4/5 comparing base and adapted model on {options.val} labelled scenes neither has seen")
-    comparison = compare(
-        BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out)
-    )
+    comparison = compare(BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out))
     rows = verdict_rows(comparison)
     clock.lap("compare")
     watcher.message("5/5 drawing pictures and the page")
@@ -128,9 +126,7 @@ def check(out: Path) -> str:
     unlabelled = find_images(str(out / "unlabelled"))
     digests: dict[str, str] = {}
     repeated = 0
-    for path in sorted((out / "data" / "images").rglob("*.jpg")) + sorted(
-        (out / "unlabelled").rglob("*.jpg")
-    ):
+    for path in sorted((out / "data" / "images").rglob("*.jpg")) + sorted((out / "unlabelled").rglob("*.jpg")):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         repeated += digest in digests
         digests[digest] = str(path)
@@ -140,9 +136,7 @@ def check(out: Path) -> str:
         folder.check()
         counts.append(f"{len(folder)} {split}")
     if repeated:
-        raise RekindleError(
-            f"{repeated} scenes are there twice, so the verdict would be on images seen in training"
-        )
+        raise RekindleError(f"{repeated} scenes are there twice, so the verdict would be on images seen in training")
     return f"{len(unlabelled)} images without labels; with masks: {', '.join(counts)}; all fine, none twice"
 
 
@@ -191,10 +185,7 @@ def protocol_settings(options: DemoOptions, out: Path) -> dict[str, object]:
 
 def verdict_rows(comparison: Comparison) -> list[VerdictRow]:
     """Return the comparison as the page wants it."""
-    return [
-        VerdictRow(protocol=row.protocol, metric=row.metric, **row.verdict.model_dump())
-        for row in comparison.rows
-    ]
+    return [VerdictRow(protocol=row.protocol, metric=row.metric, **row.verdict.model_dump()) for row in comparison.rows]
 
 
 class _Clock:
@@ -249,8 +240,7 @@ def _page(
             "method": f"GLARE, adapters alone ({trained.trained_parameters:,} numbers train)",
             "training": f"{trained.steps} steps of {resolved.options.batch_size} images, seed {options.seed}",
             "judged on": f"{options.val} scenes, {options.seeds} seeds; heads saw {options.labelled} others",
-            "time": f"{sum(laps.values()):.0f} s: "
-            + ", ".join(f"{name} {took:.0f} s" for name, took in laps.items()),
+            "time": f"{sum(laps.values()):.0f} s: " + ", ".join(f"{name} {took:.0f} s" for name, took in laps.items()),
         },
         command=shlex.join(command),
         settings=resolved.to_yaml(),

@@ -69,4 +69,5 @@ def clip_per_tensor(parameters: Iterable[nn.Parameter], max_norm: float) -> torc
     if max_norm > 0:
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, list(scale.unbind()))
-    return torch.linalg.vector_norm(norms)
+    total: torch.Tensor = torch.linalg.vector_norm(norms)
+    return total

@@ -140,8 +140,8 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             )
         if self._patches_per_image() == 0:
             raise RequestError(
-                f"dense_retrieval.memory_size = {self.config.memory_size} leaves less than one patch for each "
-                f"of {len(self.train)} training images in {self._passes()} passes; use at least "
+                f"dense_retrieval.memory_size = {self.config.memory_size} leaves less than one patch for "
+                f"each of {len(self.train)} training images in {self._passes()} passes; use at least "
                 f"{len(self.train) * self._passes()}"
             )
 

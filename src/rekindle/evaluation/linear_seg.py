@@ -2,9 +2,9 @@
 """Frozen linear segmentation: BatchNorm and a linear map of each patch's features, nothing else is trained.
 
 Features of four blocks (6, 8, 10, 12 of twelve, counted from 1) after the final norm are put side by side;
-logits are upsampled bilinearly to the labels. Deviations: the features are computed once and kept as float16, so
-there is no augmentation (`flip_augment` adds the mirrored images); the test image is taken whole instead of in
-sliding windows.
+logits are upsampled bilinearly to the labels. Deviations: the features are computed once and kept as float16,
+so there is no augmentation (`flip_augment` adds the mirrored images); the test image is taken whole instead
+of in sliding windows.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def _loss(head: LinearHead, batch: list[CachedImage], ignore_index: int, device:
     same_size: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, image in enumerate(batch):
         same_size[image.grid, image.labels.shape].append(i)
-    total, count = logits.sum() * 0.0, 0
+    total: Tensor = logits.sum() * 0.0
+    count = 0
     for members in same_size.values():
         labels = torch.stack([batch[i].labels for i in members]).to(device).long()
         maps = _upsampled(

@@ -60,7 +60,7 @@ def pixel_accuracy(totals: NDArray[np.number]) -> Values:
 
 
 def segmentation_metrics(statistics: Statistics, names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of the images [n, 3, C] together: mIoU, mAcc, aAcc, and IoU/<class> where defined."""
+    """Return mIoU, mAcc, aAcc, and IoU/<class> where defined, of the images [n, 3, C] together."""
     totals = statistics.sum(axis=0)
     values = {
         "mIoU": float(mean_iou(totals)),

@@ -15,7 +15,7 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.views.batch import ViewBatch
+from rekindle.views.batch import ViewBatch as ViewBatch
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ class Dino(Method):
     def _teacher_logits(self, batch: ViewBatch) -> Tensor:
         teacher = self.teacher.network
         logits: Tensor = teacher.head(teacher.backbone(batch.global_views.pixels.flatten(0, 1)).class_token)
-        return logits.unflatten(0, (2, -1))
+        by_view: Tensor = logits.unflatten(0, (2, -1))  # type: ignore[no-untyped-call]
+        return by_view
 
     def _student_logits(self, batch: ViewBatch) -> Tensor:
         groups = [batch.global_views] if batch.local_views is None else [batch.global_views, batch.local_views]

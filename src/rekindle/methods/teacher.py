@@ -68,7 +68,7 @@ class EmaTeacher(nn.Module, Generic[Network]):
         """Stay in evaluation mode whatever the mode of the method."""
         return super().train(False)
 
-    def averaged_parameters(self) -> list[nn.Parameter]:
+    def averaged_parameters(self) -> list[Tensor]:
         """The parameters that are averages: those the student trains. The others are the student's own."""
         own = dict(self.network.named_parameters())
         return [own[name] for name in self._averaged]

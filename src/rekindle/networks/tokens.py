@@ -31,7 +31,7 @@ class Tokens:
     @property
     def grid(self) -> tuple[int, int]:
         """(gh, gw)."""
-        return self.patches.shape[1], self.patches.shape[2]
+        return self.patches.shape[-3], self.patches.shape[-2]
 
     @property
     def class_token(self) -> Tensor:

@@ -52,10 +52,7 @@ def joint_colours(tokens: Sequence[ArrayLike]) -> list[Array]:
     varies = spread > 1e-9 * max(1.0, float(np.abs(rows).max()))
     colours = np.where(varies, (projected - low) / np.where(varies, spread, 1.0), 0.5).clip(0.0, 1.0)
     cuts = np.cumsum([group[..., 0].size for group in groups])[:-1]
-    return [
-        part.reshape(*group.shape[:-1], 3)
-        for part, group in zip(np.split(colours, cuts), groups, strict=True)
-    ]
+    return [part.reshape(*group.shape[:-1], 3) for part, group in zip(np.split(colours, cuts), groups, strict=True)]
 
 
 def principal_components(rows: ArrayLike, *, count: int) -> Array:
@@ -125,9 +122,7 @@ def write_grid(path: Path, rows: Mapping[str, ArrayLike], *, zoom: int = 1) -> N
     _save(figure, path)
 
 
-def write_curves(
-    path: Path, steps: Sequence[int], terms: Mapping[str, Sequence[float]], *, smooth: int = 1
-) -> None:
+def write_curves(path: Path, steps: Sequence[int], terms: Mapping[str, Sequence[float]], *, smooth: int = 1) -> None:
     """Write one panel per term of the loss, each with its own scale.
 
     Args:

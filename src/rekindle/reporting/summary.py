@@ -45,12 +45,6 @@ class VerdictRow:
     level: float
     per_class: Mapping[str, float] = field(default_factory=dict)
 
-    def sentence(self) -> str:
-        """One line of plain words, in percentage points."""
-        interval = f"{self.level:.0%} interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        change = f"{100 * self.difference:+.1f} points of {self.metric}"
-        return f"{self.protocol}: {self.verdict}, {change} ({interval})"
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -83,6 +77,19 @@ class Page:
     facts: Mapping[str, str]
     command: str
     settings: str
+
+
+def points(value: float) -> str:
+    """Return a difference in percentage points, with its sign; two digits where one would show none.
+
+    Example:
+        >>> points(0.0312), points(-0.0001), points(0.0)
+        ('+3.1', '-0.01', '0.0')
+
+    """
+    digits = 1 if abs(value) >= 0.0005 else 2
+    text = f"{100 * value:+.{digits}f}"
+    return "0.0" if float(text) == 0 else text
 
 
 def overall(rows: Sequence[VerdictRow], subject: str = "The adapted model") -> str:
@@ -121,7 +128,7 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=PackageLoader("rekindle.reporting", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["points"] = lambda value: f"{100 * value:+.1f}"
+    environment.filters["points"] = points
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     pictures = [
         {"title": p.title, "caption": p.caption, "data": base64.b64encode(p.path.read_bytes()).decode()}
@@ -134,7 +141,7 @@ def render(page: Page) -> str:
 
 def _under(rows: Sequence[VerdictRow]) -> str:
     """Protocols with their intervals, joined to a phrase."""
-    parts = [f"{c.protocol} ({100 * c.low:+.1f} to {100 * c.high:+.1f} points)" for c in rows]
+    parts = [f"{c.protocol} ({points(c.low)} to {points(c.high)} points)" for c in rows]
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs in .venv of this checkout; only Python 3.11+, pip, make and git are assumed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint types format docs examples lock clean
+
+help: ## list these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## everything that running and testing need, in .venv
+
+$(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Rekindle needs Python 3.11 to 3.13; this is %d.%d. Try: make setup PYTHON=python3.11" % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## the whole story on embedded data: adapt a small backbone, and judge it
+	$(BIN)/rekindle demo --out demo-out
+
+test: $(READY) ## all tests that need no GPU and end within minutes
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: $(READY) ## every test, the slow ones too
+	$(PYTEST)
+
+lint: $(READY) ## ruff, import-linter, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/codespell src tests docs scripts examples README.md CHANGELOG.md CONTRIBUTING.md
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+examples: $(READY) ## run the examples on synthetic images
+	for script in examples/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+docs: $(READY) ## run the examples in docstrings
+	$(BIN)/python -m pytest --doctest-modules src/rekindle/core
+
+lock: $(READY) ## pin the newest allowed versions, by hash, without naming a host
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--quiet --upgrade --custom-compile-command "make lock" -o requirements/dev.txt
+
+clean: ## remove what was built and cached, not your runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

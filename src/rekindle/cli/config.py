@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle config`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rekindle.cli.arguments import parse_run
+from rekindle.config import leaves
+
+MEANING = {
+    "default": "the option's default",
+    "paper": "the method's own training from scratch (init=random)",
+    "file": "the run file",
+    "asked": "the command line",
+}
+
+HELP = """usage: rekindle config [run.yaml] [options of rekindle pretrain] [--yaml]
+
+Every value of a run, and what set it: default < paper < file < asked. --yaml prints a run file that can be passed back
+with --config; --json prints {name: {value, source}}.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    if "--help" in arguments or "-h" in arguments:
+        print(HELP)
+        return 0
+    rest = list(arguments)
+    if rest and not rest[0].startswith("-"):
+        rest = ["--config", *rest]
+    wants_yaml = "--yaml" in rest
+    resolved, taken = parse_run([a for a in rest if a != "--yaml"], program="config")
+    tree = resolved.options.model_dump(mode="json")
+    if wants_yaml:
+        print(resolved.to_yaml(), end="")
+        return 0
+    values = {}
+    for name in leaves(tree):
+        value = tree
+        for part in name.split("."):
+            value = value[part]
+        values[name] = {"value": value, "source": resolved.sources[name]}
+    if "--json" in taken.flags:
+        print(json.dumps(values))
+        return 0
+    width = max(map(len, values))
+    for name, entry in values.items():
+        print(f"{name:<{width}}  {json.dumps(entry['value']):<28} {entry['source']}")
+    print("\n" + "\n".join(f"{source}: {meaning}" for source, meaning in MEANING.items()))
+    return 0

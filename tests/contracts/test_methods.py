@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method in the table promises. A newcomer is tested the moment it is listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rekindle.config import import_named, nested, resolve
+from rekindle.core.progress import Progress
+from rekindle.core.rng import seeded_default
+from rekindle.methods import METHODS, SUMMARIES
+from rekindle.methods.base import Method
+from tests.methods.scene import SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
+
+TRAIN = ("adapters", "all", "norm")
+
+
+def _build(name: str, train: str = "adapters") -> Method:
+    method = import_named(METHODS, "method", name)
+    small = {k: v for k, v in {**SMALL_HEAD, **SMALL_REGIONS}.items() if k in method.Config.model_fields}
+    backbone = tiny_backbone(train)
+    with seeded_default(0, "method"):
+        built: Method = method(method.Config(**small), backbone)
+    return built
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_final_has_a_summary_and_a_docstring(name: str) -> None:
+    method = import_named(METHODS, "method", name)
+    assert method.__bases__ == (Method,)
+    assert method.__doc__ and method.Config.__doc__
+    assert name in SUMMARIES
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_says_what_it_means(name: str) -> None:
+    for option, field in import_named(METHODS, "method", name).Config.model_fields.items():
+        assert field.description and len(field.description) > 15, option
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_is_read_by_the_methods_code(name: str) -> None:
+    module = METHODS[name].split(":")[0].replace("rekindle.", "").replace(".", "/")
+    source = (Path(__file__).parents[2] / "src" / "rekindle" / f"{module}.py").read_text()
+    body = source[source.index("class ", source.index("Options(Options)")) :]
+    for option in import_named(METHODS, "method", name).Config.model_fields:
+        assert f"config.{option}" in body, f"{option} is an option that nothing reads"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_papers_settings_name_options_that_exist(name: str) -> None:
+    paper = nested(import_named(METHODS, "method", name).PAPER)
+    assert resolve({}, {**paper, "method": name}).options.method == name
+
+
+@pytest.mark.parametrize("train", TRAIN)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_is_finite_and_every_trainable_tensor_gets_a_gradient_and_no_other(name: str, train: str) -> None:
+    method = _build(name, train)
+    found = method(tiny_batch(), Progress(0, 10))
+    assert bool(found.total.isfinite())
+    assert all(not v.requires_grad for v in [*found.terms.values(), *found.stats.values()])
+    found.total.backward()
+    for label, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, label
+
+
+@pytest.mark.parametrize("train", TRAIN)
+@pytest.mark.parametrize("name", METHODS)
+def test_thirty_steps_on_one_batch_lower_the_loss_while_the_teacher_stands_still(name: str, train: str) -> None:
+    method, batch = _build(name, train), tiny_batch(4)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    progress = Progress(3, 100)
+    first = float(method(batch, progress).total.detach())
+    for _ in range(30):
+        optimizer.zero_grad()
+        method(batch, progress).total.backward()
+        optimizer.step()
+    assert float(method(batch, progress).total.detach()) < first
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_round_trips_bit_for_bit(name: str) -> None:
+    first, second = _build(name), _build(name)
+    batch: Any = tiny_batch()
+    optimizer = torch.optim.AdamW([p for p in first.parameters() if p.requires_grad], lr=1e-2)
+    for step in range(2):
+        optimizer.zero_grad()
+        first(batch, Progress(step, 10)).total.backward()
+        optimizer.step()
+        first.after_step(Progress(step, 10))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(batch, Progress(2, 10)).total, second(batch, Progress(2, 10)).total)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_batch_order_does_not_matter_to_the_loss(name: str) -> None:
+    """With the random draws of the step switched off or following the images, a permuted batch has the same loss."""
+    from rekindle.views.batch import Crops, ViewBatch, Views
+
+    method, batch = _build(name).eval(), tiny_batch(4)
+    if hasattr(method, "_draw_hit"):
+        pytest.skip("the step's draws belong to rows of the batch, not to images")
+    order = torch.tensor([2, 0, 3, 1])
+    assert batch.local_views is not None
+    views = [
+        Views(v.pixels[:, order], Crops(*(getattr(v.crops, n)[:, order] for n in Crops.__dataclass_fields__)))
+        for v in (batch.global_views, batch.local_views)
+    ]
+    permuted = ViewBatch(views[0], views[1], batch.image_index[order])
+    torch.testing.assert_close(method(batch, Progress(0, 10)).total, method(permuted, Progress(0, 10)).total)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_exported_backbone_sees_images_of_any_size_that_the_patch_divides(name: str) -> None:
+    exported = _build(name).exported()
+    with torch.no_grad():
+        tokens = exported(torch.randn(1, 3, 40, 64))
+    assert tokens.patches.shape == (1, 5, 8, 32)

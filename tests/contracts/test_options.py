@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No option that nothing reads, and none without a word of explanation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from rekindle.config import PretrainOptions
+
+SOURCE = Path(__file__).parents[2] / "src" / "rekindle"
+
+
+def _groups() -> dict[str, type[BaseModel]]:
+    groups: dict[str, type[BaseModel]] = {"run": PretrainOptions}
+    for name, field in PretrainOptions.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            groups[name] = field.annotation
+    return groups
+
+
+@pytest.mark.parametrize("group", _groups())
+def test_every_option_is_read_somewhere(group: str) -> None:
+    text = "\n".join(p.read_text() for p in SOURCE.rglob("*.py") if p.name != "options.py")
+    for name in _groups()[group].model_fields:
+        assert re.search(rf"\.{name}\b|\"{name}\"", text), f"nothing reads {group}.{name}"
+
+
+@pytest.mark.parametrize("group", _groups())
+def test_every_option_says_what_it_means(group: str) -> None:
+    for name, field in _groups()[group].model_fields.items():
+        assert field.description and len(field.description) > 8, f"{group}.{name}"
