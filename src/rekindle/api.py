@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +17,8 @@ from rekindle.adapters.saved import load_backbone
 from rekindle.config import read_run_file, resolve
 from rekindle.data.decoding import read_image
 from rekindle.engine.watcher import Watcher
+from rekindle.evaluation.dense_features import fitted_size, resize_image
+from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.tokens import Tokens
@@ -55,23 +56,10 @@ def extract(
         pixels = image
     else:
         pixels = read_image(fspath(image))
-    device = next(backbone.parameters()).device
-    views = prepare(pixels[None].to(device), backbone, size_px=size_px)
+    height, width = pixels.shape[-2:]
+    size = fitted_size(height, width, size_px or min(height, width), backbone.patch_size)
     was_training = backbone.training
-    backbone.eval()
-    with torch.no_grad():
-        tokens = backbone(views)
+    extractor = FeatureExtractor(backbone, device=next(backbone.parameters()).device)
+    tokens = extractor.extract(resize_image(pixels, size)[None])[0]
     backbone.train(was_training)
     return Tokens(None if tokens.cls is None else tokens.cls[0], tokens.registers[0], tokens.patches[0])
-
-
-def prepare(images: Tensor, backbone: Backbone, *, size_px: int | None) -> Tensor:
-    """Resize uint8 [N, 3, H, W] so that the sides are multiples of the patch, and normalise."""
-    patch, (height, width) = backbone.patch_size, images.shape[-2:]
-    scale = 1.0 if size_px is None else size_px / min(height, width)
-    size = tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))
-    pixels = images.float() / 255
-    if size != (height, width):
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (backbone.mean, backbone.std))
-    return (pixels - mean) / std
