@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -240,9 +241,20 @@ def _batches(
     if workers is None:
         workers = max(1, min(16, (os.cpu_count() or 1) // world_size() - 1))
     loader: DataLoader[ViewBatch] = DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=collate_views, num_workers=workers, pin_memory=torch.cuda.is_available()
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate_views,
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_parent,
+        pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A scheduler or Ctrl-C signals the whole process group; the parent ends its step and then lets the workers go."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _describe(

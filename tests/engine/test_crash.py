@@ -20,7 +20,9 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tests.engine.running import run
-run(Path(sys.argv[1]), Path(sys.argv[2]), resume=True, steps=int(sys.argv[3]), engine__checkpoint_steps=2)
+workers = int(sys.argv[4])
+run(Path(sys.argv[1]), Path(sys.argv[2]), resume=True, steps=int(sys.argv[3]), engine__checkpoint_steps=2,
+    data__num_workers=workers)
 """
 
 
@@ -31,7 +33,7 @@ def test_three_kills_and_resumes_equal_a_run_that_was_never_stopped(tmp_path: Pa
     run(images, tmp_path / "whole", steps=steps, engine__checkpoint_steps=2)
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(images), str(out), str(steps)]
+    command = [sys.executable, "-c", SCRIPT, str(images), str(out), str(steps), "0"]
     dice, kills = random.Random(0), 0
     while kills < 3:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -46,6 +48,26 @@ def test_three_kills_and_resumes_equal_a_run_that_was_never_stopped(tmp_path: Pa
     subprocess.run(command, env=environment, check=True, timeout=300)
     assert_same_training(tmp_path / "whole", out)
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_saves_and_exits_cleanly(tmp_path: Path) -> None:
+    """Schedulers and Ctrl-C reach the data workers too; they leave the decision to the parent."""
+    steps = 60
+    images, out = write_images(tmp_path / "images"), tmp_path / "stopped"
+    run(images, tmp_path / "whole", steps=steps, engine__checkpoint_steps=2)
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(images), str(out), str(steps), "2"]
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while _lines(out) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert not (out / "model.json").exists(), "the run ended before it was stopped; give it more steps"
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    assert_same_training(tmp_path / "whole", out)
 
 
 def _lines(out: Path) -> int:

@@ -110,7 +110,7 @@ def train(
     skipped: set[int] = set()
     raised: set[str] = set()
     began = last_saved = time.monotonic()
-    step = start
+    stream: Iterator[ViewBatch] | None = None
     try:
         with _stop_requested() as stop:
             stream = batches(start)
@@ -169,6 +169,7 @@ def train(
                 if wants_stop:
                     return TrainingOutcome(done, done == plan.steps, frozenset(skipped), time.monotonic() - began)
     finally:
+        stream = None  # lets go of the workers, also where a traceback keeps this frame alive
         if log is not None:
             log.close()
         watcher.close()
