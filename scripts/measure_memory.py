@@ -46,7 +46,9 @@ def measure(train: str) -> None:
         method.after_step(Progress(step, 10))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    print(f"{train}: peak {peak / 2**20:.2f} GiB, step adds {(peak - before) / 2**20:.2f} GiB, {trained / 1e6:.2f} M numbers train")
+    print(
+        f"{train}: peak {peak / 2**20:.2f} GiB, step adds {(peak - before) / 2**20:.2f} GiB, {trained / 1e6:.2f} M numbers train"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook(["rekindle.objectives", "rekindle.views", "rekindle.networks", "rekindle.methods"], "beartype.beartype")
+install_import_hook(
+    ["rekindle.objectives", "rekindle.views", "rekindle.networks", "rekindle.methods"], "beartype.beartype"
+)
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -289,7 +289,9 @@ def _record_skipped(folder: RunFolder, images: ImageSource, outcome: TrainingOut
     names = before | {images.name(i) for i in outcome.skipped}
     if names:
         folder.write_text(folder.skipped, "\n".join(sorted(names)) + "\n")
-        watcher.message(f"{len(names)} of {len(images)} images could not be read and were skipped; see {folder.skipped}")
+        watcher.message(
+            f"{len(names)} of {len(images)} images could not be read and were skipped; see {folder.skipped}"
+        )
 
 
 class _Tee:

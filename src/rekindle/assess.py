@@ -124,9 +124,7 @@ def compare(
     **options: object,
 ) -> Comparison:
     """Compare models with a base; the options are those of `rekindle compare`."""
-    request = compare_options(
-        {"base": str(base), "models": tuple(map(str, models)), "data": str(data), **options}
-    )
+    request = compare_options({"base": str(base), "models": tuple(map(str, models)), "data": str(data), **options})
     return run_compare(request, watcher=watcher)
 
 
@@ -247,9 +245,7 @@ def run_extract(options: ExtractOptions, *, watcher: Watcher | None = None) -> E
     if skipped:
         text = "\n".join(skipped) + "\n"
         write_atomically(out / "skipped.txt", lambda stream: stream.write(text.encode()))
-        watcher.message(
-            f"{len(skipped)} of {len(source)} images could not be read; see {out / 'skipped.txt'}"
-        )
+        watcher.message(f"{len(skipped)} of {len(source)} images could not be read; see {out / 'skipped.txt'}")
     if not kept:
         raise RekindleError(f"none of the {len(source)} images in {options.images} could be read")
     arrays = {
@@ -277,9 +273,7 @@ class _Clock:
         self._last = now
         elapsed = now - self._start
         left = elapsed / self._done * (self._total - self._done)
-        self._watcher.message(
-            f"[{self._done}/{self._total}] {text} ({elapsed:.0f} s, about {left:.0f} s left)"
-        )
+        self._watcher.message(f"[{self._done}/{self._total}] {text} ({elapsed:.0f} s, about {left:.0f} s left)")
 
 
 def _require(command: str, **values: object) -> None:
@@ -296,9 +290,7 @@ def _checked_data(root: str, train: str, test: str) -> tuple[SegmentationFolder,
     return folders
 
 
-def _load(
-    name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None
-) -> LoadedModel:
+def _load(name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None) -> LoadedModel:
     if backbone is None:
         backbone, match = load_backbone(name, options.network, init=options.init)
         watcher.message(match)
@@ -321,9 +313,7 @@ def _protocol(
     watcher: Watcher,
 ) -> AnyProtocol:
     news: Callable[[str], None] = lambda text: watcher.message(f"{name}: {text}")  # noqa: E731
-    protocol: AnyProtocol = import_named(PROTOCOLS, "protocol", name)(
-        group, model.extractor, train, test, news
-    )
+    protocol: AnyProtocol = import_named(PROTOCOLS, "protocol", name)(group, model.extractor, train, test, news)
     return protocol
 
 
@@ -358,13 +348,9 @@ def _result(
     )
 
 
-def _verdict(
-    base: list[SegmentationOutcome], model: list[SegmentationOutcome], options: CompareOptions
-) -> Verdict:
+def _verdict(base: list[SegmentationOutcome], model: list[SegmentationOutcome], options: CompareOptions) -> Verdict:
     if any(outcome.items != base[0].items for outcome in [*base, *model]):
-        raise RekindleError(
-            "the models were not evaluated on the same images; did the data change meanwhile?"
-        )
+        raise RekindleError("the models were not evaluated on the same images; did the data change meanwhile?")
     return paired_bootstrap(
         np.stack([outcome.statistics for outcome in base]),
         np.stack([outcome.statistics for outcome in model]),

@@ -189,7 +189,9 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        candidates = [
+            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
         if not candidates:
             return model
         model = candidates[0]

@@ -106,9 +106,7 @@ def test_python_calls_take_the_same_names(
     monkeypatch.chdir(tmp_path)
     settings = {"size_px": 32, "memory_size": 30}
     single = evaluate(model, "dense-retrieval", data, dense_retrieval=settings)
-    pair = compare(
-        model, [model], data, protocol=["dense-retrieval"], seeds=1, dense_retrieval=settings, resamples=100
-    )
+    pair = compare(model, [model], data, protocol=["dense-retrieval"], seeds=1, dense_retrieval=settings, resamples=100)
     assert pair.results[0].metrics == single.metrics
     with pytest.raises(RequestError, match="unknown option seeed; did you mean seed"):
         evaluate(model, "dense-retrieval", data, seeed=1)
@@ -160,9 +158,7 @@ def test_a_size_that_does_not_fit_is_refused_before_features(
     request = ["compare", str(model), str(model), "--data", str(data), "--dense-retrieval.size-px", "33"]
     assert main([*request, *LINEAR]) == 2
     message = capsys.readouterr().err
-    assert (
-        "dense_retrieval.size_px = 33 is not a multiple of the model's patch size 8; use 32 or 40" in message
-    )
+    assert "dense_retrieval.size_px = 33 is not a multiple of the model's patch size 8; use 32 or 40" in message
     assert "features of" not in message
 
 

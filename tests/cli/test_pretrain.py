@@ -89,7 +89,10 @@ def test_resume_needs_nothing_but_the_folder_and_refuses_another_seed(
         ({"backbone": "missing.pth"}, "missing.pth"),
         ({"backbone": "vit_small_patch16_224.dinno"}, "vit_small_patch16_224.dino"),
         ({"method": "glaer"}, "did you mean 'glare'"),
-        ({"views__global_size_px": 33}, "views.global_size_px = 33 is not a multiple of the backbone's patch size 8; use 32 or 40"),
+        (
+            {"views__global_size_px": 33},
+            "views.global_size_px = 33 is not a multiple of the backbone's patch size 8; use 32 or 40",
+        ),
         ({"views__hue": 0.9}, "hue"),
         ({"init": "random", "train": "adapters"}, "use --train all"),
         ({"init": "pretrained"}, "architecture without weights"),

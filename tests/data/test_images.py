@@ -157,17 +157,13 @@ def test_a_hub_data_set_is_read_by_its_image_column(monkeypatch: pytest.MonkeyPa
     assert levels(find_images("hf:owner/name")) == [5, 6]
     assert levels(find_images("hf:owner/name:test")) == [5, 6]
     assert asked == [("owner/name", "train"), ("owner/name", "test")]
-    with pytest.raises(
-        RequestError, match=r"could not be loaded \(no such data set\); check its name, its split"
-    ):
+    with pytest.raises(RequestError, match=r"could not be loaded \(no such data set\); check its name, its split"):
         find_images("hf:absent")
 
 
 def test_without_the_package_a_hub_data_set_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(
-        RequestError, match=r"package datasets; install it with: pip install 'rekindle\[readers\]'"
-    ):
+    with pytest.raises(RequestError, match=r"package datasets; install it with: pip install 'rekindle\[readers\]'"):
         find_images("hf:owner/name")
 
 

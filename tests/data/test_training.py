@@ -33,12 +33,8 @@ def level_and_draw(image: Tensor, generator: torch.Generator) -> tuple[int, floa
     return int(image[0, 0, 0]), float(torch.rand((), generator=generator))
 
 
-def training(
-    count: int = 6, broken: frozenset[int] = frozenset(), seed: int = 0
-) -> TrainingImages[tuple[int, float]]:
-    return TrainingImages(
-        Levels(count, broken), level_and_draw, seed, DataOptions(draft_px=64, max_pixels=1000)
-    )
+def training(count: int = 6, broken: frozenset[int] = frozenset(), seed: int = 0) -> TrainingImages[tuple[int, float]]:
+    return TrainingImages(Levels(count, broken), level_and_draw, seed, DataOptions(draft_px=64, max_pixels=1000))
 
 
 def keys(batches: StepBatches) -> list[list[tuple[int, int]]]:

@@ -54,9 +54,7 @@ def options(images: Path, out: Path, **changes: Any) -> dict[str, Any]:
     return nested({k: v for k, v in flat.items() if v is not None})
 
 
-def run(
-    images: Path, out: Path, *, resume: bool = False, watcher: Any = None, **changes: Any
-) -> PretrainResult:
+def run(images: Path, out: Path, *, resume: bool = False, watcher: Any = None, **changes: Any) -> PretrainResult:
     return pretrain(resolve({}, options(images, out, **changes)), resume=resume, watcher=watcher)
 
 

@@ -109,7 +109,14 @@ def test_two_processes_equal_one_that_sees_both_halves(images: Path, tmp_path: P
     )
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        "--nproc-per-node=2",
+    ]
     result = subprocess.run(
         [*launcher, str(script), str(images), str(tmp_path / "two")],
         env=environment,
@@ -200,7 +207,9 @@ def test_a_damaged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
         run(images, out, resume=True)
 
 
-def test_adapter_mode_saves_trained_tensors_alone_and_the_base_is_untouched(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_adapter_mode_saves_trained_tensors_alone_and_the_base_is_untouched(
+    images: Path, whole: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "adapted"
     run(images, out, backbone=str(whole), init="pretrained", train="adapters", adapter__rank=8, steps=2)
     tensors = load_file(out / "model.safetensors")

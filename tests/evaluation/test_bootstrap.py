@@ -63,8 +63,7 @@ def test_resamples_equal_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         items = [i for i in range(7) for _ in range(item_counts[r, i])]
         seeds = [s for s in range(3) for _ in range(seed_counts[r, s])]
         values = [
-            float(mean_iou(model[s][items].sum(axis=0))) - float(mean_iou(base[s][items].sum(axis=0)))
-            for s in seeds
+            float(mean_iou(model[s][items].sum(axis=0))) - float(mean_iou(base[s][items].sum(axis=0))) for s in seeds
         ]
         slow.append(np.mean(values))
     assert fast == pytest.approx(np.array(slow), abs=1e-12)

@@ -59,9 +59,7 @@ def test_sampler_returns_distinct_patches_and_prefers_the_rare_class() -> None:
 
 def test_retrieval_equals_a_slow_loop() -> None:
     source = torch.Generator().manual_seed(0)
-    queries, memory = (
-        torch.nn.functional.normalize(torch.randn(n, 4, generator=source), dim=1) for n in (5, 9)
-    )
+    queries, memory = (torch.nn.functional.normalize(torch.randn(n, 4, generator=source), dim=1) for n in (5, 9))
     labels = torch.rand(9, 3, generator=source).softmax(dim=1)
     found = retrieve(queries, memory, labels, num_neighbours=4, temperature=0.1)
     for query, row in zip(queries, found, strict=True):
@@ -143,9 +141,7 @@ def test_augmented_memory_still_finds_the_classes(tmp_path: Path) -> None:
         ({"memory_size": 2}, "memory_size = 2 leaves less than one patch .* use at least 3"),
     ],
 )
-def test_requests_that_do_not_fit_are_refused(
-    tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_requests_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         protocol(write_data(tmp_path), PLAIN.model_copy(update=change)).check()
 

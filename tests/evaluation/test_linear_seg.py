@@ -93,9 +93,7 @@ def test_backbone_stays_as_it_is_and_a_seed_repeats(tmp_path: Path) -> None:
 
 def test_too_large_a_cache_is_refused_before_any_feature(tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"max_cache_gib": 1e-6})
-    with pytest.raises(
-        RequestError, match=r"linear_seg\.max_cache_gib = 1e-06; lower linear_seg\.size_px = 16"
-    ):
+    with pytest.raises(RequestError, match=r"linear_seg\.max_cache_gib = 1e-06; lower linear_seg\.size_px = 16"):
         protocol(write_data(tmp_path), ColourExtractor(), config).check()
 
 

@@ -324,7 +324,9 @@ def test_the_mask_variant_never_reads_the_pixels_of_hidden_patches_and_the_blur_
         on_pixels = hit.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
         altered = torch.where(on_pixels, torch.randn_like(clean), clean)
         same = torch.allclose(
-            method._student_pass(clean, hit, START).patches, method._student_pass(altered, hit, START).patches, atol=1e-6
+            method._student_pass(clean, hit, START).patches,
+            method._student_pass(altered, hit, START).patches,
+            atol=1e-6,
         )
         assert same != sees
 

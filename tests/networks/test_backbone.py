@@ -74,9 +74,7 @@ def test_forward_intermediates_is_timms(name: str, indices: int | list[int] | No
         assert torch.equal(final, expected_final)
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     only = backbone.forward_intermediates(pixels, indices, intermediates_only=True)
-    torch.testing.assert_close(
-        only, backbone.vit.forward_intermediates(pixels, indices, intermediates_only=True)
-    )
+    torch.testing.assert_close(only, backbone.vit.forward_intermediates(pixels, indices, intermediates_only=True))
 
 
 def test_intermediate_keeps_the_order_asked_for_and_counts_from_the_end() -> None:
@@ -113,9 +111,7 @@ def test_mask_token_receives_a_gradient_and_an_empty_mask_changes_nothing() -> N
     backbone, pixels = build(), images(32)
     token = torch.zeros(32, requires_grad=True)
     none = torch.zeros(2, 4, 4, dtype=torch.bool)
-    assert torch.equal(
-        backbone(pixels, patch_mask=none, mask_token=token).sequence, backbone(pixels).sequence
-    )
+    assert torch.equal(backbone(pixels, patch_mask=none, mask_token=token).sequence, backbone(pixels).sequence)
     one = none.clone()
     one[0, 1, 2] = True
     backbone(pixels, patch_mask=one, mask_token=token).patches.square().mean().backward()
@@ -208,9 +204,7 @@ def test_unknown_block_type_is_named() -> None:
 
 
 def test_drop_path_rises_linearly_and_is_off_in_evaluation() -> None:
-    backbone, _ = create_backbone(
-        TINY.replace("depth=2", "depth=3"), NetworkOptions(), init="random", drop_path=0.2
-    )
+    backbone, _ = create_backbone(TINY.replace("depth=2", "depth=3"), NetworkOptions(), init="random", drop_path=0.2)
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in backbone.vit.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
     pixels = images(32)

@@ -77,9 +77,7 @@ def _mae(state: State) -> dict[str, Any]:
 
 def _chunked(state: State) -> State:
     """DINOv2 as trained: blocks in chunks, an unused mask token."""
-    renamed = {
-        n.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1."): t for n, t in state.items()
-    }
+    renamed = {n.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1."): t for n, t in state.items()}
     return renamed | {"mask_token": torch.ones(1, WIDTH)}
 
 
@@ -91,18 +89,12 @@ LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
     "mae": _mae,
     "mocov3": _moco,
     "dinov2": _chunked,
-    "dinov2 training": lambda s: {
-        "teacher": prefixed("backbone.", _chunked(s)) | prefixed("dino_head.", head_state())
-    },
+    "dinov2 training": lambda s: {"teacher": prefixed("backbone.", _chunked(s)) | prefixed("dino_head.", head_state())},
     "hugging face vit": lambda s: (
         prefixed("vit.", hugging_face(s, dinov2=False)) | {"classifier.weight": torch.ones(2, 2)}
     ),
-    "hugging face vit with pooler": lambda s: (
-        hugging_face(s, dinov2=False) | {"pooler.dense.weight": torch.ones(2, 2)}
-    ),
-    "hugging face dinov2": lambda s: (
-        hugging_face(s, dinov2=True) | {"embeddings.mask_token": torch.ones(1, WIDTH)}
-    ),
+    "hugging face vit with pooler": lambda s: hugging_face(s, dinov2=False) | {"pooler.dense.weight": torch.ones(2, 2)},
+    "hugging face dinov2": lambda s: hugging_face(s, dinov2=True) | {"embeddings.mask_token": torch.ones(1, WIDTH)},
     "timm classifier": lambda s: s | {"head.weight": torch.ones(5, WIDTH), "head.bias": torch.ones(5)},
     "torch hub wrapper": lambda s: {"model_state_dict": prefixed("encoder.", s)},
 }
@@ -154,16 +146,12 @@ def test_udi_class_tokens_split_and_no_stray_key_is_left(who: str, tmp_path: Pat
     }
     heads = {f"{i}.{name}": t for i in range(3) for name, t in head_state().items()}
     inner = prefixed("backbone.backbone.", state) | prefixed("backbone.", srs) | prefixed("head.", heads)
-    path = _write(
-        tmp_path / "udi.pth", {who: prefixed(wrapper, inner), "udi_loss": {"center": torch.ones(1)}, **ARGS}
-    )
+    path = _write(tmp_path / "udi.pth", {who: prefixed(wrapper, inner), "udi_loss": {"center": torch.ones(1)}, **ARGS})
     backbone, report = _load(path)
     assert report.is_complete and backbone.num_registers == 1 and backbone.has_cls
     assert f"{wrapper}backbone.norm1.weight" in report.ignored
     tokens = backbone(_images())
-    torch.testing.assert_close(
-        tokens.registers[:, 0], reference_features(state, _images())[:, 1], atol=2e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(tokens.registers[:, 0], reference_features(state, _images())[:, 1], atol=2e-5, rtol=1e-4)
     _assert_same(backbone, state)
 
     with_norm, _ = _load(path, patch_norm="udi_norm1")
@@ -237,9 +225,7 @@ def _dinov3_files(source: Backbone) -> dict[str, State]:
     for name, tensor in state.items():
         if not name.startswith("blocks."):
             official[name.replace("reg_token", "storage_tokens")] = tensor
-            name = name.replace("reg_token", "embeddings.register_tokens").replace(
-                "cls_token", "embeddings.cls_token"
-            )
+            name = name.replace("reg_token", "embeddings.register_tokens").replace("cls_token", "embeddings.cls_token")
             transformers[name.replace("patch_embed.proj", "embeddings.patch_embeddings")] = tensor
             continue
         _, block, rest = name.split(".", 2)
@@ -247,13 +233,9 @@ def _dinov3_files(source: Backbone) -> dict[str, State]:
         at, hf = f"blocks.{block}.", f"layer.{block}."
         if rest == "attn.qkv.weight":
             official[at + rest] = tensor
-            transformers |= {
-                f"{hf}attention.{p}_proj.weight": t for p, t in zip("qkv", tensor.chunk(3), strict=True)
-            }
+            transformers |= {f"{hf}attention.{p}_proj.weight": t for p, t in zip("qkv", tensor.chunk(3), strict=True)}
         elif rest == "attn.q_bias":
-            official[f"{at}attn.qkv.bias"] = torch.cat(
-                [tensor, torch.zeros(WIDTH), state[f"{at}attn.v_bias"]]
-            )
+            official[f"{at}attn.qkv.bias"] = torch.cat([tensor, torch.zeros(WIDTH), state[f"{at}attn.v_bias"]])
             official[f"{at}attn.qkv.bias_mask"] = torch.zeros(3 * WIDTH)
             transformers[f"{hf}attention.q_proj.bias"] = tensor
         elif rest == "attn.v_bias":
@@ -292,9 +274,7 @@ def test_key_chooses_the_network(tmp_path: Path) -> None:
     moco = _write(tmp_path / "moco.pth", _moco(random_state()))
     for key in ("momentum_encoder", "teacher"):
         _assert_same(_load(moco, checkpoint_key=key)[0], OTHER)
-    with pytest.raises(
-        RequestError, match=r"no entry 'ema' \(--network.checkpoint-key\); it has student, teacher"
-    ):
+    with pytest.raises(RequestError, match=r"no entry 'ema' \(--network.checkpoint-key\); it has student, teacher"):
         _load(dino, checkpoint_key="ema")
 
 
@@ -351,9 +331,7 @@ def test_partial_match_is_refused_unless_allowed(tmp_path: Path) -> None:
 def test_shape_mismatch_tells_both_shapes(tmp_path: Path) -> None:
     state = random_state()
     state["blocks.1.attn.proj.weight"] = torch.ones(WIDTH, 5)
-    with pytest.raises(
-        RequestError, match=r"blocks.1.attn.proj.weight \(file \[128, 5\], network \[128, 128\]\)"
-    ):
+    with pytest.raises(RequestError, match=r"blocks.1.attn.proj.weight \(file \[128, 5\], network \[128, 128\]\)"):
         _load(_write(tmp_path / "shape.pth", state))
 
 

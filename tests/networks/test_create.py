@@ -58,9 +58,7 @@ def test_backbone_count_of_the_paper() -> None:
 
 
 def test_unknown_names_get_the_nearest_one() -> None:
-    with pytest.raises(
-        RequestError, match=r"unknown model 'vit_smal_patch16_224.dino'; did you mean 'vit_small_"
-    ):
+    with pytest.raises(RequestError, match=r"unknown model 'vit_smal_patch16_224.dino'; did you mean 'vit_small_"):
         create_backbone("vit_smal_patch16_224.dino", OPTIONS)
     with pytest.raises(RequestError, match="is not a plain vision transformer"):
         create_backbone("resnet18", OPTIONS, init="random")
@@ -108,7 +106,5 @@ def test_timm_weights_by_arch_and_file(tmp_path: Path) -> None:
 
 
 def test_options_import_no_torch() -> None:
-    code = (
-        "import sys, rekindle.networks.options, rekindle.adapters.options; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, rekindle.networks.options, rekindle.adapters.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -33,8 +33,7 @@ def test_equals_the_formula_written_as_loops() -> None:
         for m in range(3):
             for i in range(4):
                 scores = [
-                    torch.dot(ca.query.weight @ q[n, m, i], ca.key.weight @ z[n, j]) / math.sqrt(D)
-                    for j in range(5)
+                    torch.dot(ca.query.weight @ q[n, m, i], ca.key.weight @ z[n, j]) / math.sqrt(D) for j in range(5)
                 ]
                 weights = [float(s.exp()) * float(mask[n, m, j]) for j, s in enumerate(scores)]
                 read = sum(w * (ca.value.weight @ z[n, j]) for j, w in enumerate(weights)) / sum(weights)

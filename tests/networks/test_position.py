@@ -42,9 +42,7 @@ def test_dino_mode_is_interpolate_with_scale_factors() -> None:
 @pytest.mark.parametrize("side", [*range(1, 14), *range(15, 80)])
 def test_dino_mode_yields_the_asked_grid_for_every_side(side: int) -> None:
     for native in (14, 16, 37):
-        result = interpolate_positions(
-            _table(0, native), (side, side), (native, native), num_prefix=0, mode="dino"
-        )
+        result = interpolate_positions(_table(0, native), (side, side), (native, native), num_prefix=0, mode="dino")
         assert result.shape[1] == side * side
 
 
@@ -56,9 +54,7 @@ def test_antialias_mode_is_timms_default() -> None:
 
 
 def test_modes_are_not_interchangeable_on_white_noise() -> None:
-    dino, size, antialias = (
-        interpolate_positions(_table(0), (6, 6), (14, 14), num_prefix=0, mode=m) for m in MODES
-    )
+    dino, size, antialias = (interpolate_positions(_table(0), (6, 6), (14, 14), num_prefix=0, mode=m) for m in MODES)
     level = _table(0).abs().mean()
     assert 0.15 < (dino - size).abs().mean() / level < 0.35
     assert 0.5 < (dino - antialias).abs().mean() / level < 0.9

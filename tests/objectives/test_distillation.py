@@ -23,7 +23,8 @@ def _probs(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def _entropy_by_hand(teacher: Tensor, student: Tensor, temperature: float) -> float:
     denominator = sum(math.exp(float(v) / temperature) for v in student)
     return -sum(
-        float(t) * math.log(math.exp(float(s) / temperature) / denominator) for t, s in zip(teacher, student, strict=True)
+        float(t) * math.log(math.exp(float(s) / temperature) / denominator)
+        for t, s in zip(teacher, student, strict=True)
     )
 
 
@@ -50,7 +51,9 @@ def test_cross_view_entropy_ignores_the_order_of_local_crops() -> None:
 
 def test_uniform_against_uniform_is_log_k() -> None:
     uniform = torch.full((2, 3, 8192), 1 / 8192)
-    assert float(cross_view_entropy(torch.zeros(12, 3, 8192), uniform, temperature=0.1)) == pytest.approx(math.log(8192), abs=1e-5)
+    assert float(cross_view_entropy(torch.zeros(12, 3, 8192), uniform, temperature=0.1)) == pytest.approx(
+        math.log(8192), abs=1e-5
+    )
     rows = row_cross_entropy(torch.zeros(6, 8192), uniform.flatten(0, 1), temperature=0.1)
     for value in rows.tolist():
         assert value == pytest.approx(math.log(8192), abs=1e-5)

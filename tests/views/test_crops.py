@@ -52,9 +52,7 @@ def test_a_long_image_gets_the_largest_central_crop_of_allowed_aspect() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(20, 200), st.integers(20, 400), st.integers(0, 9999))
-def test_shift_makes_each_axis_overlap_by_half_of_the_smaller_side(
-    height: int, width: int, seed: int
-) -> None:
+def test_shift_makes_each_axis_overlap_by_half_of_the_smaller_side(height: int, width: int, seed: int) -> None:
     options = ViewsOptions(overlap="shift", num_local=0, global_scale=(0.05, 0.3))
     a, b = sample_boxes((height, width), options, stream(seed))
     rows = min(a.top + a.height, b.top + b.height) - max(a.top, b.top)
@@ -79,9 +77,7 @@ def test_reject_raises_the_overlap_of_wide_images_above_the_minimum() -> None:
         a, b, *small = sample_boxes((200, 400), options, stream(seed))
         low["reject"] += shared_area(a, b) < 0.1 * area
         assert all(
-            max(shared_area(s, a), shared_area(s, b)) >= 0.05 * area
-            for s in small
-            if s.height * s.width > 0.08 * area
+            max(shared_area(s, a), shared_area(s, b)) >= 0.05 * area for s in small if s.height * s.width > 0.08 * area
         )
         a, b, *_ = sample_boxes((200, 400), plain, stream(seed))
         low["independent"] += shared_area(a, b) < 0.1 * area
@@ -92,7 +88,5 @@ def test_reject_raises_the_overlap_of_wide_images_above_the_minimum() -> None:
 def test_reject_keeps_the_best_pair_where_the_minimum_cannot_be_reached() -> None:
     options = ViewsOptions(overlap="reject", min_overlap=1.0, num_local=1, global_scale=(0.25, 0.3))
     a, b, _ = sample_boxes((100, 100), options, stream(1))
-    first, second, *_ = sample_boxes(
-        (100, 100), ViewsOptions(num_local=0, global_scale=(0.25, 0.3)), stream(1)
-    )
+    first, second, *_ = sample_boxes((100, 100), ViewsOptions(num_local=0, global_scale=(0.25, 0.3)), stream(1))
     assert shared_area(a, b) > shared_area(first, second)

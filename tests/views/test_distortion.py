@@ -62,9 +62,7 @@ def test_ibot_ratio_is_zero_half_of_the_time_and_else_thirty_percent_on_average(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_two_halves_of_a_batch_are_masked_like_the_whole(shape: MaskShape) -> None:
     whole = draw_patch_mask(Progress(3, 10), 6, 2, (7, 7), shape=shape)
-    halves = [
-        draw_patch_mask(Progress(3, 10, slot=s, num_slots=2), 3, 2, (7, 7), shape=shape) for s in (0, 1)
-    ]
+    halves = [draw_patch_mask(Progress(3, 10, slot=s, num_slots=2), 3, 2, (7, 7), shape=shape) for s in (0, 1)]
     assert torch.equal(whole, torch.cat(halves, dim=1))
     assert not torch.equal(whole, draw_patch_mask(Progress(4, 10), 6, 2, (7, 7), shape=shape))
 
@@ -108,9 +106,7 @@ def test_patch_blur_depends_on_no_other_patch() -> None:
     other[..., 8:] += 1
     a, b = (distort(v, hit, 8, kind="blur", scope="patch") for v in (view, other))
     assert torch.equal(a[..., :8], b[..., :8])
-    torch.testing.assert_close(
-        a[0, :, 8:16, 8:16], gaussian_blur(view[0, :, 8:16, 8:16], 5.0), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(a[0, :, 8:16, 8:16], gaussian_blur(view[0, :, 8:16, 8:16], 5.0), atol=1e-5, rtol=1e-5)
 
 
 def test_an_empty_mask_returns_the_very_pixels() -> None:

@@ -166,9 +166,7 @@ def test_flipping_a_crop_permutes_its_side_of_the_relation(mode: MatchMode) -> N
 
 
 def test_vertical_flip_reverses_the_rows_of_patches() -> None:
-    plain, turned = (
-        patch_centres(crop(0.1, 0.2, 0.4, 0.6, flipped_vertically=v), (3, 4)) for v in (False, True)
-    )
+    plain, turned = (patch_centres(crop(0.1, 0.2, 0.4, 0.6, flipped_vertically=v), (3, 4)) for v in (False, True))
     torch.testing.assert_close(turned.view(3, 4, 2), plain.view(3, 4, 2).flip(0))
 
 
@@ -199,9 +197,7 @@ def test_center_takes_the_lowest_index_where_a_centre_lies_on_a_shared_edge() ->
 def test_moving_and_scaling_both_boxes_leaves_the_relation(seed: int, scale: float, shift: float) -> None:
     def moved(c: Crops) -> Crops:
         places = (c.top.double() * scale + shift, c.left.double() * scale + shift / 2)
-        return Crops(
-            *places, c.height.double() * scale, c.width.double() * scale, c.flipped, c.flipped_vertically
-        )
+        return Crops(*places, c.height.double() * scale, c.width.double() * scale, c.flipped, c.flipped_vertically)
 
     a, b = random_crops(seed, 2), random_crops(seed + 1, 2)
     plain = match_patches(moved(a), moved(b), (4, 4), (5, 5), eps=1e-9 * scale).relation
@@ -214,9 +210,7 @@ def test_pixel_space_and_normalised_space_agree() -> None:
     a, b = random_crops(7, 5), random_crops(8, 5)
 
     def in_pixels(c: Crops) -> Crops:
-        return Crops(
-            c.top * 360, c.left * 480, c.height * 360, c.width * 480, c.flipped, c.flipped_vertically
-        )
+        return Crops(c.top * 360, c.left * 480, c.height * 360, c.width * 480, c.flipped, c.flipped_vertically)
 
     pixels = match_patches(in_pixels(a), in_pixels(b), (5, 5), (5, 5), eps=1e-4)
     assert torch.equal(pixels.relation, match_patches(a, b, (5, 5), (5, 5)).relation)
@@ -263,9 +257,7 @@ def test_matched_patches_show_the_same_place_of_a_painted_image(seed: int) -> No
             torch.testing.assert_close(seen, patch_centres(box, grid)[0], atol=0.012, rtol=0)
             places.append(seen)
         match = match_patches(student_crop, teacher_crop, grid, grid)
-        halves = torch.maximum(
-            patch_half_extent(student_crop, grid)[0], patch_half_extent(teacher_crop, grid)[0]
-        )
+        halves = torch.maximum(patch_half_extent(student_crop, grid)[0], patch_half_extent(teacher_crop, grid)[0])
         s, t = match.relation[0].nonzero().unbind(1)
         assert ((places[0][s] - places[1][t]).abs() <= halves + 0.024).all()
 

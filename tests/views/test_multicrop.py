@@ -17,9 +17,7 @@ PLAIN = SMALL.model_copy(
 
 
 def image(height: int = 40, width: int = 56) -> Tensor:
-    return torch.randint(
-        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(9)
-    )
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
 
 
 def generator(seed: int) -> torch.Generator:

@@ -26,9 +26,7 @@ from rekindle.views.options import ViewsOptions
         ("hue", 0.6, "[0, 0.5]"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_name_and_the_allowed_range(
-    name: str, value: object, text: str
-) -> None:
+def test_a_wrong_value_is_refused_with_its_name_and_the_allowed_range(name: str, value: object, text: str) -> None:
     with pytest.raises(ValidationError) as error:
         ViewsOptions.model_validate({name: value})
     assert name in str(error.value)

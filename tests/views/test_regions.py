@@ -59,9 +59,7 @@ def test_top_left_starts_at_the_peak_unless_the_border_shifts_it() -> None:
     assert torch.equal(corner.top[:, 1] + corner.height[:, 1], torch.tensor([14, 14]))
     cut = sample_regions(START, 1, 2, GRID, cls_attention=table, anchor="clip")
     assert (cut.height[:, 1] == 1).all()
-    centre = sample_regions(
-        START, 1, 2, GRID, cls_attention=table, anchor="center", min_patches=3, max_patches=3
-    )
+    centre = sample_regions(START, 1, 2, GRID, cls_attention=table, anchor="center", min_patches=3, max_patches=3)
     assert (centre.top[:, 0] == 1).all()
     assert (centre.left[:, 0] == 2).all()
 
@@ -70,9 +68,7 @@ def test_fewer_regions_than_heads_take_a_random_subset_of_heads() -> None:
     table = torch.zeros(40, 6, *GRID)
     for head in range(6):
         table[:, head, 0, head] = 1
-    regions = sample_regions(
-        START, 20, 2, GRID, num_regions=2, min_patches=1, max_patches=1, cls_attention=table
-    )
+    regions = sample_regions(START, 20, 2, GRID, num_regions=2, min_patches=1, max_patches=1, cls_attention=table)
     heads = regions.left
     assert (heads[:, 0] != heads[:, 1]).all()
     assert set(heads.flatten().tolist()) == set(range(6))

@@ -60,9 +60,7 @@ def attach(
     """
     with_adapters = train == "adapters" if with_adapters is None else with_adapters
     if train == "adapters" and not with_adapters:
-        raise ValueError(
-            "train='adapters' with with_adapters=False would train nothing; use train='all' or 'norm'"
-        )
+        raise ValueError("train='adapters' with with_adapters=False would train nothing; use train='all' or 'norm'")
     adapted = [block for block in backbone.vit.blocks if isinstance(block, ComposedBlock)]
     if adapted and train != "adapters":
         raise RequestError(
@@ -79,9 +77,7 @@ def attach(
     parameters = dict(backbone.named_parameters())
     for pattern in also_trainable:
         if not any(fnmatchcase(name, pattern) for name in parameters):
-            raise ValueError(
-                f"also_trainable pattern '{pattern}' hits no parameter; known are {_few(parameters)}"
-            )
+            raise ValueError(f"also_trainable pattern '{pattern}' hits no parameter; known are {_few(parameters)}")
     stray = [n for n in parameters if not any(fnmatchcase(n, p) for p in (*BASE_NAMES, ADAPTER_NAMES))]
     if stray:
         raise ValueError(f"parameters that belong to neither base nor adapters: {_few(stray)}")

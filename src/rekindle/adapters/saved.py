@@ -101,9 +101,7 @@ def load_backbone(
     path = Path(name)
     if path.is_dir():
         if init == "random":
-            raise RequestError(
-                f"{path} is a run with weights; --init random needs a timm name or an architecture"
-            )
+            raise RequestError(f"{path} is a run with weights; --init random needs a timm name or an architecture")
         return _load_run(path, drop_path=drop_path, base=base)
     backbone, report = create_backbone(
         str(name),
@@ -139,13 +137,9 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise RequestError(
-            f"{folder / WEIGHTS} is missing or damaged ({error}); restore it from a copy"
-        ) from error
+        raise RequestError(f"{folder / WEIGHTS} is missing or damaged ({error}); restore it from a copy") from error
     if tensors_hash(tensors) != description["weights_hash"]:
-        raise RequestError(
-            f"{folder / WEIGHTS} does not match the hash in {DESCRIPTION}; restore both from one copy"
-        )
+        raise RequestError(f"{folder / WEIGHTS} does not match the hash in {DESCRIPTION}; restore both from one copy")
     if description["is_whole"]:
         backbone = backbone_from_description(description["identity"], drop_path=drop_path)
         backbone.load_state_dict(tensors, strict=True)
@@ -172,9 +166,7 @@ def _load_base(
     try:
         backbone, _ = load_backbone(name, NetworkOptions.model_validate(network), drop_path=drop_path)
     except RekindleError as error:
-        raise type(error)(
-            f"{folder} stands on the base {name}, which could not be loaded: {error}"
-        ) from error
+        raise type(error)(f"{folder} stands on the base {name}, which could not be loaded: {error}") from error
     found = tensors_hash(backbone.state_dict())
     if found != record["sha256"]:
         raise RequestError(

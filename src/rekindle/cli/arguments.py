@@ -76,7 +76,13 @@ def _tyro(model: type[Model], arguments: list[str], program: str, default: Model
 def _plain(text: str) -> str:
     """The message inside tyro's frame, without the frame and without pydantic's references."""
     lines = [line.strip(" │╭╮╰╯─┃") for line in text.splitlines()]
-    dropped = ("Parsing error", "Required options", "For further information", "https://errors.pydantic", "For full helptext")
+    dropped = (
+        "Parsing error",
+        "Required options",
+        "For further information",
+        "https://errors.pydantic",
+        "For full helptext",
+    )
     kept = [re.sub(r"\[type=.*|input_value=.*", "", line).strip() for line in lines if not line.startswith(dropped)]
     kept = [line for line in kept if line.strip("- ") and line not in ("Value error", "Unrecognized options")]
     message = "\n".join(kept)

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from rekindle.assess_options import EvaluateOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
 
-EPILOGUE = (
-    "also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed as well."
-)
+EPILOGUE = "also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed as well."
 
 
 def run(arguments: Sequence[str]) -> int:

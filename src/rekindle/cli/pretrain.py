@@ -28,7 +28,10 @@ def run(arguments: Sequence[str]) -> int:
         print(EPILOGUE)
         return 0
     resolved, taken = parse_run(arguments, program="pretrain")
-    print(f"rekindle pretrain: {resolved.options.method} on {resolved.options.images or 'a run to resume'}", file=sys.stderr)
+    print(
+        f"rekindle pretrain: {resolved.options.method} on {resolved.options.images or 'a run to resume'}",
+        file=sys.stderr,
+    )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from rekindle.assemble import pretrain, resolve_resumed
     from rekindle.cli.terminal import TerminalWatcher
@@ -40,7 +43,9 @@ def run(arguments: Sequence[str]) -> int:
     if "--json" in taken.flags:
         print(json.dumps({**asdict(result), "run": str(result.run)}))
     elif result.is_finished:
-        print(f"done: {result.steps} steps in {result.seconds:.0f} s; next: rekindle compare BASE {result.run} --data DATA")
+        print(
+            f"done: {result.steps} steps in {result.seconds:.0f} s; next: rekindle compare BASE {result.run} --data DATA"
+        )
     else:
         print(f"stopped after step {result.steps}; continue with: rekindle pretrain --out {result.run} --resume")
     return 0

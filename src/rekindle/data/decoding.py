@@ -72,9 +72,7 @@ def read_image(
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise UnreadableImage(
-                        label, f"{width} x {height} px exceed data.max_pixels = {max_pixels}"
-                    )
+                    raise UnreadableImage(label, f"{width} x {height} px exceed data.max_pixels = {max_pixels}")
                 if draft_px is not None and image.format == "JPEG":
                     image.draft(None, (draft_px, draft_px))
                 levels = _levels(_upright(image))

@@ -25,9 +25,7 @@ from rekindle.data.options import PILLOW_MAX_PIXELS
 
 __all__ = ["ImageRef", "ImageSource", "UnreadableImage", "find_images", "image_size", "read_image"]
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
-)
+SUFFIXES = frozenset(".jpg .jpeg .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .avif .tga".split())
 _ALLOWED = (
     "Allowed: a folder, a glob ('photos/**/*.jpg'), a list file (.txt, .csv, .parquet), "
     "a tar pattern ('shards-{000..003}.tar'), or hf:NAME"
@@ -100,9 +98,7 @@ def find_images(source: str | Path) -> ImageSource:
     if text.startswith("hf:"):
         return _from_hub(text[3:])
     if "://" in text or text.startswith("pipe:"):
-        raise RequestError(
-            f"images = '{source}': addresses are not read; download the files first. {_ALLOWED}"
-        )
+        raise RequestError(f"images = '{source}': addresses are not read; download the files first. {_ALLOWED}")
     if os.path.isdir(text):
         refs = [ImageRef(path) for path in sorted(_walk(text))]
         return _checked(refs, text, _folder_hint(text))
@@ -125,9 +121,7 @@ def find_images(source: str | Path) -> ImageSource:
             "copy them, or shorten the range"
         )
     refs = [ref for path in paths if os.path.isfile(path) for ref in _of_file(path)]
-    return _checked(
-        refs, text, f"{len(paths)} paths match, none is an image ({_suffix_text()}) or a tar file"
-    )
+    return _checked(refs, text, f"{len(paths)} paths match, none is an image ({_suffix_text()}) or a tar file")
 
 
 def _checked(refs: list[ImageRef], source: str, found: str) -> ImageSource:
@@ -239,9 +233,7 @@ def _csv_column(path: str) -> list[str]:
         rows = rows[1:]
     short = next((number for number, row in enumerate(rows, start=1) if len(row) <= named), None)
     if short is not None:
-        raise RequestError(
-            f"images = '{path}': entry {short} has no column {named + 1}; give every row a path"
-        )
+        raise RequestError(f"images = '{path}': entry {short} has no column {named + 1}; give every row a path")
     return [row[named].strip() for row in rows]
 
 
@@ -250,22 +242,17 @@ def _parquet_column(path: str) -> list[str]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise RequestError(
-            f"images = '{path}': reading parquet needs pyarrow; install it with: "
-            "pip install 'rekindle[readers]'"
+            f"images = '{path}': reading parquet needs pyarrow; install it with: pip install 'rekindle[readers]'"
         ) from error
     import pyarrow
 
     try:
         names = parquet.read_schema(path).names
         lower = [name.lower() for name in names]
-        column = next(
-            (names[lower.index(name)] for name in _COLUMNS if name in lower), names[0] if names else None
-        )
+        column = next((names[lower.index(name)] for name in _COLUMNS if name in lower), names[0] if names else None)
         values = [] if column is None else parquet.read_table(path, columns=[column])[column].to_pylist()
     except pyarrow.ArrowInvalid as error:
-        raise RequestError(
-            f"images = '{path}': not a readable parquet file ({error}); write it again"
-        ) from error
+        raise RequestError(f"images = '{path}': not a readable parquet file ({error}); write it again") from error
     if not all(isinstance(value, str) for value in values):
         raise RequestError(
             f"images = '{path}': column '{column}' does not hold paths; name the column of paths "
@@ -293,9 +280,7 @@ def _from_hub(name: str) -> ImageSource:
         ) from error
     columns = [key for key, kind in table.features.items() if isinstance(kind, datasets.Image)]
     if not columns:
-        raise RequestError(
-            f"images = 'hf:{name}': no column holds images; columns: {', '.join(table.features)}"
-        )
+        raise RequestError(f"images = 'hf:{name}': no column holds images; columns: {', '.join(table.features)}")
     column = "image" if "image" in columns else columns[0]
     table = table.select_columns([column]).rename_column(column, "image") if column != "image" else table
     table = table.cast_column("image", datasets.Image(decode=False)).select_columns(["image"])

@@ -128,13 +128,9 @@ def splits(root: str | Path) -> list[str]:
     if not images.is_dir():
         where = "the folder does not exist" if not root.is_dir() else "there is no folder 'images' in it"
         raise RequestError(f"{root}: {where}. {_LAYOUT}")
-    names = sorted(
-        entry.name for entry in images.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = sorted(entry.name for entry in images.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise RequestError(
-            f"{images}: there is no split; put the images into a folder such as 'train'. {_LAYOUT}"
-        )
+        raise RequestError(f"{images}: there is no split; put the images into a folder such as 'train'. {_LAYOUT}")
     return names
 
 
@@ -148,9 +144,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             path = Path(parent) / name
             stem = path.relative_to(folder).with_suffix("").as_posix()
             if stem in found:
-                raise RequestError(
-                    f"{found[stem]} and {path} have the same stem and thus the same mask; rename one"
-                )
+                raise RequestError(f"{found[stem]} and {path} have the same stem and thus the same mask; rename one")
             found[stem] = path
     return found
 
@@ -160,13 +154,9 @@ def _classes(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RequestError(
-            f"{path}: the file is missing; it names the classes, for example {example}"
-        ) from error
+        raise RequestError(f"{path}: the file is missing; it names the classes, for example {example}") from error
     except (ValueError, OSError) as error:
-        raise RequestError(
-            f"{path}: not readable as JSON ({error}); expected, for example, {example}"
-        ) from error
+        raise RequestError(f"{path}: not readable as JSON ({error}); expected, for example, {example}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise RequestError(f"{path}: 'names' must be a list of class names; expected, for example, {example}")
@@ -199,9 +189,7 @@ def _read_mask(path: Path) -> Tensor:
             warnings.simplefilter("ignore")
             with Image.open(path) as mask:
                 if mask.mode not in _MASK_MODES:
-                    raise RequestError(
-                        f"{path}: a mask has one channel of class ids; this one has mode {mask.mode}"
-                    )
+                    raise RequestError(f"{path}: a mask has one channel of class ids; this one has mode {mask.mode}")
                 ids = np.array(mask)
     except FileNotFoundError as error:
         raise RequestError(f"{path}: the mask is missing; every image needs one. {_LAYOUT}") from error

@@ -24,10 +24,10 @@ from rekindle.core.errors import RekindleError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.engine.checkpoints import TrainingPlan, load_checkpoint, save_checkpoint
-from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.metrics_log import MetricsLog
 from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, set_schedule
 from rekindle.engine.options import EngineOptions, OptimOptions
+from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import StepReport, Watcher
 from rekindle.methods.base import LossBreakdown, Method, ViewBatch
 
@@ -256,4 +256,3 @@ class _Clock:
             memory,
             left / max(speed["images_per_s"], 1e-9),
         )
-

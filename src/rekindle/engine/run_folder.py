@@ -51,7 +51,9 @@ class RunFolder:
             )
         if self.path.is_dir() and not self.holds_run:
             own = {".lock", "run.log", "checkpoints", "config.yaml"}
-            foreign = sorted(p.name for p in self.path.iterdir() if p.name not in own and not p.name.endswith(".partial"))
+            foreign = sorted(
+                p.name for p in self.path.iterdir() if p.name not in own and not p.name.endswith(".partial")
+            )
             if foreign:
                 raise RequestError(
                     f"--out {self.path} is not empty and is not a run (it holds {foreign[0]}); choose a new or empty folder"

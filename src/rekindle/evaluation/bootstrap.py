@@ -78,8 +78,7 @@ def paired_bootstrap(
     """
     if base.shape != model.shape:
         raise RequestError(
-            "the two sides were not evaluated on the same seeds, images and classes: "
-            f"{base.shape} and {model.shape}"
+            f"the two sides were not evaluated on the same seeds, images and classes: {base.shape} and {model.shape}"
         )
     base_values, model_values = metric(base.sum(axis=1)), metric(model.sum(axis=1))
     draws = bootstrap_differences(base, model, metric=metric, resamples=resamples, seed=seed)

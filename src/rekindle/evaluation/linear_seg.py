@@ -132,9 +132,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
         order = _endless_order(len(self._train_cache), seed)
         for step in range(config.steps):
             for group in optimizer.param_groups:
-                group["lr"] = linear_rate(
-                    step, peak=config.lr, steps=config.steps, warmup_steps=config.warmup_steps
-                )
+                group["lr"] = linear_rate(step, peak=config.lr, steps=config.steps, warmup_steps=config.warmup_steps)
             batch = [self._train_cache[next(order)] for _ in range(config.batch_size)]
             loss = _loss(head, batch, self.train.ignore_index, device)
             optimizer.zero_grad()
@@ -147,18 +145,14 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
             )
         return head
 
-    def _cache(
-        self, dataset: SegmentationFolder, *, flipped: bool, keep_labels: bool
-    ) -> Iterator[CachedImage]:
+    def _cache(self, dataset: SegmentationFolder, *, flipped: bool, keep_labels: bool) -> Iterator[CachedImage]:
         labels: list[Tensor] = []
 
         def images() -> Iterator[Tensor]:
             for index in range(len(dataset)):
                 image, mask = dataset.read(index)
                 labels.append(self._loss_labels(mask, flipped) if keep_labels else mask[:0])
-                size = fitted_size(
-                    image.shape[1], image.shape[2], self.config.size_px, self.extractor.patch_size
-                )
+                size = fitted_size(image.shape[1], image.shape[2], self.config.size_px, self.extractor.patch_size)
                 resized = resize_image(image, size)
                 yield resized.flip(-1) if flipped else resized
 
@@ -178,9 +172,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
     def _cached_values(self, dataset: SegmentationFolder) -> int:
         patch, patches = self.extractor.patch_size, 0
         for index in range(len(dataset)):
-            height, width = fitted_size(
-                *image_size(str(dataset.image_path(index))), self.config.size_px, patch
-            )
+            height, width = fitted_size(*image_size(str(dataset.image_path(index))), self.config.size_px, patch)
             patches += height // patch * (width // patch)
         return 4 * self.extractor.width * patches
 

@@ -65,9 +65,7 @@ def write_result(result: EvalResult, path: Path, items: Sequence[str], statistic
     writer = csv.writer(text, lineterminator="\n")
     num_classes = statistics.shape[2]
     writer.writerow(["item", *(f"{kind}_{c}" for kind in KINDS for c in range(num_classes))])
-    writer.writerows(
-        [item, *row] for item, row in zip(items, statistics.reshape(len(items), -1).tolist(), strict=True)
-    )
+    writer.writerows([item, *row] for item, row in zip(items, statistics.reshape(len(items), -1).tolist(), strict=True))
     write_atomically(table, lambda stream: stream.write(text.getvalue().encode()))
     write_json(path, named.model_dump(mode="json"))
     return named
@@ -89,9 +87,7 @@ def read_result(path: str | Path) -> EvalResult:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise RequestError(
-            f"{path} is not a result of `rekindle evaluate`: {place}: {first['msg']}"
-        ) from error
+        raise RequestError(f"{path} is not a result of `rekindle evaluate`: {place}: {first['msg']}") from error
 
 
 def read_statistics(path: str | Path) -> tuple[list[str], Statistics]:

@@ -65,10 +65,10 @@ class Method(nn.Module, ABC):
         """Call `loss`, so that DDP and torch.compile wrap a method unchanged."""
         return self.loss(batch, progress)
 
-    def before_step(self, progress: Progress) -> None:  # noqa: B027
+    def before_step(self, progress: Progress) -> None:
         """Act when gradients exist and are clipped, and weights have not moved."""
 
-    def after_step(self, progress: Progress) -> None:  # noqa: B027
+    def after_step(self, progress: Progress) -> None:
         """Act when weights have moved: EMA teacher, centres."""
 
     def alarms(self, stats: Mapping[str, float]) -> list[str]:

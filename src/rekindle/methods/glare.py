@@ -392,9 +392,7 @@ class Glare(Method):
     def _same_patch(self, rows: PatchRows, probs: Tensor) -> Tensor:
         """Eq. 8: a distorted patch matches the teacher's clean patch at the same place of the same view."""
         view, patch = rows.same.nonzero(as_tuple=True)
-        losses = row_cross_entropy(
-            rows.same_logits, probs[view, patch], temperature=self.config.student_temperature
-        )
+        losses = row_cross_entropy(rows.same_logits, probs[view, patch], temperature=self.config.student_temperature)
         num_views = self._num_views(rows.same.shape[0])
         return masked_patch_mean(losses, view, num_views=num_views, reduction=self.config.reduction)
 

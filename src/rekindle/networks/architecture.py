@@ -197,9 +197,7 @@ def bare(vit: Any) -> Any:
     return vit
 
 
-def infer_arch(
-    state: Mapping[str, Tensor], *, heads: int | None = None, layout: str = "timm"
-) -> Architecture:
+def infer_arch(state: Mapping[str, Tensor], *, heads: int | None = None, layout: str = "timm") -> Architecture:
     """Read the architecture off the tensors' shapes (timm names, see `conversion`).
 
     Args:
@@ -223,9 +221,7 @@ def infer_arch(
         raise RequestError(f"cannot tell the number of heads of a ViT of width {width}{ask}")
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     gated = "blocks.0.mlp.fc1_g.weight" in state
-    packed = (
-        not gated and state["blocks.0.mlp.fc1.weight"].shape[0] != state["blocks.0.mlp.fc2.weight"].shape[1]
-    )
+    packed = not gated and state["blocks.0.mlp.fc1.weight"].shape[0] != state["blocks.0.mlp.fc2.weight"].shape[1]
     arch = Architecture(
         width=width,
         depth=depth,
@@ -256,9 +252,7 @@ def _native_side(rows: int, prefix: int, ask: str) -> tuple[int, bool]:
         side = math.isqrt(max(0, patches))
         if side and side * side == patches:
             return side, no_embed_class
-    raise RequestError(
-        f"a position table of {rows} rows with {prefix} prefix tokens is not a square grid{ask}"
-    )
+    raise RequestError(f"a position table of {rows} rows with {prefix} prefix tokens is not a square grid{ask}")
 
 
 def sincos_rows(table: Tensor) -> bool:

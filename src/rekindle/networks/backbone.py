@@ -248,11 +248,7 @@ class Backbone(nn.Module):
             native = vit.patch_embed.grid_size
             table = interpolate_positions(vit.pos_embed, grid, native, num_prefix=rows, mode=self.pos_interp)
             # a table without prefix rows is added before class and register tokens join
-            x = (
-                torch.cat([*prefix, x + table], 1)
-                if vit.no_embed_class
-                else torch.cat([*prefix, x], 1) + table
-            )
+            x = torch.cat([*prefix, x + table], 1) if vit.no_embed_class else torch.cat([*prefix, x], 1) + table
         return vit.norm_pre(vit.pos_drop(x)), self._rotary_tables(grid), grid
 
     def _rotary_tables(self, grid: tuple[int, int]) -> list[Tensor | None]:

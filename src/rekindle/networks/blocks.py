@@ -109,9 +109,7 @@ def first_row_attention(
     if rope is not None:
         prefix = attn.num_prefix_tokens
         rotated = apply_rot_embed_cat(k[:, :, prefix:], rope, half=attn.rotate_half)
-        k = torch.cat(
-            [k[:, :, :prefix], rotated], dim=2
-        )  # the first token is a prefix token: its query never turns
+        k = torch.cat([k[:, :, :prefix], rotated], dim=2)  # the first token is a prefix token: its query never turns
     scores = (q[:, :, :1] * attn.scale) @ k.transpose(-2, -1)
     row: Tensor = scores.float().softmax(dim=-1)[:, :, 0]
     return row

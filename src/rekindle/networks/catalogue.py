@@ -40,15 +40,9 @@ BACKBONES: tuple[KnownBackbone, ...] = (
     KnownBackbone("vit_small_plus_patch16_dinov3.lvd1689m", "DINOv3 ViT-S+/16, 29 M, gated MLP", _DINOV3),
     KnownBackbone("vit_base_patch16_dinov3.lvd1689m", "DINOv3 ViT-B/16, 86 M", _DINOV3),
     KnownBackbone("vit_large_patch16_dinov3.lvd1689m", "DINOv3 ViT-L/16, 303 M", _DINOV3),
-    KnownBackbone(
-        "vit_base_patch16_224.mae", "MAE ViT-B/16, 86 M, ImageNet-1k without labels", "cc-by-nc-4.0"
-    ),
-    KnownBackbone(
-        "vit_small_patch16_224.augreg_in21k", "ViT-S/16 with labels of ImageNet-21k, for reference", _APACHE
-    ),
-    KnownBackbone(
-        "vit_base_patch16_224.augreg_in21k", "ViT-B/16 with labels of ImageNet-21k, for reference", _APACHE
-    ),
+    KnownBackbone("vit_base_patch16_224.mae", "MAE ViT-B/16, 86 M, ImageNet-1k without labels", "cc-by-nc-4.0"),
+    KnownBackbone("vit_small_patch16_224.augreg_in21k", "ViT-S/16 with labels of ImageNet-21k, for reference", _APACHE),
+    KnownBackbone("vit_base_patch16_224.augreg_in21k", "ViT-B/16 with labels of ImageNet-21k, for reference", _APACHE),
 )
 
 MODEL_FORMS: tuple[tuple[str, str], ...] = (

@@ -49,8 +49,7 @@ class MatchReport:
         total = len(self.matched) + len(self.missing) + len(self.mismatched) + len(self.fresh)
         parts = [f"matched {len(self.matched)} of {total} tensors"]
         parts += [
-            f"{len(getattr(self, kind))} {kind}"
-            for kind in ("missing", "mismatched", "unexpected", "fresh", "ignored")
+            f"{len(getattr(self, kind))} {kind}" for kind in ("missing", "mismatched", "unexpected", "fresh", "ignored")
         ]
         return "; ".join(part for part in parts if not part.startswith("0 "))
 
@@ -117,8 +116,6 @@ def write_checkpoint(backbone: Backbone, path: Path) -> None:
 
     """
     if any(isinstance(block, ComposedBlock) for block in backbone.vit.blocks):
-        raise ValueError(
-            "this backbone has adapters; a plain checkpoint cannot hold them, save the run instead"
-        )
+        raise ValueError("this backbone has adapters; a plain checkpoint cannot hold them, save the run instead")
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in backbone.state_dict().items()}
     save_file(tensors, path, metadata={OWN_KEY: json.dumps(backbone.identity.to_dict())})

@@ -107,15 +107,11 @@ def to_timm_names(file: CheckpointFile, key: str | None = None) -> Converted:
     elif "register_tokens" in state:
         state, layout = _registers_without_positions(state), f"{layout} DINOv2"
     state = {_gated_mlp_name(name): t for name, t in state.items()}
-    if (
-        "cls_token" in state and state["cls_token"].shape[1] > 1
-    ):  # UDI: class tokens after the first are registers
+    if "cls_token" in state and state["cls_token"].shape[1] > 1:  # UDI: class tokens after the first are registers
         state["reg_token"], state["cls_token"] = state["cls_token"][:, 1:], state["cls_token"][:, :1]
         layout = "UDI"
     table = state.get("pos_embed")
-    untrained_cls = (
-        table is not None and sincos_rows(table) and "reg_token" not in state and "cls_token" in state
-    )
+    untrained_cls = table is not None and sincos_rows(table) and "reg_token" not in state and "cls_token" in state
     if untrained_cls:
         del state["cls_token"]
         ignored.append(prefix + "cls_token")
@@ -133,13 +129,9 @@ def _find_backbone(tensors: Mapping[str, Tensor], key: str | None) -> tuple[str,
         return found[0]
     if not found:
         sample = ", ".join(list(tensors)[:5]) or "no tensors"
-        raise RequestError(
-            f"no vision transformer in this file: no name ends in '{ANCHORS[0]}' (it holds {sample})"
-        )
+        raise RequestError(f"no vision transformer in this file: no name ends in '{ANCHORS[0]}' (it holds {sample})")
     prefixes = ", ".join(p for p, _ in found)
-    raise RequestError(
-        f"more than one network in this file ({prefixes}); choose with --network.checkpoint-key"
-    )
+    raise RequestError(f"more than one network in this file ({prefixes}); choose with --network.checkpoint-key")
 
 
 def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -158,9 +150,7 @@ def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             fused |= _fused(f"{stem}qkv.weight", weights)
             biases = [renamed.get(f"{stem}{part}.bias") for part in ("query", "key", "value")]
             if biases[0] is not None:
-                fused |= _fused(
-                    f"{stem}qkv.bias", [torch.zeros_like(biases[0]) if b is None else b for b in biases]
-                )
+                fused |= _fused(f"{stem}qkv.bias", [torch.zeros_like(biases[0]) if b is None else b for b in biases])
     return fused
 
 
@@ -183,9 +173,7 @@ def _dinov3_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         name = re.sub(r"^(storage_tokens|register_tokens)$", "reg_token", name)
         name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
-        if name.endswith(
-            ".attn.qkv.bias"
-        ):  # the key's third is masked in DINOv3: it has no effect on the softmax
+        if name.endswith(".attn.qkv.bias"):  # the key's third is masked in DINOv3: it has no effect on the softmax
             q, _, v = tensor.chunk(3)
             stem = name.removesuffix("qkv.bias")
             renamed |= {f"{stem}q_bias": q, f"{stem}v_bias": v}

@@ -71,9 +71,7 @@ def create_backbone(
         torch.manual_seed(derived_seed(seed, "backbone"))
         if is_grammar(name):
             if init == "pretrained":
-                raise RequestError(
-                    f"'{name}' is an architecture without weights; use --init random, or name a model"
-                )
+                raise RequestError(f"'{name}' is an architecture without weights; use --init random, or name a model")
             return _random(name, parse_arch(name), options, rate), None
         path = Path(name).expanduser()
         if path.is_file() or _looks_like_path(name):
@@ -207,9 +205,7 @@ def _from_hub(
     weights = Path(_download(name, repository, "model.safetensors"))
     heads = config.get("num_attention_heads")
     file = read_checkpoint(weights)
-    return _from_file(
-        name, file, options, drop_path, init, heads=heads, source="hub", licence=config.get("license")
-    )
+    return _from_file(name, file, options, drop_path, init, heads=heads, source="hub", licence=config.get("license"))
 
 
 def _download(name: str, repository: str, filename: str) -> str:
@@ -242,9 +238,7 @@ def _from_timm(
         raise RequestError(f"'{name}' is not a plain vision transformer ({error})") from error
     except (ValueError, RuntimeError) as error:
         known = [n for n in timm.list_models(pretrained=True) if n.split(".")[0] == base]
-        raise RequestError(
-            f"timm cannot load '{name}': {error} Weights of this model: {', '.join(known)}"
-        ) from error
+        raise RequestError(f"timm cannot load '{name}': {error} Weights of this model: {', '.join(known)}") from error
     check_plain_vit(vit)
     config = vit.pretrained_cfg
     vit, arch = bare(vit), _timm_architecture(vit, config["architecture"])
@@ -284,9 +278,7 @@ def unknown_model(name: str, kind: str = "model") -> RequestError:
 
 def _unreachable(name: str, error: Exception) -> RekindleError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if isinstance(error, RepositoryNotFoundError | EntryNotFoundError) and not isinstance(
-        error, FileNotFoundError
-    ):
+    if isinstance(error, RepositoryNotFoundError | EntryNotFoundError) and not isinstance(error, FileNotFoundError):
         return RequestError(f"'{name}' is not on the model hub, or needs an account with access: {reason}")
     return RekindleError(
         f"cannot get '{name}': the model hub could not be reached ({reason}). Connect and try again, "
@@ -300,16 +292,12 @@ def _looks_like_path(name: str) -> bool:
 
 def _refuse_udi_norm(name: str, options: NetworkOptions) -> None:
     if options.patch_norm == "udi_norm1":
-        raise RequestError(
-            f"--network.patch-norm udi_norm1 needs a UDI checkpoint file; '{name}' holds no such norm"
-        )
+        raise RequestError(f"--network.patch-norm udi_norm1 needs a UDI checkpoint file; '{name}' holds no such norm")
 
 
 def _udi_norm(name: str, converted: Converted) -> nn.LayerNorm:
     if converted.udi_norm is None:
-        raise RequestError(
-            f"--network.patch-norm udi_norm1 needs a UDI checkpoint file; '{name}' holds no such norm"
-        )
+        raise RequestError(f"--network.patch-norm udi_norm1 needs a UDI checkpoint file; '{name}' holds no such norm")
     weight, bias = converted.udi_norm
     norm = nn.LayerNorm(len(weight), eps=1e-6)
     norm.load_state_dict({"weight": weight, "bias": bias})
@@ -344,9 +332,7 @@ def _wrap(
         vit,
         mean=cast(Triple, tuple(mean)),
         std=cast(Triple, tuple(std)),
-        identity=BackboneIdentity(
-            name, source, tensors_hash(_hashed_tensors(vit, patch_norm)), licence, details
-        ),
+        identity=BackboneIdentity(name, source, tensors_hash(_hashed_tensors(vit, patch_norm)), licence, details),
         pos_interp=pos_interp,
         patch_norm=patch_norm,
         mean_as_cls=mean_as_cls,

@@ -54,9 +54,7 @@ def read_checkpoint(path: Path, key: str | None = None) -> CheckpointFile:
 
     """
     if not path.is_file():
-        raise RequestError(
-            f"checkpoint file {path} does not exist; check the path (relative to {Path.cwd()})"
-        )
+        raise RequestError(f"checkpoint file {path} does not exist; check the path (relative to {Path.cwd()})")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = _read_pickle(path)
@@ -91,9 +89,7 @@ def _read_pickle(path: Path) -> object:
     ) as error:
         refused = re.search(r"(?:GLOBAL|global|function|class)[:\s]+`?([A-Za-z_][\w.]*\.[\w.]+)", str(error))
         if refused is None:
-            raise RequestError(
-                f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}"
-            ) from error
+            raise RequestError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
         raise RequestError(
             f"{path} was refused: it asks to run {refused[1].rstrip('.')}, and a checkpoint's code is "
             "never run. If you trust the file, convert it where you do: "
@@ -115,9 +111,7 @@ def _pick(path: Path, content: Mapping[str, object], key: str | None) -> Checkpo
         return CheckpointFile({name: v for name, v in entries.items() if isinstance(v, Tensor)})
     inner = entries[chosen]
     if not isinstance(inner, Mapping):
-        raise RequestError(
-            f"{path}: entry '{chosen}' holds a {type(inner).__name__}, not a dictionary of tensors"
-        )
+        raise RequestError(f"{path}: entry '{chosen}' holds a {type(inner).__name__}, not a dictionary of tensors")
     tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     return CheckpointFile(tensors, chosen, tuple(name for name in entries if name != chosen))
 
@@ -125,9 +119,7 @@ def _pick(path: Path, content: Mapping[str, object], key: str | None) -> Checkpo
 def _names_an_encoder(entries: Mapping[str, object], key: str) -> bool:
     """MoCo-v3 keeps both networks in one entry: `key` may name one of them."""
     inner = entries.get("state_dict")
-    return isinstance(inner, Mapping) and any(
-        MOCO_ENCODERS.get(key, key) in str(name).split(".") for name in inner
-    )
+    return isinstance(inner, Mapping) and any(MOCO_ENCODERS.get(key, key) in str(name).split(".") for name in inner)
 
 
 def _first_line(error: Exception) -> str:

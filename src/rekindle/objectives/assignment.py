@@ -24,9 +24,7 @@ def centred_softmax(
 
 
 @full_precision
-def sinkhorn(
-    logits: Float[Tensor, "R K"], *, temperature: float, iterations: int = 3
-) -> Float[Tensor, "R K"]:
+def sinkhorn(logits: Float[Tensor, "R K"], *, temperature: float, iterations: int = 3) -> Float[Tensor, "R K"]:
     """Balanced assignment: Sinkhorn-Knopp on exp(logits / temperature) over all rows of all processes.
 
     Caron et al., SwAV (arXiv:2006.09882), section 3.1. Columns are scaled towards equal sums, then rows to sum 1;

@@ -66,9 +66,7 @@ def masked_patch_mean(
     return (row_loss / count[row_view]).sum() / num_views
 
 
-def matched_patch_mean(
-    row_loss: Float[Tensor, " R"], *, num_views: int, reduction: str = "mean"
-) -> Float[Tensor, ""]:
+def matched_patch_mean(row_loss: Float[Tensor, " R"], *, num_views: int, reduction: str = "mean") -> Float[Tensor, ""]:
     """Mean over all matched patches of the batch; GLARE, eq. 9 (L_loc2). No matched patch: exactly 0.
 
     The mean runs over the rows of all processes; it is scaled so that the usual average of gradients over processes

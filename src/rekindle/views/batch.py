@@ -39,9 +39,7 @@ class Crops:
 
     def to(self, device: torch.device | str) -> Crops:
         """Move every field."""
-        return Crops(
-            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
-        )
+        return Crops(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
 
     @staticmethod
     def stack(crops: list[Crops], dim: int = 0) -> Crops:

@@ -109,9 +109,7 @@ def _shifted(start: int, extent: int, target_start: int, target_extent: int) -> 
     return min(max(start, target_start + needed - extent), target_start + target_extent - needed)
 
 
-def _global_pair(
-    image_size: tuple[int, int], options: ViewsOptions, uniform: UniformStream
-) -> tuple[Box, Box]:
+def _global_pair(image_size: tuple[int, int], options: ViewsOptions, uniform: UniformStream) -> tuple[Box, Box]:
     def draw() -> tuple[Box, Box]:
         first = sample_box(image_size, options.global_scale, options.aspect_ratio, uniform)
         return first, sample_box(image_size, options.global_scale, options.aspect_ratio, uniform)
@@ -128,9 +126,7 @@ def _global_pair(
     return best
 
 
-def _local(
-    image_size: tuple[int, int], options: ViewsOptions, uniform: UniformStream, large: tuple[Box, Box]
-) -> Box:
+def _local(image_size: tuple[int, int], options: ViewsOptions, uniform: UniformStream, large: tuple[Box, Box]) -> Box:
     def draw() -> Box:
         return sample_box(image_size, options.local_scale, options.aspect_ratio, uniform)
 

@@ -109,9 +109,7 @@ def distort(
         assert progress is not None
         noise = row_normal(purpose, progress, n // num_views, num_views, 3, height, width)
         noise = noise.transpose(0, 1).flatten(0, 1).to(pixels)
-        return torch.where(
-            _on_pixels(mask.to(pixels.device), patch_size), pixels + _NOISE_STD * noise, pixels
-        )
+        return torch.where(_on_pixels(mask.to(pixels.device), patch_size), pixels + _NOISE_STD * noise, pixels)
     if kind == "rotate":
         assert progress is not None
         draw = row_uniform(purpose, progress, n // num_views, num_views, *mask.shape[1:])
@@ -153,12 +151,7 @@ def _blocks(progress: Progress, budget: Tensor, grid: tuple[int, int], purpose: 
         height, width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
         top = (u_top * (gh - height + 1)).long()[..., None, None]
         left = (u_left * (gw - width + 1)).long()[..., None, None]
-        block = (
-            (y >= top)
-            & (y < top + height[..., None, None])
-            & (x >= left)
-            & (x < left + width[..., None, None])
-        )
+        block = (y >= top) & (y < top + height[..., None, None]) & (x >= left) & (x < left + width[..., None, None])
         added = (block & ~mask).sum(dim=(-2, -1))
         accepted = active & (height < gh) & (width < gw) & (added >= 1) & (added <= remaining)
         mask |= block & accepted[..., None, None]

@@ -102,9 +102,7 @@ def match_patches(
     """
     limit = _checked_threshold(mode, threshold)
     s_axes, t_axes = _axes(student, student_grid), _axes(teacher, teacher_grid)
-    distance = [
-        (s.centres[:, :, None] - t.centres[:, None, :]).abs() for s, t in zip(s_axes, t_axes, strict=True)
-    ]
+    distance = [(s.centres[:, :, None] - t.centres[:, None, :]).abs() for s, t in zip(s_axes, t_axes, strict=True)]
     best = [_first_nearest(d, eps) for d in distance]
     nearest = (best[0][:, :, None] * teacher_grid[1] + best[1][:, None, :]).flatten(1)
 
@@ -119,15 +117,13 @@ def match_patches(
     else:
         squares = [(d / (2 * t.half)) ** 2 for d, t in zip(distance, t_axes, strict=True)]
         close = (squares[0][:, :, None, :, None] + squares[1][:, None, :, None, :]) < limit**2
-        relation = _outer(*(_one_hot(b, d) for b, d in zip(best, distance, strict=True))) & close.flatten(
-            1, 2
-        ).flatten(2)
+        relation = _outer(*(_one_hot(b, d) for b, d in zip(best, distance, strict=True))) & close.flatten(1, 2).flatten(
+            2
+        )
     return Match(relation, nearest, relation.any(dim=-1))
 
 
-def region_partner(
-    region_mask: Bool[Tensor, "B M Ns"], relation: Bool[Tensor, "B Ns Nt"]
-) -> Bool[Tensor, "B M Nt"]:
+def region_partner(region_mask: Bool[Tensor, "B M Ns"], relation: Bool[Tensor, "B Ns Nt"]) -> Bool[Tensor, "B M Nt"]:
     """R': the union of the partners C(s) of a region's patches."""
     # A sum of ones is positive in any precision, so autocast may do as it likes here.
     return torch.bmm(region_mask.float(), relation.float()) > 0

@@ -84,9 +84,7 @@ def _stack(pixels: list[Tensor], crops: list[Crops]) -> Views:
     return Views(torch.stack(pixels, dim=1), Crops.stack(crops, dim=1))
 
 
-def _cut(
-    image: UInt8[Tensor, "1 3 H W"], box: Box, side: int, flip: tuple[bool, bool]
-) -> Float[Tensor, "3 side side"]:
+def _cut(image: UInt8[Tensor, "1 3 H W"], box: Box, side: int, flip: tuple[bool, bool]) -> Float[Tensor, "3 side side"]:
     patch = image[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     patch = patch.contiguous(memory_format=torch.channels_last)
     patch = F.interpolate(patch, size=(side, side), mode="bicubic", antialias=True, align_corners=False)

@@ -73,9 +73,7 @@ class ViewsOptions(Options):
     def _scale(cls, value: tuple[float, float]) -> tuple[float, float]:
         low, high = value
         if not 0.0 < low <= high <= 1.0:
-            raise ValueError(
-                f"give smallest and largest area with 0 < smallest <= largest <= 1; got {low} {high}"
-            )
+            raise ValueError(f"give smallest and largest area with 0 < smallest <= largest <= 1; got {low} {high}")
         return value
 
     @field_validator("aspect_ratio", "blur_sigma")
@@ -97,9 +95,7 @@ class ViewsOptions(Options):
     @classmethod
     def _probabilities(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         if not all(0.0 <= p <= 1.0 for p in value):
-            raise ValueError(
-                f"give three probabilities in [0, 1], for global 1, global 2, local; got {value}"
-            )
+            raise ValueError(f"give three probabilities in [0, 1], for global 1, global 2, local; got {value}")
         return value
 
     @field_validator("brightness", "contrast", "saturation")

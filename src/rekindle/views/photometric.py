@@ -142,9 +142,7 @@ def _hue(pixels: Tensor, shift: float) -> Tensor:
         green - blue,
         torch.where(top == green, (blue - red).add_(span, alpha=2), (red - green).add_(span, alpha=4)),
     )
-    hue = hue.div_(span.clamp(min=1e-6)).add_(
-        6 * shift
-    )  # without colour the span is 0, and hue does not matter
+    hue = hue.div_(span.clamp(min=1e-6)).add_(6 * shift)  # without colour the span is 0, and hue does not matter
     k = hue + pixels.new_tensor([5.0, 3.0, 1.0])[:, None, None]
     k.sub_(k.mul(1 / 6).floor_(), alpha=6)  # `remainder` is not vectorised
     k = torch.minimum(k, 4 - k).clamp_(0, 1)
