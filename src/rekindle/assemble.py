@@ -113,7 +113,8 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         exported_hash = None
         if outcome.is_finished and rank() == 0:
             exported = method.exported()
-            adapter = options.adapter if options.train == "adapters" else None
+            has_adapters = options.train == "adapters" or options.adapter.in_full_training
+            adapter = options.adapter if has_adapters else None
             lineage = Lineage(
                 base=_lasting_name(options.backbone),
                 base_hash=base_hash,

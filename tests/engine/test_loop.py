@@ -252,6 +252,19 @@ def test_a_base_that_changed_under_an_adapted_run_is_noticed(images: Path, whole
     assert rekindle.load(tmp_path / "one", base=str(whole)).depth == 2
 
 
+def test_adapters_in_full_training_are_counted_saved_and_loaded(images: Path, whole: Path, tmp_path: Path) -> None:
+    import rekindle
+
+    plain = run(images, tmp_path / "plain", backbone=str(whole), init="pretrained", steps=1)
+    both: dict[str, Any] = {"adapter__in_full_training": True, "adapter__rank": 8}
+    counted = run(images, tmp_path / "both", backbone=str(whole), init="pretrained", steps=2, **both)
+    assert counted.trained_parameters - plain.trained_parameters == 2 * (2 * 32 * 8 + 8 + 32)
+    saved = load_file(tmp_path / "both" / "model.safetensors")
+    loaded = rekindle.load(tmp_path / "both").state_dict()
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+
+
 def test_norm_mode_moves_layer_norms_alone(images: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "norm"
     run(images, out, backbone=str(whole), init="pretrained", train="norm", steps=3)

@@ -265,6 +265,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"distortion": "none"},
     {"distortion_shape": "block"},
     {"distortion_ratio": "fixed", "blur_scope": "patch"},
+    {"blur_sigma_px": 1.0, "blur_sigma_max_px": 9.0},
     {"student_input": "two_pass"},
     {"correspondence": "center"},
     {"correspondence": "overlap"},

@@ -49,7 +49,8 @@ def attach(
         options: kind, place and size of the adapters.
         train: `adapters` trains only them; `all` every weight (a fixed position table stays); `norm` the
             LayerNorms.
-        with_adapters: None puts adapters in only for `adapters`. Adapters that are there always train.
+        with_adapters: None puts adapters in for `adapters`, and elsewhere if the options ask. Adapters that are there
+            always train.
         also_trainable: patterns (`fnmatch`) of further parameters to train, e.g. "vit.cls_token".
 
     Raises:
@@ -58,7 +59,8 @@ def attach(
             no parameter, or if a parameter belongs to neither base nor adapters.
 
     """
-    with_adapters = train == "adapters" if with_adapters is None else with_adapters
+    if with_adapters is None:
+        with_adapters = train == "adapters" or options.in_full_training
     if train == "adapters" and not with_adapters:
         raise ValueError("train='adapters' with with_adapters=False would train nothing; use train='all' or 'norm'")
     adapted = [block for block in backbone.vit.blocks if isinstance(block, ComposedBlock)]
@@ -90,7 +92,7 @@ def attach(
     for name, parameter in parameters.items():
         parameter.requires_grad_(
             fnmatchcase(name, ADAPTER_NAMES)
-            or any(fnmatchcase(name, pattern) for pattern in also_trainable)
+            or any(fnmatchcase(name, pattern) for pattern in (*also_trainable, *backbone.fresh))
             or (train == "all" and not (backbone.fixed_positions and name == "vit.pos_embed"))
             or (train == "norm" and name in norms)
         )

@@ -23,5 +23,7 @@ class AdapterOptions(Options):
     """Factor s on the adapter's output (UniAdapter's default)."""
     learn_scale: bool = False
     """Train s, starting from `scale`."""
+    in_full_training: bool = False
+    """Put adapters in with train=all or norm as well; GLARE's 34 M parameters of HPT count them."""
     layernorm: bool | None = None
     """LayerNorm before the down-projection; None: only for `parallel_mlp`, as in UniAdapter's code."""

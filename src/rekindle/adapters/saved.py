@@ -107,7 +107,7 @@ def load_backbone(
         str(name),
         network,
         init="random" if init == "random" else "pretrained",
-        seed=seed,
+        seed=seed if init == "random" else 0,  # what a checkpoint leaves out must come out alike at every load
         drop_path=drop_path,
     )
     return backbone, f"{name}: {report if report is not None else 'random weights'}"

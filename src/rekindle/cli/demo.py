@@ -48,9 +48,9 @@ def _print_summary(result: DemoResult) -> None:
     from rich.table import Table
 
     colours = {"better": "green", "no difference": "yellow", "worse": "red"}
-    table = Table(title="mIoU in % on new scenes, mean and deviation over the seeds")
-    for heading in ("protocol", "base", "adapted", "difference", "interval", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("protocol", "verdict") else "right")
+    table = Table(title="mIoU in % on new scenes, mean and deviation over the seeds", box=None)
+    for heading in ("protocol", "base", "adapted", "change", "interval", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("protocol", "verdict") else "right", no_wrap=True)
     for row in result.rows:
         table.add_row(
             row.protocol,

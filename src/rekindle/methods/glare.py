@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
+from rekindle.core.rng import generator
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
 from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
@@ -84,6 +85,8 @@ class GlareOptions(Options):
     """ibot: none with probability 1/2, else a share drawn from U(0.1, 0.5) [P]; fixed: 30 % of every view."""
     blur_sigma_px: float = Field(5.0, gt=0)
     """Standard deviation of the patch blur, in pixels of the view [D]."""
+    blur_sigma_max_px: float | None = Field(None, gt=0)
+    """Draw the standard deviation once a step, uniformly from `blur_sigma_px` to this; None: it is constant [D]."""
     blur_scope: Literal["crop", "patch"] = "crop"
     """Blur the whole view and composite [D], or each patch in isolation."""
     student_input: Literal["distorted", "two_pass"] = "distorted"
@@ -138,6 +141,11 @@ class GlareOptions(Options):
             raise ValueError(
                 f"region_min_patches = {self.region_min_patches} is larger than region_max_patches = "
                 f"{self.region_max_patches}; lower the first or raise the second"
+            )
+        if self.blur_sigma_max_px is not None and self.blur_sigma_max_px < self.blur_sigma_px:
+            raise ValueError(
+                f"blur_sigma_max_px = {self.blur_sigma_max_px} is smaller than blur_sigma_px = {self.blur_sigma_px}; "
+                "raise it, or leave it out for a constant blur"
             )
         if not (self.global_weight or self.regional_weight or self.local_weight):
             raise ValueError("all weights are 0, so there is no loss; give one of them a value above 0")
@@ -245,7 +253,7 @@ class Glare(Method):
             hit,
             self.student.backbone.patch_size,
             kind=config.distortion,
-            sigma=config.blur_sigma_px,
+            sigma=self._blur_sigma(progress),
             scope=config.blur_scope,
             progress=progress,
             num_views=2,
@@ -253,6 +261,13 @@ class Glare(Method):
         hidden = None if self.mask_token is None else hit
         tokens: Tokens = self.student.backbone(pixels, patch_mask=hidden, mask_token=self.mask_token)
         return tokens
+
+    def _blur_sigma(self, progress: Progress) -> float:
+        low, high = self.config.blur_sigma_px, self.config.blur_sigma_max_px
+        if high is None:
+            return low
+        draw = torch.rand((), generator=generator(progress.seed, "blur sigma", progress.step))
+        return low + (high - low) * float(draw)
 
     def _local_pass(self, batch: ViewBatch) -> Tokens | None:
         """The student on the small crops, where a term uses them."""

@@ -75,6 +75,7 @@ class Backbone(nn.Module):
         mean_as_cls: the mean of the normalised patch tokens plays the class token (FLSL,
             `flsl_cls="meanpool"`).
         fixed_positions: the position table is a fixed one and never trains (FLSL, MAE).
+        fresh: names of parameters that the checkpoint could not bring, so that they must train.
 
     """
 
@@ -89,6 +90,7 @@ class Backbone(nn.Module):
         patch_norm: nn.Module | None = None,
         mean_as_cls: bool = False,
         fixed_positions: bool = False,
+        fresh: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         check_plain_vit(vit)
@@ -97,6 +99,7 @@ class Backbone(nn.Module):
         self.mean, self.std, self.identity = mean, std, identity
         self.pos_interp: PositionMode = pos_interp
         self.mean_as_cls, self.fixed_positions = mean_as_cls, fixed_positions
+        self.fresh = fresh
         self.width: int = vit.embed_dim
         self.depth: int = len(vit.blocks)
         self.num_heads: int = vit.blocks[0].attn.num_heads

@@ -147,6 +147,7 @@ def _from_file(
         licence=licence,
         patch_norm=norm,
         mean_as_cls=converted.untrained_cls and not new_cls,
+        fresh=tuple(f"vit.{tensor}" for tensor in fresh),
     )
     return backbone, report
 
@@ -316,6 +317,7 @@ def _wrap(
     mean_as_cls: bool = False,
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+    fresh: tuple[str, ...] = (),
 ) -> Backbone:
     rows = 0 if vit.no_embed_class else vit.num_prefix_tokens
     fixed_positions = vit.pos_embed is not None and sincos_rows(vit.pos_embed.detach()[:, rows:])
@@ -334,6 +336,7 @@ def _wrap(
         std=cast(Triple, tuple(std)),
         identity=BackboneIdentity(name, source, tensors_hash(_hashed_tensors(vit, patch_norm)), licence, details),
         pos_interp=pos_interp,
+        fresh=fresh,
         patch_norm=patch_norm,
         mean_as_cls=mean_as_cls,
         fixed_positions=fixed_positions,
