@@ -80,6 +80,8 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     plan = plan_steps(options, len(images))
     fabric = _fabric(options)
     fabric.launch()
+    if rank() > 0:
+        watcher = LoggingWatcher()  # one process speaks to the user
     backbone, match = load_backbone(
         options.backbone, options.network, init=options.init, seed=options.seed, drop_path=options.network.drop_path
     )
@@ -89,7 +91,8 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     with seeded_default(options.seed, "init"):
         attachment = attach(backbone, options.adapter, train=options.train)
         method: Method = import_named(METHODS, "method", options.method)(resolved.method_options(), backbone)
-    folder.refuse_unless_free(resume=resume, needed_bytes=_needed_bytes(method))
+    if rank() == 0:
+        folder.refuse_unless_free(resume=resume, needed_bytes=_needed_bytes(method))
     watcher.message(_describe(options, plan, method, attachment, len(images)))
     with ExitStack() as stack:
         if rank() == 0:

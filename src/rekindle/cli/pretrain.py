@@ -35,11 +35,14 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from rekindle.assemble import pretrain, resolve_resumed
     from rekindle.cli.terminal import TerminalWatcher
+    from rekindle.core.distributed import rank
 
     resume = "--resume" in taken.flags
     if resume and "--config" not in taken.values:
         resolved = resolve_resumed(resolved.options.out, asked_tree(resolved))
     result = pretrain(resolved, resume=resume, watcher=TerminalWatcher())
+    if rank() > 0:
+        return 0
     if "--json" in taken.flags:
         print(json.dumps({**asdict(result), "run": str(result.run)}))
     elif result.is_finished:

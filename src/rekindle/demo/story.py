@@ -244,8 +244,8 @@ def _page(
             command += [f"--{name.replace('_', '-')}", str(value)]
     return Page(
         title="Rekindle: the demo",
-        lead="A small vision transformer, trained on one kind of drawn scenes, was adapted to another with "
-        f"{trained.images} images and no labels. {options.val} new scenes with labels judge both.",
+        lead="A small vision transformer, trained with labels on one kind of drawn scenes, was adapted to another kind "
+        f"with {trained.images} images and no labels. {options.val} new scenes with labels judge both.",
         rows=rows,
         pictures=pictures,
         facts={

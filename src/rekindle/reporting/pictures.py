@@ -108,7 +108,8 @@ def write_grid(path: Path, rows: Mapping[str, ArrayLike], *, zoom: int = 1) -> N
     """
     strips = [_strip(_bytes(pictures), zoom) for pictures in rows.values()]
     height, width = strips[0].shape[:2]
-    dpi, left, top, between = 100, 108, 6, 10
+    longest = max(len(line) for label in rows for line in label.splitlines() or [""])
+    dpi, left, top, between = 100, 24 + 9 * longest, 6, 10
     total = top + len(strips) * (height + between)
     figure = _figure((left + width + 8) / dpi, total / dpi, dpi)
     for index, (label, strip) in enumerate(zip(rows, strips, strict=True)):
