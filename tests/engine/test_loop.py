@@ -276,7 +276,19 @@ def test_norm_mode_moves_layer_norms_alone(images: Path, whole: Path, tmp_path: 
 def test_speed_is_reported_beside_the_numbers(whole: Path) -> None:
     line = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["speed"]["images_per_s"] > 0 and 0 <= line["speed"]["data_wait"] <= 1
-    assert {"loss", "glob", "reg", "loc1", "loc2", "lr", "grad_norm", "entropy_cls"} <= line.keys()
+    assert {
+        "loss",
+        "glob",
+        "reg",
+        "loc1",
+        "loc2",
+        "lr",
+        "grad_norm",
+        "trained_norm",
+        "momentum",
+        "teacher_temperature",
+        "entropy_cls",
+    } <= line.keys()
 
 
 def test_options_of_the_tests_are_known(images: Path, tmp_path: Path) -> None:

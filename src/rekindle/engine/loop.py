@@ -25,7 +25,7 @@ from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.engine.checkpoints import TrainingPlan, load_checkpoint, save_checkpoint
 from rekindle.engine.metrics_log import MetricsLog
-from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, set_schedule
+from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, set_schedule, total_norm
 from rekindle.engine.options import EngineOptions, OptimOptions
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import StepReport, Watcher
@@ -152,6 +152,7 @@ def train(
                 watcher.step(clock.report(done, values["loss"], fabric.device))
                 if done % engine.log_steps == 0 or done == plan.steps:
                     values.update(lr=lr, weight_decay=decay, grad_norm=float(norm), epoch=step / plan.steps_per_epoch)
+                    values["trained_norm"] = total_norm(trained)
                     if log is not None:
                         log.write(done, values, clock.speed())
                     for alarm in set(method.alarms(values)) - raised if done > plan.steps // 10 else ():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -71,3 +71,9 @@ def clip_per_tensor(parameters: Iterable[nn.Parameter], max_norm: float) -> torc
         torch._foreach_mul_(gradients, list(scale.unbind()))
     total: torch.Tensor = torch.linalg.vector_norm(norms)
     return total
+
+
+@torch.no_grad()
+def total_norm(tensors: Sequence[torch.Tensor]) -> float:
+    """Euclidean norm over all tensors together."""
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors)))))

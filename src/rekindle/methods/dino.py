@@ -102,6 +102,8 @@ class Dino(Method):
         logits = self._student_logits(batch)
         glob = cross_view_entropy(logits, targets, temperature=config.student_temperature)
         stats = {"entropy_cls": entropy(targets), "divergence_cls": divergence_from_uniform(targets)}
+        stats["teacher_temperature"] = glob.new_tensor(temperature)
+        stats["momentum"] = glob.new_tensor(cosine(progress, *config.momentum))
         return LossBreakdown.weigh({"glob": glob}, {"glob": 1.0}, stats)
 
     @torch.no_grad()

@@ -225,6 +225,7 @@ class Glare(Method):
             if config.distortion != "none":
                 terms["loc1"] = self._same_patch(rows, probs)  # eq. 8
             terms["loc2"] = self._matched_patch(rows, probs, match, batch, small)  # eq. 9
+        stats["momentum"] = clean.new_tensor(cosine(progress, *config.momentum))
         weights = {"glob": config.global_weight, "reg": config.regional_weight}
         return LossBreakdown.weigh(terms, {n: weights.get(n, config.local_weight) for n in terms}, stats)  # eq. 10
 
@@ -319,6 +320,7 @@ class Glare(Method):
             centre = self._centre(level)
             centre.observe(logits)
             probs = centred_softmax(logits, centre.value, temperature=temperature)
+        stats["teacher_temperature"] = logits.new_tensor(temperature)
         stats[f"entropy_{level}"] = entropy(probs)
         stats[f"divergence_{level}"] = divergence_from_uniform(probs)
         return probs
