@@ -33,7 +33,7 @@ def test_bfloat16_logits_are_widened_under_autocast() -> None:
     torch.testing.assert_close(probs, (logits.bfloat16().float() / 0.1).softmax(-1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rows=st.integers(64, 128), columns=st.integers(2, 9), seed=st.integers(0, 1000))
 def test_sinkhorn_rows_sum_to_one_and_columns_come_closer_to_uniform(rows: int, columns: int, seed: int) -> None:
     logits = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
@@ -41,7 +41,7 @@ def test_sinkhorn_rows_sum_to_one_and_columns_come_closer_to_uniform(rows: int, 
     def unevenness(probs: torch.Tensor) -> float:
         return float((probs.sum(0) / rows - 1 / columns).abs().sum())
 
-    bias = torch.arange(columns) * 1.0  # one prototype is preferred by all rows: the collapse that balancing prevents
+    bias = 6.0 * (torch.arange(columns) == 0)  # nearly all rows prefer one prototype: the collapse that balancing prevents
     probs = sinkhorn(logits + 0.5 * bias, temperature=0.5, iterations=3)
     torch.testing.assert_close(probs.sum(-1), torch.ones(rows))
     assert unevenness(probs) < unevenness((logits / 0.5 + bias).softmax(-1))
