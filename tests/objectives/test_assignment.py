@@ -41,7 +41,7 @@ def test_sinkhorn_rows_sum_to_one_and_columns_come_closer_to_uniform(rows: int, 
     def unevenness(probs: torch.Tensor) -> float:
         return float((probs.sum(0) / rows - 1 / columns).abs().sum())
 
-    bias = 6.0 * (torch.arange(columns) == 0)  # nearly all rows prefer one prototype: the collapse that balancing prevents
+    bias = 6.0 * (torch.arange(columns) == 0)  # nearly all rows prefer one prototype: what balancing prevents
     probs = sinkhorn(logits + 0.5 * bias, temperature=0.5, iterations=3)
     torch.testing.assert_close(probs.sum(-1), torch.ones(rows))
     assert unevenness(probs) < unevenness((logits / 0.5 + bias).softmax(-1))
