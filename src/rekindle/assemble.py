@@ -27,7 +27,7 @@ from rekindle.core.rng import seeded_default
 from rekindle.data.images import ImageSource, find_images
 from rekindle.data.training import StepBatches, TrainingImages
 from rekindle.engine.checkpoints import TrainingPlan
-from rekindle.engine.loop import TrainingOutcome, train
+from rekindle.engine.loop import train
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
 from rekindle.methods import METHODS
@@ -110,9 +110,8 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             watcher=watcher,
             resume=resume,
             max_skipped=int(options.data.max_unreadable_fraction * len(images)),
+            record_skipped=lambda skipped: _record_skipped(folder, images, skipped, watcher),
         )
-        if rank() == 0:
-            _record_skipped(folder, images, outcome, watcher)
         exported_hash = None
         if outcome.is_finished and rank() == 0:
             exported = method.exported()
@@ -288,9 +287,9 @@ def _lasting_name(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _record_skipped(folder: RunFolder, images: ImageSource, outcome: TrainingOutcome, watcher: Watcher) -> None:
+def _record_skipped(folder: RunFolder, images: ImageSource, skipped: frozenset[int], watcher: Watcher) -> None:
     before = set(folder.skipped.read_text(encoding="utf-8").splitlines()) if folder.skipped.exists() else set()
-    names = before | {images.name(i) for i in outcome.skipped}
+    names = before | {images.name(i) for i in skipped}
     if names:
         folder.write_text(folder.skipped, "\n".join(sorted(names)) + "\n")
         watcher.message(

@@ -238,6 +238,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path: Path, capsys: pytest.Capture
     arguments = _arguments(folder, tmp_path / "run", data__max_unreadable_fraction=0.3)
     text = _fails(["pretrain", *arguments], capsys, code=1)
     assert "could not be read" in text and "max-unreadable-fraction" in text
+    assert "bad" in (tmp_path / "run" / "skipped.txt").read_text(), "the message points to this file"
 
 
 def test_config_tells_what_set_each_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,11 +85,12 @@ def train(
     watcher: Watcher,
     resume: bool,
     max_skipped: int,
+    record_skipped: Callable[[frozenset[int]], None],
 ) -> TrainingOutcome:
     """Train `method` by `plan`, writing checkpoints and metrics into `folder`.
 
     Args: batches(start_step) yields this process's shares, micro-batch by micro-batch, from that step on; max_skipped,
-    unreadable images at which the run gives up.
+    unreadable images at which the run gives up; record_skipped, told which they were however the run ends.
     Raises: RekindleError if a loss or gradient is not finite; weights, teacher and centres have then not moved.
     """
     optimizer = build_optimizer(method, optim)
@@ -170,6 +171,8 @@ def train(
                 if wants_stop:
                     return TrainingOutcome(done, done == plan.steps, frozenset(skipped), time.monotonic() - began)
     finally:
+        if is_writer:
+            record_skipped(frozenset(skipped))
         stream = None  # lets go of the workers, also where a traceback keeps this frame alive
         if log is not None:
             log.close()
