@@ -17,7 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.progress import Progress
 from rekindle.engine.watcher import StepReport
+from rekindle.methods.base import LossBreakdown
+from rekindle.views.batch import ViewBatch
 from tests.engine.running import Recorder, assert_same_training, checkpoint, metrics, options, run, write_images
 
 
@@ -147,19 +150,20 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
     from rekindle.methods.glare import Glare
 
     state: dict[str, object] = {}
-    original = Glare._global
+    original = Glare.loss
 
-    def poisoned(self: Glare, *args: object) -> torch.Tensor:
-        value: torch.Tensor = original(self, *args)  # type: ignore[arg-type]
+    def poisoned(self: Glare, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        found = original(self, batch, progress)
         state.setdefault("calls", 0)
         state["calls"] = int(str(state["calls"])) + 1
         if state["calls"] == 3:
             state["method"] = self
             state["before"] = {n: t.clone() for n, t in self.state_dict().items()}
-            return value * float("nan")
-        return value
+            nan = float("nan")
+            return LossBreakdown(found.total * nan, {**found.terms, "glob": found.terms["glob"] * nan}, found.stats)
+        return found
 
-    monkeypatch.setattr(Glare, "_global", poisoned)
+    monkeypatch.setattr(Glare, "loss", poisoned)
     with pytest.raises(RekindleError, match=r"not finite at step 2 \(term glob; images number"):
         run(images, tmp_path / "run")
     method, before = state["method"], state["before"]
@@ -174,16 +178,16 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_moves(
 ) -> None:
     from rekindle.methods.glare import Glare
 
-    original = Glare._global
+    original = Glare.loss
     seen: dict[str, Glare] = {}
 
-    def poisoned(self: Glare, *args: object) -> torch.Tensor:
-        value: torch.Tensor = original(self, *args)  # type: ignore[arg-type]
+    def poisoned(self: Glare, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        found = original(self, batch, progress)
         seen["method"] = self
-        value.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
-        return value
+        found.total.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
+        return found
 
-    monkeypatch.setattr(Glare, "_global", poisoned)
+    monkeypatch.setattr(Glare, "loss", poisoned)
     with pytest.raises(RekindleError, match="gradient is not finite at step 0"):
         run(images, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

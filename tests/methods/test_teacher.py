@@ -73,27 +73,37 @@ def test_integer_buffers_are_copied_and_float_buffers_averaged() -> None:
 
 
 def test_centre_after_one_update_is_a_tenth_of_the_mean_and_stays_without_rows() -> None:
-    centre, logits = Centre(4, 0.9), torch.randn(2, 5, 4)
+    centre, rows, prototypes = Centre(4, 0.9), torch.randn(10, 3), torch.randn(4, 3)
     centre.update()
     assert torch.equal(centre.value, torch.zeros(4))
-    centre.observe(logits)
+    centre.observe_rows(rows, prototypes)
     assert torch.equal(centre.value, torch.zeros(4)), "a centre moves after the step, not in the loss"
     centre.update()
-    torch.testing.assert_close(centre.value, 0.1 * logits.flatten(0, 1).mean(0))
+    logits = torch.stack([prototypes @ row for row in rows])
+    torch.testing.assert_close(centre.value, 0.1 * logits.mean(0))
     kept = centre.value.clone()
-    centre.observe(torch.zeros(0, 4))
+    centre.observe_rows(torch.zeros(0, 3), prototypes)
     centre.update()
     assert torch.equal(centre.value, kept)
 
 
-def test_centre_of_two_shares_is_that_of_all_rows() -> None:
-    one, two, logits = Centre(4, 0.9), Centre(4, 0.9), torch.randn(7, 4)
-    one.observe(logits)
-    for part in (logits[:2], logits[2:]):
-        two.observe(part)
+def test_centre_of_two_shares_is_that_of_all_rows_and_a_forgotten_share_leaves_no_trace() -> None:
+    one, two, rows, prototypes = Centre(4, 0.9), Centre(4, 0.9), torch.randn(7, 3), torch.randn(4, 3)
+    one.observe_rows(rows, prototypes)
+    two.observe_rows(rows + 1, prototypes)
+    two.forget()
+    for part in (rows[:2], rows[2:]):
+        two.observe_rows(part, prototypes)
     one.update()
     two.update()
     torch.testing.assert_close(one.value, two.value)
+
+
+def test_the_centre_of_bfloat16_rows_is_summed_in_float32() -> None:
+    centre, rows, prototypes = Centre(4, 0.0), torch.full((5000, 3), 0.01, dtype=torch.bfloat16), torch.ones(4, 3)
+    centre.observe_rows(rows, prototypes)
+    centre.update()
+    torch.testing.assert_close(centre.value, torch.full((4,), 3 * float(rows[0, 0])))
 
 
 def test_alarms_tell_both_kinds_of_collapse_by_level() -> None:

@@ -116,17 +116,18 @@ class AdaptedBlock(ComposedBlock):
                     f"(adapter.{name} = {value}), or start from the base they stand on"
                 )
 
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """Return the tokens after the block; `rope` is handed to its attention."""
+    def forward(self, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Return the tokens after the block, all or the first `rows`; `rope` is handed to its attention."""
         if not self.enabled:
-            return run_block(self.block, x, rope)
+            return run_block(self.block, x, rope, rows)
         if self.position == "after_block":
-            return self._add_adapter(run_block(self.block, x, rope))
+            return self._add_adapter(run_block(self.block, x, rope, rows))
+        kept = x if rows is None else x[:, :rows]
         if self.position == "attn_branch":
-            attended = self._add_adapter(attention_output(self.block, x, rope))
-            y = x + drop_attention_path(self.block, attended)
+            attended = self._add_adapter(attention_output(self.block, x, rope, rows))
+            y = kept + drop_attention_path(self.block, attended)
             return y + mlp_branch(self.block, y)
-        y = x + attention_branch(self.block, x, rope)
+        y = kept + attention_branch(self.block, x, rope, rows)
         if self.position == "after_attn":
             y = self._add_adapter(y)
             return y + mlp_branch(self.block, y)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
+from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch as ViewBatch
 
 
@@ -40,8 +41,17 @@ class LossBreakdown:
         if terms.keys() != weights.keys():
             raise ValueError(f"terms {sorted(terms)} and weights {sorted(weights)} must name the same losses")
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        detached = {name: value.detach() for name, value in terms.items()}
-        return LossBreakdown(total, detached, {name: value.detach() for name, value in (stats or {}).items()})
+        return LossBreakdown.join([WeighedTerms(total, dict(terms))], stats)
+
+    @staticmethod
+    def join(parts: Sequence[WeighedTerms], stats: Mapping[str, Tensor] | None = None) -> LossBreakdown:
+        """Add up parts that carry their weights already; terms of one name are added as well."""
+        terms: dict[str, Tensor] = {}
+        for part in parts:
+            for name, value in part.terms.items():
+                terms[name] = terms[name] + value.detach() if name in terms else value.detach()
+        total = torch.stack([part.total for part in parts]).sum()
+        return LossBreakdown(total, terms, {name: value.detach() for name, value in (stats or {}).items()})
 
 
 class Method(nn.Module, ABC):

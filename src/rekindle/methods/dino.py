@@ -14,11 +14,13 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.heads import HeadPair
+from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.heads import DinoHead
-from rekindle.objectives.assignment import centred_softmax
-from rekindle.objectives.distillation import cross_view_entropy, divergence_from_uniform, entropy
+from rekindle.objectives.pairs import cross_view_pairs
+from rekindle.objectives.prototypes import TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch
 
 
@@ -92,34 +94,43 @@ class Dino(Method):
         self.centre = Centre(config.num_prototypes, config.centre_momentum)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Cross-entropy over all pairs of a student view and another global view of the teacher."""
-        config = self.config
-        target_logits = self._teacher_logits(batch)
-        self.centre.observe(target_logits)
+        """Cross-entropy over all pairs of a student view and another global view of the teacher (eq. 3)."""
+        config, teacher = self.config, self.teacher.network
         temperature = teacher_temperature(progress, config.teacher_temperature, config.teacher_temperature_epochs)
-        targets = centred_softmax(target_logits, self.centre.value, temperature=temperature)
+        heads = HeadPair(
+            self.student.head,
+            teacher.head,
+            student_temperature=config.student_temperature,
+            teacher_temperature=temperature,
+        )
+        with torch.no_grad():
+            targets = heads.targets(teacher.backbone.class_token(batch.global_views.pixels.flatten(0, 1)), self.centre)
+        parts = self._shares(batch, heads, targets)
+        stats = {"entropy_cls": targets.entropy(), "divergence_cls": targets.divergence()}
+        stats["teacher_temperature"] = parts[0].total.new_tensor(temperature)
+        stats["momentum"] = parts[0].total.new_tensor(cosine(progress, *config.momentum))
+        return LossBreakdown.join(parts, stats)
 
-        logits = self._student_logits(batch)
-        glob = cross_view_entropy(logits, targets, temperature=config.student_temperature)
-        stats = {"entropy_cls": entropy(targets), "divergence_cls": divergence_from_uniform(targets)}
-        stats["teacher_temperature"] = glob.new_tensor(temperature)
-        stats["momentum"] = glob.new_tensor(cosine(progress, *config.momentum))
-        return LossBreakdown.weigh({"glob": glob}, {"glob": 1.0}, stats)
+    def _shares(self, batch: ViewBatch, heads: HeadPair, targets: TargetRows) -> list[WeighedTerms]:
+        """The local views' share of the loss, with its gradient in advance, then the global views'."""
+        backbone, num_local = self.student.backbone, batch.num_local
+        inputs = [*backbone.parameters(), *heads.inputs]
 
-    @torch.no_grad()
-    def _teacher_logits(self, batch: ViewBatch) -> Tensor:
-        teacher = self.teacher.network
-        logits: Tensor = teacher.head(teacher.backbone(batch.global_views.pixels.flatten(0, 1)).class_token)
-        by_view: Tensor = logits.unflatten(0, (2, -1))  # type: ignore[no-untyped-call]
-        return by_view
+        def share(pixels: Tensor, views: range) -> WeighedTerms:
+            pairs = cross_view_pairs(
+                len(batch),
+                student_views=views,
+                num_student_views=2 + num_local,
+                num_teacher_views=2,
+                device=pixels.device,
+            )
+            return heads.loss(backbone.class_token(pixels.flatten(0, 1)), targets, {"glob": pairs}, {"glob": 1.0})
 
-    def _student_logits(self, batch: ViewBatch) -> Tensor:
-        groups = [batch.global_views] if batch.local_views is None else [batch.global_views, batch.local_views]
-        cls = [
-            self.student.backbone(g.pixels.flatten(0, 1)).class_token.unflatten(0, g.pixels.shape[:2]) for g in groups
-        ]
-        logits: Tensor = self.student.head(torch.cat(cls))
-        return logits
+        parts = []
+        if batch.local_views is not None:
+            small = batch.local_views.pixels
+            parts.append(gradient_in_advance(lambda: share(small, range(2, 2 + num_local)), inputs))
+        return [*parts, share(batch.global_views.pixels, range(2))]
 
     def before_step(self, progress: Progress) -> None:
         """Hold the prototypes still in the first epochs: without a gradient AdamW skips them, decay included."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,21 +17,15 @@ from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.heads import HeadPair
+from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.cross_attention import CrossAttention
 from rekindle.networks.heads import DinoHead
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.assignment import centred_softmax, sinkhorn
-from rekindle.objectives.distillation import (
-    cross_view_entropy,
-    divergence_from_uniform,
-    entropy,
-    masked_patch_mean,
-    matched_patch_mean,
-    region_mean,
-    row_cross_entropy,
-)
+from rekindle.objectives.pairs import cross_view_pairs, matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
+from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch, Views
 from rekindle.views.distortion import distort, draw_patch_mask
 from rekindle.views.geometry import Match, match_patches, region_partner
@@ -162,6 +157,27 @@ class GlareStudent(nn.Module):
         self.attention = attention
 
 
+@dataclass(frozen=True)
+class LocalPairs:
+    """What eqs. 8 and 9 compare.
+
+    Attributes:
+        targets: the teacher's distributions of the patches that are used.
+        image: [T] the image of each of them.
+        num_images: B.
+        same: pairs of eq. 8, if patches are distorted.
+        matched: pairs of eq. 9 between the large views.
+        small: pairs of eq. 9 of the small crops, if they take part.
+    """
+
+    targets: TargetRows
+    image: Tensor
+    num_images: int
+    same: Pairs | None
+    matched: Pairs
+    small: Pairs | None
+
+
 class Glare(Method):
     """Consistency of class tokens, of regions and of patches between a student and its momentum teacher (section 4).
 
@@ -201,33 +217,32 @@ class Glare(Method):
         )
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Weighted sum of the terms that are switched on (eq. 10)."""
+        """Weighted sum of the terms that are switched on (eq. 10).
+
+        The small crops come first: their share of the loss needs nothing of the large views' graph, so its gradient is
+        taken at once and its activations are gone before theirs exist.
+        """
         config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         with torch.no_grad():
             target: Tokens = self.teacher.network.backbone(clean, cls_attention=self._needs_teacher_attention)
+        heads = self._heads(progress)
         hit = self._draw_hit(batch, target.grid, progress)  # [2B, gh, gw]
+        match = self._match(batch.global_views, batch.global_views, target.grid, self._partner(len(batch)))  # C(s)
+        cls = self._targets("cls", heads, target.class_token) if config.global_weight else None
+        local = self._local_pairs(batch, hit, match, target, heads) if config.local_weight else None
+
+        parts = self._small_share(batch, heads, cls, local)
         distorted = self._student_pass(clean, hit, progress)
         large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
-        small = self._local_pass(batch)
-        match = self._match(batch.global_views, batch.global_views, target.grid, self._partner(len(batch)))  # C(s)
-
-        terms: dict[str, Tensor] = {}
-        stats: dict[str, Tensor] = {"matched": match.valid.float().mean()}
-        if config.global_weight:
-            terms["glob"] = self._global(large, small, target, progress, stats)  # eq. 4
+        stats = {"matched": match.valid.float().mean()}
+        if cls is not None:
+            parts.append(self._global(large.class_token, range(2), batch, heads, cls))  # eq. 4
         if config.regional_weight:
-            terms["reg"] = self._regional(clean, large, target, match, progress, stats)  # eqs. 5-7
-        if config.local_weight:
-            probs = self._patch_targets(target, progress, stats)  # [2B, N, K]
-            same = self._directions(hit.flatten(1))
-            matched = self._directions(match.valid)
-            rows = PatchRows(distorted, large, same, matched, self.student.head)
-            if config.distortion != "none":
-                terms["loc1"] = self._same_patch(rows, probs)  # eq. 8
-            terms["loc2"] = self._matched_patch(rows, probs, match, batch, small)  # eq. 9
-        stats["momentum"] = clean.new_tensor(cosine(progress, *config.momentum))
-        weights = {"glob": config.global_weight, "reg": config.regional_weight}
-        return LossBreakdown.weigh(terms, {n: weights.get(n, config.local_weight) for n in terms}, stats)  # eq. 10
+            parts.append(self._regional(clean, large, target, match, heads, progress, stats))  # eqs. 5-7
+        if local is not None:
+            parts.extend(self._local(distorted, large, heads, local))  # eqs. 8 and 9
+        self._watch(stats, {"cls": cls, "patch": None if local is None else local.targets}, progress)
+        return LossBreakdown.join(parts, stats)  # eq. 10
 
     # Passes and correspondences
 
@@ -270,14 +285,6 @@ class Glare(Method):
         draw = torch.rand((), generator=generator(progress.seed, "blur sigma", progress.step))
         return low + (high - low) * float(draw)
 
-    def _local_pass(self, batch: ViewBatch) -> Tokens | None:
-        """The student on the small crops, where a term uses them."""
-        used = self.config.global_weight > 0 or (self.config.local_weight > 0 and self.config.local_crops_in_loc2)
-        if batch.local_views is None or not used:
-            return None
-        tokens: Tokens = self.student.backbone(batch.local_views.pixels.flatten(0, 1))
-        return tokens
-
     @staticmethod
     def _partner(batch: int) -> Tensor:
         """Row of the other global view of the same image, for each of the 2B rows."""
@@ -309,53 +316,90 @@ class Glare(Method):
 
     # Targets
 
-    def _targets(self, level: Level, logits: Tensor, progress: Progress, stats: dict[str, Tensor]) -> Tensor:
-        """Teacher logits [..., K] -> target distributions; takes note of the rows for the level's centre."""
+    def _heads(self, progress: Progress) -> HeadPair:
         config = self.config
         temperature = teacher_temperature(progress, config.teacher_temperature, config.teacher_temperature_epochs)
-        if config.balance == "sinkhorn":
-            probs = sinkhorn(logits.flatten(0, -2), temperature=temperature, iterations=config.sinkhorn_iterations)
-            probs = probs.view(logits.shape)
-        else:
-            centre = self._centre(level)
-            centre.observe(logits)
-            probs = centred_softmax(logits, centre.value, temperature=temperature)
-        stats["teacher_temperature"] = logits.new_tensor(temperature)
-        stats[f"entropy_{level}"] = entropy(probs)
-        stats[f"divergence_{level}"] = divergence_from_uniform(probs)
-        return probs
+        return HeadPair(
+            self.student.head,
+            self.teacher.network.head,
+            student_temperature=config.student_temperature,
+            teacher_temperature=temperature,
+        )
 
-    def _centre(self, level: Level) -> Centre:
+    def _targets(self, level: Level, heads: HeadPair, tokens: Tensor, used: Tensor | None = None) -> TargetRows:
+        """The teacher's distributions of tokens [T, D], of all or of the `used` rows."""
+        if self.config.balance == "sinkhorn":
+            return heads.balanced_targets(tokens, self.config.sinkhorn_iterations, used)
         centre = self.centres[LEVELS[min(LEVELS.index(level), self.config.num_centres - 1)]]
         assert isinstance(centre, Centre)
-        return centre
+        return heads.targets(tokens, centre, used)
 
-    @torch.no_grad()
-    def _patch_targets(self, target: Tokens, progress: Progress, stats: dict[str, Tensor]) -> Tensor:
-        return self._targets("patch", self.teacher.network.head(target.patches.flatten(1, 2)), progress, stats)
+    def _watch(self, stats: dict[str, Tensor], levels: Mapping[str, TargetRows | None], progress: Progress) -> None:
+        """Note the health of the targets, and the schedules."""
+        config = self.config
+        for level, targets in levels.items():
+            if targets is not None:
+                stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
+        temperature = teacher_temperature(progress, config.teacher_temperature, config.teacher_temperature_epochs)
+        stats["teacher_temperature"] = stats["matched"].new_tensor(temperature)
+        stats["momentum"] = stats["matched"].new_tensor(cosine(progress, *config.momentum))
 
     # Terms, in the order of the paper
 
     def _global(
-        self, large: Tokens, small: Tokens | None, target: Tokens, progress: Progress, stats: dict[str, Tensor]
-    ) -> Tensor:
-        """Eq. 4 with multi-crop: class tokens of all views against the teacher's of the other global view."""
-        batch = large.class_token.shape[0] // 2
-        cls = [large.class_token] if small is None else [large.class_token, small.class_token]
-        logits = self.student.head(torch.cat(cls)).unflatten(0, (-1, batch))
-        with torch.no_grad():
-            target_logits = self.teacher.network.head(target.class_token).unflatten(0, (2, batch))
-            probs = self._targets("cls", target_logits, progress, stats)
-        return cross_view_entropy(logits, probs, temperature=self.config.student_temperature)
+        self, cls: Tensor, views: range, batch: ViewBatch, heads: HeadPair, targets: TargetRows
+    ) -> WeighedTerms:
+        """Eq. 4 with multi-crop: class tokens [len(views) * B, D] of some views, against the teacher's of the other view."""
+        pairs = cross_view_pairs(
+            len(batch),
+            student_views=views,
+            num_student_views=2 + batch.num_local,
+            num_teacher_views=2,
+            device=cls.device,
+        )
+        return heads.loss(cls, targets, {"glob": pairs}, {"glob": self.config.global_weight})
+
+    def _small_share(
+        self, batch: ViewBatch, heads: HeadPair, cls: TargetRows | None, local: LocalPairs | None
+    ) -> list[WeighedTerms]:
+        """What the small crops add to eq. 4 (and to eq. 9, if they take part), with its gradient in advance."""
+        matched = None if local is None else local.small
+        if batch.local_views is None or (cls is None and matched is None):
+            return []
+        pixels, views = batch.local_views.pixels.flatten(0, 1), range(2, 2 + batch.num_local)
+
+        def share() -> WeighedTerms:
+            if matched is None:
+                assert cls is not None
+                return self._global(self.student.backbone.class_token(pixels), views, batch, heads, cls)
+            assert local is not None
+            tokens: Tokens = self.student.backbone(pixels)
+            parts = [self._patch_loss(tokens, heads, local, {"loc2": matched})]
+            if cls is not None:
+                parts.append(self._global(tokens.class_token, views, batch, heads, cls))
+            return WeighedTerms(
+                torch.stack([part.total for part in parts]).sum(),
+                {n: v for part in parts for n, v in part.terms.items()},
+            )
+
+        return [gradient_in_advance(share, [*self.student.backbone.parameters(), *heads.inputs])]
 
     def _regional(
-        self, clean: Tensor, large: Tokens, target: Tokens, match: Match, progress: Progress, stats: dict[str, Tensor]
-    ) -> Tensor:
+        self,
+        clean: Tensor,
+        large: Tokens,
+        target: Tokens,
+        match: Match,
+        heads: HeadPair,
+        progress: Progress,
+        stats: dict[str, Tensor],
+    ) -> WeighedTerms:
         """Eqs. 5-7: patches of a region R read their whole view; their partners read R' alone."""
         config = self.config
         assert self.student.attention is not None and self.teacher.network.attention is not None
         region = self._sample_regions(clean, target, progress)  # [2B, M, N]
-        partner = self._partner(large.patches.shape[0] // 2).to(clean.device)
+        images = large.patches.shape[0] // 2
+        partner = self._partner(images).to(clean.device)
         region_there = region_partner(region, match.relation)  # R', [2B, M, N']
 
         longest = min(config.region_max_patches**2, region.shape[-1])
@@ -369,7 +413,7 @@ class Glare(Method):
 
         student_tokens = large.patches.flatten(1, 2)
         memory = large.sequence if config.attention_prefix else student_tokens
-        z_s = self.student.attention(take_patches(student_tokens, index), memory)[usable]  # eq. 5
+        z_s = self.student.attention(student_tokens, memory).flatten(0, 1)  # eq. 5, once for all regions of a patch
 
         with torch.no_grad():
             there = target.patches.flatten(1, 2)[partner]
@@ -377,10 +421,19 @@ class Glare(Method):
             query = take_patches(here, index) if config.region_target == "query_R" else take_patches(there, nearest)
             source, keys = (here, region) if config.region_target == "eq6" else (there, region_there)
             z_t = self.teacher.network.attention(query, source, key_mask=keys)[usable]  # eq. 6
-            probs = self._targets("region", self.teacher.network.head(z_t), progress, stats)
-        rows = row_cross_entropy(self.student.head(z_s), probs, temperature=config.student_temperature)
-        number = torch.arange(valid.numel(), device=valid.device).view(*valid.shape, 1).expand_as(usable)
-        return region_mean(rows, number[usable], valid.flatten(), reduction=config.reduction)  # eq. 7
+            targets = self._targets("region", heads, z_t)
+        pairs = {"reg": region_pairs(index, usable, student_tokens.shape[1], reduction=config.reduction)}  # eq. 7
+        used, pairs = used_rows(pairs, "student", len(z_s))
+        found = heads.loss(
+            z_s[used],
+            targets,
+            pairs,
+            {"reg": config.regional_weight},
+            student_image=used // student_tokens.shape[1] % images,
+            teacher_image=usable.nonzero()[:, 0] % images,
+        )
+        self._watch(stats, {"region": targets}, progress)
+        return found
 
     @torch.no_grad()
     def _sample_regions(self, clean: Tensor, target: Tokens, progress: Progress) -> Tensor:
@@ -406,40 +459,75 @@ class Glare(Method):
         )
         return regions.mask.flatten(2).to(clean.device)
 
-    def _same_patch(self, rows: PatchRows, probs: Tensor) -> Tensor:
-        """Eq. 8: a distorted patch matches the teacher's clean patch at the same place of the same view."""
-        view, patch = rows.same.nonzero(as_tuple=True)
-        losses = row_cross_entropy(rows.same_logits, probs[view, patch], temperature=self.config.student_temperature)
-        num_views = self._num_views(rows.same.shape[0])
-        return masked_patch_mean(losses, view, num_views=num_views, reduction=self.config.reduction)
+    def _local_pairs(self, batch: ViewBatch, hit: Tensor, match: Match, target: Tokens, heads: HeadPair) -> LocalPairs:
+        """Which patches eqs. 8 and 9 compare, and the teacher's distributions of those that they use.
 
-    def _matched_patch(
-        self, rows: PatchRows, probs: Tensor, match: Match, batch: ViewBatch, small: Tokens | None
-    ) -> Tensor:
-        """Eq. 9: a patch matches the teacher's patches C(s) of the other view; without any it does not count."""
-        partner = self._partner(len(batch)).to(probs.device)
-        losses = [self._matched_rows(rows.matched_logits, match.relation, rows.matched, probs[partner])]
-        num_views = self._num_views(2 * len(batch))
-        if small is not None and self.config.local_crops_in_loc2:
-            assert batch.local_views is not None
-            num_local = batch.local_views.pixels.shape[0]
-            tokens = small.patches.flatten(1, 2)
-            grid = (batch.global_views.pixels.shape[-2] // self.student.backbone.patch_size,) * 2
-            for q in range(2):
-                teacher_rows = (torch.arange(len(batch)) + q * len(batch)).repeat(num_local).to(probs.device)
-                found = self._match(batch.local_views, batch.global_views, grid, teacher_rows)
-                logits = self.student.head(tokens[found.valid])
-                losses.append(self._matched_rows(logits, found.relation, found.valid, probs[teacher_rows]))
-                num_views += num_local * len(batch)
-        return matched_patch_mean(torch.cat(losses), num_views=num_views, reduction=self.config.reduction)
+        Eq. 8: a distorted patch matches the teacher's clean patch at the same place of the same view. Eq. 9: a patch matches
+        the teacher's patches C(s) of the other view; without any it does not count.
+        """
+        config, images = self.config, len(batch)
+        num_views = self._num_views(2 * images)
+        found = [(self._directions(match.relation), self._partner(images).to(hit.device))]
+        if batch.local_views is not None and config.local_crops_in_loc2:
+            found.extend(self._match_small(batch, batch.local_views, target.grid))
+            num_views += 2 * batch.num_local * images
+        count = torch.stack([relation.any(dim=-1).sum() for relation, _ in found]).sum()
+        matched = [
+            matched_patch_pairs(
+                relation,
+                teacher_view,
+                num_views=num_views,
+                reduction=config.reduction,
+                match_reduction=config.match_reduction,
+                count=count,
+            )
+            for relation, teacher_view in found
+        ]
+        terms = {f"loc2/{place}": pairs for place, pairs in enumerate(matched)}
+        if config.distortion != "none":
+            masked = self._directions(hit.flatten(1))
+            terms["loc1"] = same_patch_pairs(masked, num_views=self._num_views(2 * images), reduction=config.reduction)
+        tokens = target.patches.flatten(0, 2)
+        used, terms = used_rows(terms, "teacher", len(tokens))
+        small = [terms[name] for name in terms if name.startswith("loc2/") and name != "loc2/0"]
+        return LocalPairs(
+            targets=self._targets("patch", heads, tokens, used),
+            image=used // (target.grid[0] * target.grid[1]) % images,
+            num_images=images,
+            same=terms.get("loc1"),
+            matched=terms["loc2/0"],
+            small=Pairs.join(small) if small else None,
+        )
 
-    def _matched_rows(self, logits: Tensor, relation: Tensor, valid: Tensor, probs: Tensor) -> Tensor:
-        """Cross-entropy of each valid patch with the teacher's distribution over C(s)."""
-        weights = relation.to(probs.dtype)
-        if self.config.match_reduction == "mean":
-            weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1)
-        target = (weights @ probs)[valid]  # H is linear in the target, so the targets are averaged first
-        return row_cross_entropy(logits, target, temperature=self.config.student_temperature)
+    def _match_small(self, batch: ViewBatch, small: Views, grid: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """C(s) of the small crops' patches in each of the teacher's two views, and the rows of those views."""
+        images = torch.arange(len(batch)).repeat(batch.num_local)
+        for view in range(2):
+            rows = images + view * len(batch)
+            yield self._match(small, batch.global_views, grid, rows).relation, rows.to(small.pixels.device)
+
+    def _local(self, distorted: Tokens, large: Tokens, heads: HeadPair, local: LocalPairs) -> list[WeighedTerms]:
+        """Eqs. 8 and 9; where one pass serves both, a patch goes through the head once."""
+        if local.same is None:
+            return [self._patch_loss(large, heads, local, {"loc2": local.matched})]
+        if large is distorted:
+            return [self._patch_loss(large, heads, local, {"loc1": local.same, "loc2": local.matched})]
+        return [
+            self._patch_loss(distorted, heads, local, {"loc1": local.same}),
+            self._patch_loss(large, heads, local, {"loc2": local.matched}),
+        ]
+
+    def _patch_loss(self, tokens: Tokens, heads: HeadPair, local: LocalPairs, terms: dict[str, Pairs]) -> WeighedTerms:
+        patches = tokens.patches.flatten(1, 2)
+        used, terms = used_rows(terms, "student", patches.shape[0] * patches.shape[1])
+        return heads.loss(
+            patches.flatten(0, 1)[used],
+            local.targets,
+            terms,
+            dict.fromkeys(terms, self.config.local_weight),
+            student_image=used // patches.shape[1] % local.num_images,
+            teacher_image=local.image,
+        )
 
     # Steps
 
@@ -462,24 +550,6 @@ class Glare(Method):
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
         return self.teacher.network.backbone if self.config.export == "teacher" else self.student.backbone
-
-
-class PatchRows:
-    """Student logits of the patches that eqs. 8 and 9 use: each row goes through the head once.
-
-    Args: distorted and large, the student's tokens for eq. 8 and eq. 9 (the same object in one-pass mode); same and
-    matched, the patches that each uses, [2B, N].
-    """
-
-    def __init__(self, distorted: Tokens, large: Tokens, same: Tensor, matched: Tensor, head: DinoHead) -> None:
-        self.same, self.matched = same, matched
-        if large is distorted:
-            used = same | matched
-            logits = head(large.patches.flatten(1, 2)[used])
-            self.same_logits, self.matched_logits = logits[same[used]], logits[matched[used]]
-        else:
-            self.same_logits = head(distorted.patches.flatten(1, 2)[same])
-            self.matched_logits = head(large.patches.flatten(1, 2)[matched])
 
 
 def take_patches(values: Tensor, index: Tensor) -> Tensor:

@@ -79,8 +79,7 @@ class EmaTeacher(nn.Module, Generic[Network]):
         averages = self.averaged_parameters()
         if averages:
             theirs = dict(student.named_parameters())
-            torch._foreach_mul_(averages, momentum)
-            torch._foreach_add_(averages, [theirs[name].detach() for name in self._averaged], alpha=1.0 - momentum)
+            torch._foreach_lerp_(averages, [theirs[name].detach() for name in self._averaged], 1.0 - momentum)
         student_buffers = dict(student.named_buffers())
         for name, buffer in self.network.named_buffers():
             source = student_buffers[name]
@@ -109,11 +108,19 @@ class Centre(nn.Module):
         self.register_buffer("_count", torch.zeros(()), persistent=False)
 
     @torch.no_grad()
-    def observe(self, logits: Tensor) -> None:
-        """Take note of rows [..., K]; nothing moves before `update`."""
-        rows = logits.detach().flatten(0, -2)
-        self._sum += rows.sum(dim=0, dtype=torch.float32)
+    def observe_rows(self, rows: Tensor, prototypes: Tensor) -> None:
+        """Take note of the logits of rows [R, C] against prototypes [K, C]; nothing moves before `update`.
+
+        The sum of the logits is the product with the sum of the rows.
+        """
+        self._sum += prototypes.to(self._sum.dtype) @ rows.sum(dim=0, dtype=self._sum.dtype)
         self._count += rows.shape[0]
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Drop what was observed since the last update."""
+        self._sum.zero_()
+        self._count.zero_()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -121,5 +128,4 @@ class Centre(nn.Module):
         total, count = all_sum(self._sum), all_sum(self._count)
         moved = self.momentum * self.value + (1.0 - self.momentum) * total / count.clamp_min(1.0)
         self.value.copy_(torch.where(count > 0, moved, self.value))
-        self._sum.zero_()
-        self._count.zero_()
+        self.forget()

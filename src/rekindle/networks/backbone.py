@@ -145,6 +145,22 @@ class Backbone(nn.Module):
             attention = attention.reshape(*attention.shape[:2], *grid)
         return self._tokens(run_block(last, x, ropes[-1]), grid, attention, norm=True)
 
+    def class_token(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+        """Return what `forward(pixels).class_token` is, without the last block's work on the patches.
+
+        Raises:
+            RequestError: for a network without a class token.
+
+        """
+        if self.mean_as_cls or not self.has_class_token:
+            return self(pixels).class_token  # type: ignore[no-any-return]
+        x, ropes, _ = self._embed(pixels)
+        *early, last = self.vit.blocks
+        for block, rope in zip(early, ropes[:-1], strict=True):
+            x = run_block(block, x, rope)
+        token: Tensor = self.vit.norm(run_block(last, x, ropes[-1], rows=1))[:, 0]
+        return token
+
     def intermediate(
         self, pixels: Float[Tensor, "N C H W"], blocks: Sequence[int], *, norm: bool = True
     ) -> list[Tokens]:
@@ -235,6 +251,7 @@ class Backbone(nn.Module):
             )
         grid = height // p, width // p
         vit = self.vit
+        pixels = pixels.to(vit.patch_embed.proj.weight.dtype)
         x = vit.patch_embed.norm(vit.patch_embed.proj(pixels).flatten(2).transpose(1, 2))
         if patch_mask is not None:
             if mask_token is None or patch_mask.shape != (len(x), *grid):

@@ -8,9 +8,10 @@ branches equals the block bit for bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.attention import AttentionRope
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
@@ -32,8 +33,8 @@ class ComposedBlock(nn.Module, ABC):
     """False runs the plain block."""
 
     @abstractmethod
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """Return the tokens after the block; `rope` is the rotary table, if the model has one."""
+    def forward(self, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """Return the tokens after the block: all, or only the first `rows`; `rope` is the rotary table, if there is one."""
 
 
 def check_block(block: TimmBlock) -> None:
@@ -51,29 +52,39 @@ def plain_block(block: TimmBlock) -> TimmBlock:
     return block.block if isinstance(block, ComposedBlock) else block
 
 
-def run_block(block: TimmBlock, x: Tensor, rope: Tensor | None = None) -> Tensor:
-    """Return the tokens after `block`, plain or composed."""
-    if isinstance(block, ComposedBlock | EvaBlock):
-        out: Tensor = block(x, rope=rope)
+def run_block(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
+    """Return the tokens after `block`, plain or composed.
+
+    Args: rows, return only the first tokens of each image (prefix tokens); the others are still read, so that the result is
+    the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most of it.
+    """
+    if isinstance(block, ComposedBlock):
+        out: Tensor = block(x, rope=rope, rows=rows)
+    elif rows is not None:
+        y = x[:, :rows] + attention_branch(block, x, rope, rows)
+        out = y + mlp_branch(block, y)
+    elif isinstance(block, EvaBlock):
+        out = block(x, rope=rope)
     else:
         check_block(block)
         out = block(x)
     return out
 
 
-def attention_output(block: TimmBlock, x: Tensor, rope: Tensor | None = None) -> Tensor:
-    """Return LayerScale(Attention(norm1(x))): the attention branch before stochastic depth."""
+def attention_output(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
+    """Return LayerScale(Attention(norm1(x))): the attention branch before stochastic depth, of all or the first `rows`."""
+    y = block.norm1(x)
     if isinstance(block, EvaBlock):
-        out: Tensor = block.attn(block.norm1(x), rope=rope)
+        out: Tensor = block.attn(y, rope=rope) if rows is None else _attend_first(block.attn, y, rope, rows)
         return out if block.gamma_1 is None else block.gamma_1 * out
     check_block(block)
-    out = block.ls1(block.attn(block.norm1(x)))
+    out = block.ls1(block.attn(y) if rows is None else _attend_first(block.attn, y, rope, rows))
     return out
 
 
-def attention_branch(block: TimmBlock, x: Tensor, rope: Tensor | None = None) -> Tensor:
+def attention_branch(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
     """Return what the attention adds to the stream, layer scale and stochastic depth included."""
-    return drop_attention_path(block, attention_output(block, x, rope))
+    return drop_attention_path(block, attention_output(block, x, rope, rows))
 
 
 def drop_attention_path(block: TimmBlock, branch: Tensor) -> Tensor:
@@ -105,28 +116,55 @@ def first_row_attention(
     plain = plain_block(block)
     check_block(plain)
     attn = plain.attn
-    q, k = _queries_and_keys(attn, plain.norm1(x))
-    if rope is not None:
-        prefix = attn.num_prefix_tokens
-        rotated = apply_rot_embed_cat(k[:, :, prefix:], rope, half=attn.rotate_half)
-        k = torch.cat([k[:, :, :prefix], rotated], dim=2)  # the first token is a prefix token: its query never turns
-    scores = (q[:, :, :1] * attn.scale) @ k.transpose(-2, -1)
+    q, k = _queries_and_keys(attn, plain.norm1(x), rope, 1)
+    scores = (q * attn.scale) @ k.transpose(-2, -1)
     row: Tensor = scores.float().softmax(dim=-1)[:, :, 0]
     return row
 
 
-def _queries_and_keys(attn: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return queries and keys [N, heads, T, D / heads], after their norms, before any rotation."""
+def _attend_first(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> Tensor:
+    """What `attn(y)` gives for the first `rows` tokens: their queries alone, all keys and values."""
+    q, k = _queries_and_keys(attn, y, rope, rows)
+    v = _by_head(_project(attn, "v", y), q.shape[-1])
+    v = v.repeat_interleave(attn.num_heads // v.shape[1], dim=1)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    read = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    read = attn.norm(read.transpose(1, 2).flatten(2))
+    gate = getattr(attn, "gate", None)  # older releases of timm have none
+    if gate is not None:
+        read = read * gate(y[:, :rows]).sigmoid()
+    out: Tensor = attn.proj_drop(attn.proj(read))
+    return out
+
+
+def _queries_and_keys(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
+    """Return the queries of the first `rows` tokens and all keys, [N, heads, ., D / heads], normed and rotated.
+
+    The first tokens are prefix tokens, whose queries never turn.
+    """
     heads = attn.num_heads
-    is_split = isinstance(attn, EvaAttention | AttentionRope) and attn.qkv is None
-    is_biased_apart = isinstance(attn, EvaAttention) and attn.q_bias is not None  # EVA's keys have no bias
-    if is_split:
-        q = attn.q_proj(y).unflatten(-1, (heads, -1)).transpose(1, 2)
-        k = attn.k_proj(y).unflatten(-1, (-1, q.shape[-1])).transpose(1, 2)
-        k = k.repeat_interleave(heads // k.shape[1], dim=1)
-    else:
-        qkv = attn.qkv(y)
-        if is_biased_apart:
-            qkv = qkv + torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-        q, k, _ = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return attn.q_norm(q), attn.k_norm(k)
+    q = _project(attn, "q", y[:, :rows])
+    q, k = _by_head(q, q.shape[-1] // heads), _by_head(_project(attn, "k", y), q.shape[-1] // heads)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    if rope is not None:
+        prefix = attn.num_prefix_tokens
+        rotated = apply_rot_embed_cat(k[:, :, prefix:], rope, half=attn.rotate_half).to(k.dtype)
+        k = torch.cat([k[:, :, :prefix], rotated], dim=2)
+    return q, k.repeat_interleave(heads // k.shape[1], dim=1)
+
+
+def _by_head(values: Tensor, width: int) -> Tensor:
+    """[N, T, heads * width] -> [N, heads, T, width]."""
+    return values.reshape(*values.shape[:2], -1, width).transpose(1, 2)
+
+
+def _project(attn: Any, part: Literal["q", "k", "v"], y: Tensor) -> Tensor:
+    """Queries, keys or values of y, whether the network holds three maps or one."""
+    if isinstance(attn, EvaAttention | AttentionRope) and attn.qkv is None:
+        out: Tensor = getattr(attn, f"{part}_proj")(y)
+        return out
+    place = "qkv".index(part)
+    weight = attn.qkv.weight.chunk(3)[place]
+    if isinstance(attn, EvaAttention) and attn.q_bias is not None:  # EVA's keys have no bias
+        return F.linear(y, weight, (attn.q_bias, attn.k_bias, attn.v_bias)[place])
+    return F.linear(y, weight, None if attn.qkv.bias is None else attn.qkv.bias.chunk(3)[place])

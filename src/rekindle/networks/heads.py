@@ -57,5 +57,15 @@ class DinoHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
         """Return logits, before any temperature. Unit length in float32; the products may run in autocast."""
-        logits: Tensor = self.last_layer(_unit_rows(self.mlp(x), dim=-1))
-        return logits
+        rows = self.project(x)
+        return rows @ self.prototypes().to(rows.dtype).T
+
+    def project(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows C"]:
+        """Return the unit rows before the prototypes."""
+        unit: Tensor = _unit_rows(self.mlp(x), dim=-1)
+        return unit.to(x.dtype)
+
+    def prototypes(self) -> Float[Tensor, "K C"]:
+        """Return the rows g * v / |v|."""
+        weight: Tensor = self.last_layer.weight
+        return weight

@@ -83,6 +83,11 @@ class ViewBatch:
     def __len__(self) -> int:
         return int(self.image_index.shape[0])
 
+    @property
+    def num_local(self) -> int:
+        """Local views per image."""
+        return 0 if self.local_views is None else int(self.local_views.pixels.shape[0])
+
     def to(self, device: torch.device | str) -> ViewBatch:
         """Move every tensor."""
         local = None if self.local_views is None else self.local_views.to(device)

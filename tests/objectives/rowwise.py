@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-entropies between a student's and a teacher's prototype distributions, on images, patches and regions."""
+"""The straightforward form of the losses, as an oracle: logits and distributions of all rows as plain tensors.
+
+What `objectives.pairs` and `objectives.prototypes` compute in blocks, written the way the papers print it.
+"""
 
 from __future__ import annotations
 
@@ -91,20 +94,3 @@ def region_mean(
         per_region = per_region / torch.bincount(row_region, minlength=valid.shape[0]).clamp_min(1)
     count = all_sum(valid.sum().to(row_loss.dtype)) / world_size()
     return per_region[valid].sum() / count.clamp_min(1.0 / world_size())
-
-
-@full_precision
-def entropy(probs: Float[Tensor, "*rows K"]) -> Float[Tensor, ""]:
-    """Mean entropy of the rows, in nats; 0 for no rows. Near 0 or log K it tells a collapse."""
-    values = -(probs * probs.clamp_min(1e-30).log()).sum(dim=-1)
-    return values.mean() if values.numel() else probs.new_zeros(())
-
-
-@full_precision
-def divergence_from_uniform(probs: Float[Tensor, "*rows K"]) -> Float[Tensor, ""]:
-    """Kullback-Leibler divergence of the mean row from the uniform distribution, in nats (0: all prototypes used alike)."""
-    rows = probs.reshape(-1, probs.shape[-1])
-    if not rows.shape[0]:
-        return probs.new_zeros(())
-    mean = rows.mean(dim=0)
-    return (mean * (mean * mean.shape[0]).clamp_min(1e-30).log()).sum()

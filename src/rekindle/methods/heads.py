@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The heads of student and teacher during one step: prototypes once, teacher's targets once, rows only where a loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rekindle.methods.teacher import Centre
+from rekindle.networks.heads import DinoHead
+from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
+
+
+class HeadPair:
+    """What a step computes with the two heads.
+
+    Args: student and teacher heads; student_temperature and teacher_temperature of their softmax.
+    """
+
+    def __init__(
+        self, student: DinoHead, teacher: DinoHead, *, student_temperature: float, teacher_temperature: float
+    ) -> None:
+        self._student, self._teacher = student, teacher
+        self._student_temperature, self._teacher_temperature = student_temperature, teacher_temperature
+        self._prototypes = student.prototypes()
+        with torch.no_grad():
+            self._teacher_prototypes = teacher.prototypes()
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What trains in the student's head, as `gradient_in_advance` wants it."""
+        return [*self._student.mlp.parameters(), self._prototypes]
+
+    @torch.no_grad()
+    def targets(self, tokens: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
+        """Centred and sharpened targets of the teacher's tokens [T, D], of all or of the `used` rows (indices).
+
+        The centre takes note of every row, used or not: its mean comes from the mean of the rows, for logits are linear.
+        """
+        rows = self._teacher.project(tokens)
+        centre.observe_rows(rows, self._teacher_prototypes)
+        return TargetRows.centred(
+            rows if used is None else rows[used],
+            self._teacher_prototypes.to(rows.dtype),
+            centre.value,
+            temperature=self._teacher_temperature,
+        )
+
+    @torch.no_grad()
+    def balanced_targets(self, tokens: Tensor, iterations: int, used: Tensor | None = None) -> TargetRows:
+        """Targets balanced by Sinkhorn-Knopp over all of the tokens [T, D]; of all or of the `used` rows."""
+        logits = self._teacher(tokens)
+        probs = sinkhorn(logits, temperature=self._teacher_temperature, iterations=iterations)
+        return TargetRows.given(probs if used is None else probs[used])
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: TargetRows,
+        terms: Mapping[str, Pairs],
+        weights: Mapping[str, float],
+        *,
+        student_image: Tensor | None = None,
+        teacher_image: Tensor | None = None,
+    ) -> WeighedTerms:
+        """Cross-entropies of the student's tokens [S, D]; arguments as in `prototype_cross_entropy`."""
+        return prototype_cross_entropy(
+            self._student.project(tokens),
+            self._prototypes,
+            targets,
+            terms,
+            weights,
+            temperature=self._student_temperature,
+            student_group=student_image,
+            teacher_group=teacher_image,
+        )

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blockwise loss against the plain sum over pairs, with gradients by autograd."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rekindle.objectives.assignment import centred_softmax
+from rekindle.objectives.prototypes import Pairs, TargetRows, prototype_cross_entropy
+
+WEIGHTS = {"one": 1.0, "two": 0.25}
+
+
+class Scene:
+    """Rows of four images, two terms with pairs inside of images: some rows in several pairs, some in none."""
+
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float64, per_image: tuple[int, int] = (6, 5)) -> None:
+        torch.manual_seed(seed)
+        images, (s, t) = 4, per_image
+        unit = torch.nn.functional.normalize
+        self.student = unit(torch.randn(images * s, 3, dtype=dtype), dim=-1).requires_grad_()
+        self.prototypes = torch.randn(7, 3, dtype=dtype).requires_grad_()
+        self.teacher, self.teacher_prototypes = (
+            unit(torch.randn(images * t, 3, dtype=dtype), dim=-1),
+            torch.randn(7, 3).to(dtype),
+        )
+        self.centre = torch.randn(7, dtype=dtype)
+        order = torch.randperm(images * s), torch.randperm(images * t)  # rows of an image are not neighbours
+        self.image_s, self.image_t = (
+            torch.arange(images * s)[order[0]] % images,
+            torch.arange(images * t)[order[1]] % images,
+        )
+        same = (self.image_s[:, None] == self.image_t).nonzero()
+        self.terms = {
+            name: Pairs(chosen[:, 0], chosen[:, 1], torch.rand(len(chosen)))
+            for name, chosen in (
+                ("one", same[torch.randperm(len(same))[:23]]),
+                ("two", same[torch.randperm(len(same))[:4]]),
+            )
+        }
+
+    def targets(self) -> TargetRows:
+        return TargetRows.centred(self.teacher, self.teacher_prototypes, self.centre, temperature=0.5)
+
+    def by_hand(self) -> dict[str, Tensor]:
+        goal = ((self.teacher @ self.teacher_prototypes.T - self.centre) / 0.5).softmax(-1)
+        log_p = (self.student @ self.prototypes.T / 0.1).log_softmax(-1)
+        found = {}
+        for name, pairs in self.terms.items():
+            values = [
+                -weight.to(goal.dtype) * (goal[t] * log_p[s]).sum()
+                for s, t, weight in zip(pairs.student, pairs.teacher, pairs.weight, strict=True)
+            ]
+            found[name] = torch.stack(values).sum()
+        return found
+
+
+@pytest.mark.parametrize("block_rows", [1, 4, 12, 1000])
+@pytest.mark.parametrize("seed", range(3))
+def test_values_and_gradients_equal_the_sum_over_pairs_whatever_the_blocks(seed: int, block_rows: int) -> None:
+    scene = Scene(seed)
+    expected = scene.by_hand()
+    total = torch.stack([WEIGHTS[n] * v for n, v in expected.items()]).sum()
+    wanted = torch.autograd.grad(2.5 * total, (scene.student, scene.prototypes))
+    found = prototype_cross_entropy(
+        scene.student,
+        scene.prototypes,
+        scene.targets(),
+        scene.terms,
+        WEIGHTS,
+        temperature=0.1,
+        student_group=scene.image_s,
+        teacher_group=scene.image_t,
+        block_rows=block_rows,
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found.terms[name], value.detach(), rtol=1e-6, atol=1e-9)
+        assert not found.terms[name].requires_grad
+    gradients = torch.autograd.grad(2.5 * found.total, (scene.student, scene.prototypes))
+    torch.testing.assert_close(gradients, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_gradcheck() -> None:
+    scene = Scene(0)
+
+    def total(student: Tensor, prototypes: Tensor) -> Tensor:
+        return prototype_cross_entropy(
+            student, prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.3
+        ).total
+
+    assert torch.autograd.gradcheck(total, (scene.student, scene.prototypes))
+
+
+def test_bfloat16_rows_give_float32_sums_near_those_of_float32() -> None:
+    scene = Scene(1, torch.float32)
+    exact = prototype_cross_entropy(
+        scene.student, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.5
+    )
+    low = scene.student.detach().bfloat16().requires_grad_()
+    rough = prototype_cross_entropy(low, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.5)
+    assert rough.total.dtype == torch.float32
+    torch.testing.assert_close(rough.total, exact.total, rtol=0.02, atol=0.02)
+    (gradient,) = torch.autograd.grad(rough.total, low)
+    assert gradient.dtype == torch.bfloat16
+
+
+def test_what_autograd_keeps_does_not_grow_with_k() -> None:
+    """No logits are saved: only the gradients of the rows and of the prototypes."""
+    scene, kept = Scene(2), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):  # type: ignore[func-returns-value]
+        prototype_cross_entropy(scene.student, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.1)
+    assert sorted(map(tuple, kept)) == sorted([tuple(scene.student.shape), tuple(scene.prototypes.shape)])
+
+
+def test_no_pairs_give_zero_with_a_zero_gradient() -> None:
+    scene = Scene(0)
+    none = Pairs(*(torch.zeros(0, dtype=torch.int64) for _ in range(2)), torch.zeros(0))
+    for student in (scene.student, scene.student[:0]):
+        found = prototype_cross_entropy(
+            student, scene.prototypes, scene.targets(), {"one": none}, {"one": 1.0}, temperature=0.1
+        )
+        assert float(found.total.detach()) == 0.0
+        (gradient,) = torch.autograd.grad(found.total, scene.prototypes)
+        assert float(gradient.abs().max()) == 0.0
+
+
+def test_uniform_against_uniform_is_log_k_and_never_less_against_anything() -> None:
+    rows = torch.zeros(6, 3)
+    uniform = TargetRows.given(torch.full((6, 8192), 1 / 8192))
+    pairs = {"one": Pairs(torch.arange(6), torch.arange(6), torch.full((6,), 1 / 6))}
+    loss = prototype_cross_entropy(rows, torch.randn(8192, 3), uniform, pairs, {"one": 1.0}, temperature=0.1)
+    assert float(loss.terms["one"]) == pytest.approx(math.log(8192), abs=1e-4)
+    moved = prototype_cross_entropy(
+        torch.randn(6, 3), torch.randn(8192, 3), uniform, pairs, {"one": 1.0}, temperature=0.1
+    )
+    assert float(moved.terms["one"]) > math.log(8192)
+
+
+def test_targets_know_their_health() -> None:
+    everything = torch.arange(4)
+    for probs, entropy, divergence in (
+        (torch.full((4, 8), 1 / 8), math.log(8), 0.0),
+        (torch.eye(8)[:4], 0.0, math.log(2)),
+        (torch.eye(8)[:1].expand(4, -1), 0.0, math.log(8)),
+    ):
+        targets = TargetRows.given(probs)
+        assert float(targets.entropy()) == float(targets.divergence()) == 0.0  # nothing was asked for yet
+        for half in everything.chunk(2):
+            targets.probs(half)
+        assert float(targets.entropy()) == pytest.approx(entropy, abs=1e-5)
+        assert float(targets.divergence()) == pytest.approx(divergence, abs=1e-5)
+
+
+def test_centred_targets_equal_the_softmax_of_the_centred_logits_and_carry_no_gradient() -> None:
+    scene = Scene(0)
+    rows = scene.teacher.clone().requires_grad_()
+    found = TargetRows.centred(rows, scene.teacher_prototypes, scene.centre, temperature=0.5).probs(
+        torch.tensor([3, 1])
+    )
+    assert not found.requires_grad
+    expected = centred_softmax(scene.teacher @ scene.teacher_prototypes.T, scene.centre, temperature=0.5)
+    torch.testing.assert_close(found, expected[[3, 1]])
+
+
+def test_a_temperature_that_is_not_positive_and_weights_of_other_names_are_refused() -> None:
+    scene = Scene(0)
+    for weights, temperature, message in ((WEIGHTS, 0.0, "temperature"), ({"one": 1.0}, 0.1, "'two'")):
+        with pytest.raises(ValueError, match=message):
+            prototype_cross_entropy(
+                scene.student, scene.prototypes, scene.targets(), scene.terms, weights, temperature=temperature
+            )
