@@ -34,10 +34,11 @@ def measure(train: str) -> None:
     attach(backbone, AdapterOptions(), train=train)  # type: ignore[arg-type]
     method = Glare(GlareOptions(), backbone).train()
     optimizer = build_optimizer(method, OptimOptions())
-    crop = MultiCrop(ViewsOptions(), backbone.mean, backbone.std)
+    crop = MultiCrop(ViewsOptions())
     draw = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, 360, 480), generator=draw, dtype=torch.uint8) for _ in range(BATCH)]
     batch = collate_views([(i, (), crop(image, draw)) for i, image in enumerate(images)])
+    batch = batch.normalised(backbone.mean, backbone.std)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for step in range(2):
         method(batch, Progress(step, 10)).total.backward()

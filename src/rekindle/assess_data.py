@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -93,7 +92,7 @@ def _summary(name: str, diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _write_mosaic(source: ImageSource, views: ViewsOptions, reading: DataOptions, path: Path) -> Path | None:
     """One row an image: the two global views, then the local ones at the height of a row."""
-    crop = MultiCrop(views, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    crop = MultiCrop(views)
     rows = []
     for index in range(len(source)):
         try:
@@ -107,7 +106,7 @@ def _write_mosaic(source: ImageSource, views: ViewsOptions, reading: DataOptions
             break
     if not rows:
         return None
-    picture = Image.fromarray(torch.cat(rows, dim=-2).permute(1, 2, 0).numpy().astype(np.uint8))
+    picture = Image.fromarray(torch.cat(rows, dim=-2).permute(1, 2, 0).numpy())
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     write_atomically(path, lambda stream: stream.write(buffer.getvalue()))
@@ -116,5 +115,4 @@ def _write_mosaic(source: ImageSource, views: ViewsOptions, reading: DataOptions
 
 def _cell(view: torch.Tensor, height: int) -> torch.Tensor:
     """A view in levels 0..255, padded below to the row's height and by a margin."""
-    levels = (view * 255).round().clamp(0, 255)
-    return torch.nn.functional.pad(levels, (0, 4, 0, height - view.shape[-2] + 4), value=255.0)
+    return torch.nn.functional.pad(view, (0, 4, 0, height - view.shape[-2] + 4), value=255)

@@ -54,7 +54,7 @@ class PretrainOptions(Options):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast in bfloat16 with float32 weights, or float32 throughout; auto: bf16 on a GPU that has it, else fp32."""
+    """Compute in bfloat16 with float32 weights and losses, or in float32 throughout; auto: bf16 on a GPU that has it."""
     data: DataOptions = DataOptions()
     """Reading images."""
     views: ViewsOptions = ViewsOptions()

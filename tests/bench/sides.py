@@ -39,3 +39,23 @@ class Broken(Sleeper):
 class Dying(Sleeper):
     def run(self) -> int:
         os._exit(7)
+
+
+class Counted:
+    """Deals with the batch at once and says how large it was."""
+
+    TIMES = 1
+
+    def __init__(self, case: Mapping[str, object]) -> None:
+        self._images = self.TIMES * int(str(case["batch_size"]))
+
+    def run(self) -> int:
+        time.sleep(0.001)
+        return self._images
+
+    def facts(self) -> dict[str, object]:
+        return {"seen": self._images, "flops": 10 * self._images}
+
+
+class CountedTwice(Counted):
+    TIMES = 2

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,13 @@ class Recorder:
             self._after_step(report)
 
     def close(self) -> None: ...
+
+
+def stop_after(step: int) -> Recorder:
+    """A watcher that asks the run to stop, as a scheduler would."""
+
+    def act(report: StepReport) -> None:
+        if report.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return Recorder(act)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,10 +17,18 @@ from safetensors.torch import load_file
 
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.progress import Progress
-from rekindle.engine.watcher import StepReport
 from rekindle.methods.base import LossBreakdown
 from rekindle.views.batch import ViewBatch
-from tests.engine.running import Recorder, assert_same_training, checkpoint, metrics, options, run, write_images
+from tests.engine.running import (
+    Recorder,
+    assert_same_training,
+    checkpoint,
+    metrics,
+    options,
+    run,
+    stop_after,
+    write_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +41,6 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     run(images, out)
     return out
-
-
-def _stop_after(step: int) -> Recorder:
-    def act(report: StepReport) -> None:
-        if report.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return Recorder(act)
 
 
 def test_a_run_leaves_what_the_contract_names(whole: Path) -> None:
@@ -57,7 +56,7 @@ def test_stopping_and_resuming_gives_the_numbers_of_never_having_stopped(
     images: Path, whole: Path, tmp_path: Path, stop_at: int
 ) -> None:
     out = tmp_path / "run"
-    first = run(images, out, watcher=_stop_after(stop_at))
+    first = run(images, out, watcher=stop_after(stop_at))
     assert not first.is_finished and first.steps == stop_at
     assert not (out / "model.json").exists()
     second = run(images, out, resume=True)
@@ -79,7 +78,7 @@ def test_another_seed_gives_other_numbers(images: Path, whole: Path, tmp_path: P
 def test_a_metrics_file_with_lines_of_steps_not_kept_is_put_right(images: Path, whole: Path, tmp_path: Path) -> None:
     """A killed run has logged steps after its last checkpoint, and perhaps half a line."""
     out = tmp_path / "run"
-    run(images, out, watcher=_stop_after(3))
+    run(images, out, watcher=stop_after(3))
     with (out / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 4, "loss": 0.0, "speed": {}}\n{"step": 5, "lo')
     run(images, out, resume=True)
@@ -89,6 +88,7 @@ def test_a_metrics_file_with_lines_of_steps_not_kept_is_put_right(images: Path, 
 def test_micro_batches_keep_centre_teacher_and_random_draws_right(images: Path, tmp_path: Path) -> None:
     """Two shares equal one for a loss whose normalisation does not depend on the share: the global term."""
     alone: dict[str, Any] = {"glare__regional_weight": 0.0, "glare__local_weight": 0.0, "network__drop_path": 0.0}
+    alone["optim__eps"] = 1e-4  # with less, AdamW turns the rounding of a gradient near 0 into a whole step
     run(images, tmp_path / "one", **alone)
     run(images, tmp_path / "two", **alone, engine__micro_batch_size=2)
     one, two = checkpoint(tmp_path / "one")["method"], checkpoint(tmp_path / "two")["method"]
@@ -197,14 +197,14 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_moves(
 
 def test_resuming_another_plan_is_refused_with_both_values(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(images, out, watcher=_stop_after(2))
+    run(images, out, watcher=stop_after(2))
     with pytest.raises(RequestError, match=r"steps = 6, and this run has steps = 7"):
         run(images, out, resume=True, steps=7)
 
 
 def test_a_damaged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(images, out, watcher=_stop_after(2))
+    run(images, out, watcher=stop_after(2))
     path = out / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RekindleError, match="damaged"):

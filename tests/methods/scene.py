@@ -34,11 +34,12 @@ def tiny_backbone(train: str = "adapters", *, seed: int = 0, arch: str = ARCH) -
 
 
 def tiny_batch(size: int = 3, *, seed: int = 0, views: ViewsOptions = VIEWS) -> ViewBatch:
-    crops = MultiCrop(views, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    crops = MultiCrop(views)
     draw = torch.Generator().manual_seed(seed)
     images = [torch.randint(0, 256, (3, 9, 12), generator=draw, dtype=torch.uint8) for _ in range(size)]
     large = [image.repeat_interleave(5, 1).repeat_interleave(5, 2) for image in images]
-    return collate_views([(i, (), crops(image, torch.Generator().manual_seed(i))) for i, image in enumerate(large)])
+    batch = collate_views([(i, (), crops(image, torch.Generator().manual_seed(i))) for i, image in enumerate(large)])
+    return batch.normalised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def tiny_glare(train: str = "adapters", *, arch: str = ARCH, **options: Any) -> Glare:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rekindle.objectives.pairs import (
+    Reduction,
     cross_view_pairs,
     matched_patch_pairs,
     region_pairs,
@@ -80,10 +81,10 @@ def test_one_view_against_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_same_patches_are_averaged_in_their_view_first_and_empty_views_count(reduction: str) -> None:
+def test_same_patches_are_averaged_in_their_view_first_and_empty_views_count(reduction: Reduction) -> None:
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
     student, teacher = torch.randn(16, 5), _probs(16, 5)
-    pairs = same_patch_pairs(mask, num_views=4, reduction=reduction)  # type: ignore[arg-type]
+    pairs = same_patch_pairs(mask, num_views=4, reduction=reduction)
     losses = row_cross_entropy(student, teacher, temperature=0.1)[mask.flatten()]
     expected = masked_patch_mean(losses, torch.tensor([0, 0, 0, 2]), num_views=4, reduction=reduction)
     assert _value(pairs, student, teacher) == pytest.approx(float(expected), rel=1e-5)
@@ -94,7 +95,7 @@ def test_same_patches_are_averaged_in_their_view_first_and_empty_views_count(red
 @pytest.mark.parametrize("match_reduction", REDUCTIONS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_matched_patches_average_over_their_partners_then_over_all_that_have_any(
-    reduction: str, match_reduction: str
+    reduction: Reduction, match_reduction: Reduction
 ) -> None:
     torch.manual_seed(1)
     relation, partner = torch.rand(2, 3, 4) < 0.4, torch.tensor([1, 0])
@@ -115,7 +116,7 @@ def test_matched_patches_average_over_their_partners_then_over_all_that_have_any
         partner,
         num_views=2,
         reduction=reduction,
-        match_reduction=match_reduction,  # type: ignore[arg-type]
+        match_reduction=match_reduction,
     )
     assert _value(pairs, student.flatten(0, 1), teacher.flatten(0, 1)) == pytest.approx(float(expected), rel=1e-5)
 
@@ -129,14 +130,15 @@ def test_a_part_of_the_matched_patches_is_averaged_by_the_count_of_all() -> None
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_every_valid_region_counts_alike_whatever_its_size(reduction: str) -> None:
+def test_every_valid_region_counts_alike_whatever_its_size(reduction: Reduction) -> None:
     patch = torch.tensor([[[0, 2, 1], [2, 3, 0]], [[1, 0, 3], [3, 1, 2]]])  # [V=2, M=2, L=3], of four patches
     usable = torch.tensor([[[1, 1, 0], [1, 0, 0]], [[0, 0, 0], [1, 1, 1]]], dtype=torch.bool)
     student, teacher = torch.randn(8, 5), _probs(6, 5)
-    pairs = region_pairs(patch, usable, 4, reduction=reduction)  # type: ignore[arg-type]
-    assert pairs.student.tolist() == [0, 2, 2, 4 + 3, 4 + 1, 4 + 2]
-    assert pairs.teacher.tolist() == list(range(6))
-    rows = row_cross_entropy(student[pairs.student], teacher, temperature=0.1)
+    pairs = region_pairs(patch, usable, 4, reduction=reduction)
+    assert pairs.student.tolist() == [0, 2, 2, 4 + 1, 4 + 2, 4 + 3]
+    assert pairs.teacher.tolist() == [0, 1, 2, 4, 5, 3]
+    patches = torch.tensor([0, 2, 2, 4 + 3, 4 + 1, 4 + 2])  # of the teacher's rows in order
+    rows = row_cross_entropy(student[patches], teacher, temperature=0.1)
     valid = torch.tensor([True, True, False, True])
     expected = region_mean(rows, torch.tensor([0, 0, 1, 3, 3, 3]), valid, reduction=reduction)
     assert _value(pairs, student, teacher) == pytest.approx(float(expected), rel=1e-5)

@@ -15,6 +15,10 @@ from rekindle.objectives.prototypes import Pairs, TargetRows, prototype_cross_en
 WEIGHTS = {"one": 1.0, "two": 0.25}
 
 
+def _pairs(rows: Tensor) -> Pairs:
+    return Pairs(rows[:, 0], rows[:, 1], torch.rand(len(rows)))
+
+
 class Scene:
     """Rows of four images, two terms with pairs inside of images: some rows in several pairs, some in none."""
 
@@ -36,7 +40,7 @@ class Scene:
         )
         same = (self.image_s[:, None] == self.image_t).nonzero()
         self.terms = {
-            name: Pairs(chosen[:, 0], chosen[:, 1], torch.rand(len(chosen)))
+            name: _pairs(chosen[chosen[:, 0].argsort()])
             for name, chosen in (
                 ("one", same[torch.randperm(len(same))[:23]]),
                 ("two", same[torch.randperm(len(same))[:4]]),
@@ -118,7 +122,7 @@ def test_what_autograd_keeps_does_not_grow_with_k() -> None:
 
 def test_no_pairs_give_zero_with_a_zero_gradient() -> None:
     scene = Scene(0)
-    none = Pairs(*(torch.zeros(0, dtype=torch.int64) for _ in range(2)), torch.zeros(0))
+    none = _pairs(torch.zeros(0, 2, dtype=torch.int64))
     for student in (scene.student, scene.student[:0]):
         found = prototype_cross_entropy(
             student, scene.prototypes, scene.targets(), {"one": none}, {"one": 1.0}, temperature=0.1

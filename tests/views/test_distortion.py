@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.views.distortion import DistortionKind, MaskShape, Scope, distort, draw_patch_mask
-from rekindle.views.photometric import gaussian_blur
+from tests.views.scenes import gaussian_blur
 
 START = Progress(step=0, total=10)
 SHAPES: tuple[MaskShape, ...] = get_args(MaskShape)
@@ -91,7 +91,7 @@ def test_blur_keeps_a_constant_image_and_lowers_the_variance_of_noise(scope: Sco
     assert distort(noise, hit, 8, kind="blur", scope=scope).var() < 0.1 * noise.var()
 
 
-def test_crop_blur_equals_the_sum_of_shifted_slices() -> None:
+def test_crop_blur_equals_torchvisions_with_a_kernel_of_three_sigma() -> None:
     view = pixels(1, 64)
     hit = torch.ones(1, 8, 8, dtype=torch.bool)
     torch.testing.assert_close(

@@ -23,7 +23,9 @@ from rekindle.views.options import ViewsOptions
         ("hflip_p", 1.2, "[0, 1]"),
         ("blur_p", (1.0, 0.1, -0.5), "global 1, global 2, local"),
         ("brightness", -0.1, "0 switches it off"),
+        ("saturation", 101.0, "[0, 100]"),
         ("hue", 0.6, "[0, 0.5]"),
+        ("executor", "gpu", "'device'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name_and_the_allowed_range(name: str, value: object, text: str) -> None:

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
-from rekindle.networks.blocks import (
-    ComposedBlock,
-    attention_branch,
-    attention_output,
-    drop_attention_path,
-    mlp_branch,
-    run_block,
-)
+from rekindle.networks.blocks import ComposedBlock, Paths, add_branch, attention_output, mlp_output, run_block
 
 Position = Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"]
 
@@ -56,10 +49,14 @@ class UniAdapter(nn.Module):
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the branch's value, of the shape of x; the caller adds it."""
-        branch: Tensor = self.scale * self.up(torch.relu(self.down(self.norm(x))))
-        return branch
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Return onto + branch(x), of the shape of x; without `onto` the branch alone."""
+        branch: Tensor = self.up(torch.relu(self.down(self.norm(x))))
+        if onto is None:
+            return self.scale * branch
+        if isinstance(self.scale, float):
+            return torch.add(onto, branch, alpha=self.scale)
+        return onto + self.scale * branch
 
 
 class AdaptedBlock(ComposedBlock):
@@ -116,24 +113,22 @@ class AdaptedBlock(ComposedBlock):
                     f"(adapter.{name} = {value}), or start from the base they stand on"
                 )
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """Return the tokens after the block, all or the first `rows`; `rope` is handed to its attention."""
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, rows: int | None = None, paths: Paths | None = None
+    ) -> Tensor:
+        """Return the tokens after the block; arguments as in `run_block`."""
         if not self.enabled:
-            return run_block(self.block, x, rope, rows)
+            return run_block(self.block, x, rope, rows, paths)
+        adapter: UniAdapter = self.adapter
         if self.position == "after_block":
-            return self._add_adapter(run_block(self.block, x, rope, rows))
-        kept = x if rows is None else x[:, :rows]
+            y = run_block(self.block, x, rope, rows, paths)
+            return adapter(y, onto=y)  # type: ignore[no-any-return]
+        kept, (attention_path, mlp_path) = x if rows is None else x[:, :rows], paths or (None, None)
+        attended = attention_output(self.block, x, rope, rows)
         if self.position == "attn_branch":
-            attended = self._add_adapter(attention_output(self.block, x, rope, rows))
-            y = kept + drop_attention_path(self.block, attended)
-            return y + mlp_branch(self.block, y)
-        y = kept + attention_branch(self.block, x, rope, rows)
+            attended = adapter(attended, onto=attended)
+        y = add_branch(kept, attended, attention_path)
         if self.position == "after_attn":
-            y = self._add_adapter(y)
-            return y + mlp_branch(self.block, y)
-        parallel: Tensor = self.adapter(y)
-        return y + mlp_branch(self.block, y) + parallel
-
-    def _add_adapter(self, y: Tensor) -> Tensor:
-        branch: Tensor = self.adapter(y)
-        return y + branch
+            y = adapter(y, onto=y)
+        out = add_branch(y, mlp_output(self.block, y), mlp_path)
+        return adapter(y, onto=out) if self.position == "parallel_mlp" else out

@@ -14,7 +14,7 @@ import statistics
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
@@ -83,23 +83,35 @@ class Measured:
 
 
 def measure(
-    sides: Mapping[str, str], case: Mapping[str, object], *, rounds: int = 5, warmup: int = 1, threads: int = 1
+    sides: Mapping[str, str],
+    case: Mapping[str, object],
+    *,
+    rounds: int = 5,
+    warmup: int = 1,
+    threads: int = 1,
+    tell: Callable[[str], None] | None = None,
 ) -> list[Measured]:
     """Measure every side of a case: `warmup` untimed rounds each, then `rounds` in turn, A B C, B C A, C A B, ...
 
-    Args: sides, label -> "module:Class" of a `Side`; case, plain values that every side receives; threads of each side.
+    Args: sides, label -> "module:Class" of a `Side`; case, plain values that every side receives; threads of each side; tell,
+    called with a line about every preparation and round.
     Raises: RekindleError with the side's own trace if one fails.
     """
+    tell = tell or (lambda line: None)
     context = mp.get_context("spawn")
     processes: dict[str, _Remote] = {}
     try:
-        with _environment(threads):
+        with threads_fixed(threads):
             for label, target in sides.items():
                 processes[label] = _Remote(label, target, dict(case), threads, context)
-        setups = {label: process.ask("setup") for label, process in processes.items()}
-        for process in processes.values():
-            for _ in range(warmup):
-                process.ask("run")
+        setups = {}
+        for label, process in processes.items():
+            tell(f"preparing {label}")
+            setups[label] = process.ask("setup")
+        for label, process in processes.items():
+            for turn in range(warmup):
+                took, _ = process.ask("run")
+                tell(f"{label}: warm-up {turn + 1} of {warmup}, {took:.3f} s")
         seconds: dict[str, list[float]] = {label: [] for label in sides}
         images: dict[str, int] = {}
         labels = list(sides)
@@ -107,7 +119,9 @@ def measure(
             for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
                 took, images[label] = processes[label].ask("run")
                 seconds[label].append(took)
+                tell(f"{label}: round {turn + 1} of {rounds}, {took:.3f} s")
         measured = []
+        tell("counting operations")
         for label, process in processes.items():
             peak, facts = process.ask("end")
             setup, baseline = setups[label]
@@ -119,7 +133,7 @@ def measure(
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
+def threads_fixed(threads: int) -> Iterator[None]:
     """What OpenMP reads when a process starts: its threads, and not to spin while they wait."""
     wanted = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     before = {name: os.environ.get(name) for name in wanted}
@@ -135,12 +149,15 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 class _Remote:
-    """A side in a process of its own; only one works at a time."""
+    """A side in a process of its own; only one works at a time.
+
+    Not a daemon, because a side that trains has data workers; it ends when its pipe closes, also if this process dies.
+    """
 
     def __init__(self, label: str, target: str, case: dict[str, object], threads: int, context: Any) -> None:
         self._label = label
         self._pipe, theirs = mp.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, target, case, threads), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, target, case, threads))
         self._process.start()
         theirs.close()
 

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("rekindle.cli.compare", "better, no difference, or worse than the base, with an interval"),
     "extract": ("rekindle.cli.extract", "dense and image-level features as files"),
     "check": ("rekindle.cli.check", "what is wrong with your images and masks, before you train"),
+    "bench": ("rekindle.cli.bench", "how fast it is here, with peers beside it where they are installed"),
     "list": ("rekindle.cli.catalogue", "methods, protocols, backbones, datasets"),
     "config": ("rekindle.cli.config", "every value of a run, and what set it"),
 }

@@ -19,6 +19,9 @@ class DataOptions(Options):
     draft_px: int | None = Field(default=512, ge=1)
     """A JPEG is decoded at a half, quarter or eighth of its size while both sides keep at least this many
     pixels; none always decodes in full. From 448 on, no view of the default sizes is enlarged by it (own)."""
+    store_gib: float | None = Field(default=None, ge=0.0)
+    """Memory, in GiB, in which decoded images are kept for the next epochs, shared by all workers and processes of a
+    machine; none takes a quarter of what is free, 0 decodes every image each time. Training is the same (own)."""
     max_pixels: int = Field(default=PILLOW_MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     """An image with more pixels counts as unreadable: it may be a decompression bomb (Pillow's own limit)."""
     max_unreadable_fraction: float = Field(default=0.5, ge=0.0, le=1.0)

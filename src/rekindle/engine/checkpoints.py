@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rekindle.core.distributed import world_size
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.methods.base import Method
@@ -50,8 +51,10 @@ def save_checkpoint(
     write_atomically(path, lambda stream: torch.save(payload, stream))
 
 
-def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer, plan: TrainingPlan) -> int:
-    """Restore a checkpoint in place and return the number of steps done.
+def load_checkpoint(
+    path: Path, method: Method, optimizer: torch.optim.Optimizer, plan: TrainingPlan
+) -> tuple[int, TrainingPlan]:
+    """Restore a checkpoint in place; return the number of steps done, and the plan with the shares that the run had.
 
     Raises RekindleError if the file is damaged, RequestError if it belongs to another plan or another model.
     """
@@ -61,7 +64,10 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
         raise RekindleError(
             f"{path} is damaged and cannot be read ({type(error).__name__}); remove it to start over, or restore a copy"
         ) from error
-    different = {k: (v, payload["plan"].get(k)) for k, v in asdict(plan).items() if payload["plan"].get(k) != v}
+    stored = payload["plan"]
+    different = {k: (v, stored.get(k)) for k, v in asdict(plan).items() if stored.get(k) != v}
+    if int(stored["num_slots"]) % world_size() == 0:
+        different.pop("num_slots", None)  # the shares are the run's own: memory may have decided them
     if payload["format"] != FORMAT or different:
         name, (now, then) = next(iter(different.items()), ("format", (FORMAT, payload["format"])))
         raise RequestError(
@@ -75,4 +81,4 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
             "resume with the backbone, method and adapter of the run"
         )
     optimizer.load_state_dict(payload["optimizer"])
-    return int(payload["step"])
+    return int(payload["step"]), replace(plan, num_slots=int(stored["num_slots"]))

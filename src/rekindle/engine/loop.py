@@ -3,38 +3,32 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
-import warnings
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from torch import nn
 
 from rekindle.core.distributed import all_sum, rank, world_size
 from rekindle.core.errors import RekindleError
-from rekindle.core.progress import Progress
-from rekindle.core.rng import seeded_default
 from rekindle.engine.checkpoints import TrainingPlan, load_checkpoint, save_checkpoint
 from rekindle.engine.metrics_log import MetricsLog
-from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, set_schedule, total_norm
+from rekindle.engine.optimizer import total_norm
 from rekindle.engine.options import EngineOptions, OptimOptions
 from rekindle.engine.run_folder import RunFolder
+from rekindle.engine.step import StepOutcome, Stepper, is_out_of_memory
 from rekindle.engine.watcher import StepReport, Watcher
-from rekindle.methods.base import LossBreakdown, Method, ViewBatch
+from rekindle.methods.base import Method, ViewBatch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,31 +48,13 @@ class TrainingOutcome:
     seconds: float
 
 
-class _Sealed(Generic[Value]):
-    """Carries frozen dataclasses through Fabric's wrapper, which would otherwise try to convert their fields."""
-
-    def __init__(self, value: Value) -> None:
-        self.value = value
-
-
-class _Stepped(nn.Module):
-    """The method as DDP sees it."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, call: _Sealed[tuple[ViewBatch, Progress]]) -> _Sealed[LossBreakdown]:
-        """Compute the loss of one share of a step."""
-        return _Sealed(self.method(*call.value))
-
-
 def train(
     method: Method,
-    batches: Callable[[int], Iterator[ViewBatch]],
+    batches: Callable[[int, TrainingPlan], Iterator[ViewBatch]],
     plan: TrainingPlan,
     *,
     fabric: Fabric,
+    precision: str,
     optim: OptimOptions,
     engine: EngineOptions,
     folder: RunFolder,
@@ -89,87 +65,96 @@ def train(
 ) -> TrainingOutcome:
     """Train `method` by `plan`, writing checkpoints and metrics into `folder`.
 
-    Args: batches(start_step) yields this process's shares, micro-batch by micro-batch, from that step on; max_skipped,
-    unreadable images at which the run gives up; record_skipped, told which they were however the run ends.
+    Where memory runs out, the shares of a step are halved, once: the batch of a step stays what it is.
+
+    Args: batches(start_step, plan) yields this process's shares, micro-batch by micro-batch, from that step on; precision,
+    `fp32` or `bf16`; max_skipped, unreadable images at which the run gives up; record_skipped, told which they were however
+    the run ends.
     Raises: RekindleError if a loss or gradient is not finite; weights, teacher and centres have then not moved.
     """
-    optimizer = build_optimizer(method, optim)
-    with warnings.catch_warnings():
-        # Newer torch calls the switch forward_sync_buffers; ours must stay off under either name, because the sums that a
-        # centre has observed belong to their process until the step ends.
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-        module, optimizer = fabric.setup(_Stepped(method), optimizer)
-    start = load_checkpoint(folder.checkpoint, method, optimizer, plan) if resume and folder.checkpoint.exists() else 0
-    if start:
+    stepper = Stepper(method, fabric, optim, precision=precision)
+    start = 0
+    if resume and folder.checkpoint.exists():
+        start, plan = load_checkpoint(folder.checkpoint, method, stepper.optimizer, plan)
         watcher.message(f"resuming after step {start} of {plan.steps}")
-    method.train()
-    trained = [p for p in method.parameters() if p.requires_grad]
     is_writer = rank() == 0
     log = MetricsLog(folder.metrics, start_step=start, tensorboard=engine.tensorboard) if is_writer else None
-    accumulate = plan.num_slots // world_size()
     clock = _Clock(plan, start)
     skipped: set[int] = set()
     raised: set[str] = set()
     began = last_saved = time.monotonic()
     stream: Iterator[ViewBatch] | None = None
+    was_halved = False
+
+    def next_share() -> ViewBatch:
+        assert stream is not None
+        with clock.waiting():
+            batch = next(stream).to(fabric.device)
+        skipped.update(batch.skipped)
+        if len(skipped) > max_skipped:
+            raise RekindleError(
+                f"{len(skipped)} images could not be read so far (limit {max_skipped}); see {folder.skipped}, mend "
+                "or remove them, or raise --data.max-unreadable-fraction"
+            )
+        return batch
+
+    def attempt(step: int) -> StepOutcome | None:
+        """The step, or None if memory ran out and smaller shares may mend it."""
+        try:
+            return stepper.step(step, plan, next_share)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if was_halved or world_size() > 1 or share_size(plan) == 1:
+                raise RekindleError(
+                    f"memory ran out at step {step} with shares of {share_size(plan)} images ({error}). Use a smaller "
+                    "--engine.micro-batch-size, --engine.recompute-blocks, or a smaller model, then --resume"
+                ) from error
+        return None  # outside of the handler: its frames would keep the activations alive
+
     try:
         with _stop_requested() as stop:
-            stream = batches(start)
-            for step in range(start, plan.steps):
-                values: dict[str, float] = defaultdict(float)
-                at_start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
-                lr, decay = set_schedule(optimizer, optim, at_start, plan.batch_size)
-                for micro in range(accumulate):
-                    with clock.waiting():
-                        batch = next(stream).to(fabric.device)
-                    skipped.update(batch.skipped)
-                    progress = Progress(
-                        step, plan.steps, plan.steps_per_epoch, plan.seed, micro * world_size() + rank(), plan.num_slots
+            stream = batches(start, plan)
+            step = start
+            while step < plan.steps:
+                outcome = attempt(step)
+                if outcome is None:
+                    stream = None  # lets go of its workers before the next ones start
+                    stepper.abandon()
+                    plan, was_halved = _halved(plan), True
+                    stream, clock = batches(step, plan), _Clock(plan, step)
+                    watcher.message(
+                        f"memory ran out at step {step}; going on with shares of {share_size(plan)} images. The batch stays "
+                        f"{plan.batch_size}; averages over the patches of a share now run over these shares"
                     )
-                    with fabric.no_backward_sync(module, enabled=micro < accumulate - 1):
-                        with seeded_default(plan.seed, "step", step, progress.slot):
-                            breakdown: LossBreakdown = module(_Sealed((batch, progress))).value
-                        _require_finite(breakdown, batch, step)
-                        fabric.backward(breakdown.total / accumulate)
-                    for name, value in _scalars(breakdown).items():
-                        values[name] += value / accumulate
-                if len(skipped) > max_skipped:
-                    raise RekindleError(
-                        f"{len(skipped)} images could not be read so far (limit {max_skipped}); see {folder.skipped}, mend "
-                        "or remove them, or raise --data.max-unreadable-fraction"
-                    )
-                norm = clip_per_tensor(trained, optim.clip_norm)
-                if not bool(norm.isfinite()):
-                    raise RekindleError(
-                        f"a gradient is not finite at step {step}; nothing has moved. Lower --optim.lr-per-256 or use "
-                        f"--precision fp32, then continue from the last checkpoint with --resume"
-                    )
-                method.before_step(at_start)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                method.after_step(at_start)
-                done = step + 1
+                    continue
+                step += 1
                 clock.tick()
-                watcher.step(clock.report(done, values["loss"], fabric.device))
-                if done % engine.log_steps == 0 or done == plan.steps:
-                    values.update(lr=lr, weight_decay=decay, grad_norm=float(norm), epoch=step / plan.steps_per_epoch)
-                    values["trained_norm"] = total_norm(trained)
+                watcher.step(clock.report(step, outcome.values["loss"], fabric.device))
+                if step % engine.log_steps == 0 or step == plan.steps:
+                    values = outcome.values | {
+                        "lr": outcome.lr,
+                        "weight_decay": outcome.weight_decay,
+                        "grad_norm": outcome.grad_norm,
+                        "epoch": (step - 1) / plan.steps_per_epoch,
+                        "trained_norm": total_norm(stepper.trained),
+                    }
                     if log is not None:
-                        log.write(done, values, clock.speed())
-                    for alarm in set(method.alarms(values)) - raised if done > plan.steps // 10 else ():
+                        log.write(step, values, clock.speed())
+                    for alarm in set(method.alarms(values)) - raised if step > plan.steps // 10 else ():
                         raised.add(alarm)
-                        watcher.message(f"warning at step {done}: {alarm}")
+                        watcher.message(f"warning at step {step}: {alarm}")
                 wants_stop = bool(all_sum(torch.tensor(float(stop.is_set()), device=fabric.device)) > 0)
                 is_due = (
-                    done % engine.checkpoint_steps == 0
+                    step % engine.checkpoint_steps == 0
                     if engine.checkpoint_steps
                     else time.monotonic() - last_saved > 60 * engine.checkpoint_minutes
                 )
-                if is_writer and (is_due or wants_stop or done == plan.steps):
-                    save_checkpoint(folder.checkpoint, method, optimizer, plan, done)
+                if is_writer and (is_due or wants_stop or step == plan.steps):
+                    save_checkpoint(folder.checkpoint, method, stepper.optimizer, plan, step)
                     last_saved = time.monotonic()
                 if wants_stop:
-                    return TrainingOutcome(done, done == plan.steps, frozenset(skipped), time.monotonic() - began)
+                    return TrainingOutcome(step, step == plan.steps, frozenset(skipped), time.monotonic() - began)
     finally:
         if is_writer:
             record_skipped(frozenset(skipped))
@@ -180,23 +165,16 @@ def train(
     return TrainingOutcome(plan.steps, True, frozenset(skipped), time.monotonic() - began)
 
 
-def _scalars(breakdown: LossBreakdown) -> dict[str, float]:
-    """Loss, terms and stats as numbers, averaged over the processes."""
-    named = {"loss": breakdown.total.detach(), **breakdown.terms, **breakdown.stats}
-    stacked = all_sum(torch.stack([v.float() for v in named.values()])) / world_size()
-    return dict(zip(named, stacked.tolist(), strict=True))
+def share_size(plan: TrainingPlan) -> int:
+    """Images that one process computes at a time."""
+    return plan.batch_size // plan.num_slots
 
 
-def _require_finite(breakdown: LossBreakdown, batch: ViewBatch, step: int) -> None:
-    if bool(breakdown.total.isfinite()):
-        return
-    terms = {name: float(value) for name, value in breakdown.terms.items()}
-    bad = [name for name, value in terms.items() if not math.isfinite(value)] or list(terms)
-    images = ", ".join(str(i) for i in batch.image_index.tolist()[:8])
-    raise RekindleError(
-        f"the loss is not finite at step {step} (term {', '.join(bad)}; images number {images}); nothing has moved. Lower "
-        "--optim.lr-per-256 or use --precision fp32, then continue from the last checkpoint with --resume"
-    )
+def _halved(plan: TrainingPlan) -> TrainingPlan:
+    """The plan with shares of half the size, or of the largest divisor below."""
+    size = share_size(plan)
+    smaller = next(n for n in range(size // 2, 0, -1) if size % n == 0)
+    return replace(plan, num_slots=plan.batch_size // smaller)
 
 
 @contextmanager

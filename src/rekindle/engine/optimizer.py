@@ -32,7 +32,7 @@ def build_optimizer(module: nn.Module, options: OptimOptions) -> torch.optim.Ada
         betas=(options.beta1, options.beta2),
         eps=options.eps,
         weight_decay=0.0,
-        foreach=True,
+        fused=True,
     )
 
 

@@ -37,8 +37,13 @@ class EngineOptions(Options):
     """The loop: shares of a step, checkpoints, logs."""
 
     micro_batch_size: int | None = Field(None, ge=1)
-    """Images that one process computes at a time; None: 16 on a CPU, 64 on a GPU. The batch is cut into such shares, and
-    what a step does is the average over them."""
+    """Images that one process computes at a time; None: as many as fit into free memory, at most 4 on a CPU and 64 on a
+    GPU. The batch is cut into such shares, and what a step does is the average over them."""
+    recompute_blocks: bool = False
+    """Recompute each block of the student on the way back instead of keeping its activations: a fraction of the memory, for
+    one more forward pass of the student."""
+    compile: bool = False
+    """Compile the blocks with torch.compile. It pays on GPUs in long runs; on CPUs it does not, and starts later."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes between checkpoints; there is always one at the end and when the run is stopped."""
     checkpoint_steps: int | None = Field(None, ge=1)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rekindle.core.options import Options
-from rekindle.core.progress import Progress
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.core.progress import Progress as Progress
+from rekindle.methods.teacher import Centre, EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch as ViewBatch
@@ -46,12 +46,10 @@ class LossBreakdown:
     @staticmethod
     def join(parts: Sequence[WeighedTerms], stats: Mapping[str, Tensor] | None = None) -> LossBreakdown:
         """Add up parts that carry their weights already; terms of one name are added as well."""
-        terms: dict[str, Tensor] = {}
-        for part in parts:
-            for name, value in part.terms.items():
-                terms[name] = terms[name] + value.detach() if name in terms else value.detach()
-        total = torch.stack([part.total for part in parts]).sum()
-        return LossBreakdown(total, terms, {name: value.detach() for name, value in (stats or {}).items()})
+        joined = WeighedTerms.join(parts)
+        return LossBreakdown(
+            joined.total, joined.terms, {name: value.detach() for name, value in (stats or {}).items()}
+        )
 
 
 class Method(nn.Module, ABC):
@@ -80,6 +78,12 @@ class Method(nn.Module, ABC):
 
     def after_step(self, progress: Progress) -> None:
         """Act when weights have moved: EMA teacher, centres."""
+
+    def abandon_step(self) -> None:
+        """Forget what the shares of a step that did not end have observed; they will come again."""
+        for module in self.modules():
+            if isinstance(module, Centre):
+                module.forget()
 
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Say what is wrong, given recent averages of the stats; nothing by default."""

@@ -14,7 +14,7 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.heads import HeadPair
+from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
 from rekindle.networks.backbone import Backbone
@@ -124,7 +124,8 @@ class Dino(Method):
                 num_teacher_views=2,
                 device=pixels.device,
             )
-            return heads.loss(backbone.class_token(pixels.flatten(0, 1)), targets, {"glob": pairs}, {"glob": 1.0})
+            tokens = backbone.class_token(pixels.flatten(0, 1))
+            return heads.losses([Comparison(tokens, targets, {"glob": pairs}, {"glob": 1.0})])[0]
 
         parts = []
         if batch.local_views is not None:

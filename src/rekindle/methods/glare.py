@@ -17,7 +17,7 @@ from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.heads import HeadPair
+from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
 from rekindle.networks.backbone import Backbone
@@ -235,13 +235,19 @@ class Glare(Method):
         distorted = self._student_pass(clean, hit, progress)
         large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
         stats = {"matched": match.valid.float().mean()}
+        levels: dict[Level, TargetRows] = {}
+        compared: list[Comparison] = []
         if cls is not None:
-            parts.append(self._global(large.class_token, range(2), batch, heads, cls))  # eq. 4
+            compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
+            levels["cls"] = cls
         if config.regional_weight:
-            parts.append(self._regional(clean, large, target, match, heads, progress, stats))  # eqs. 5-7
+            compared.append(self._regional(clean, large, target, match, heads, progress, stats))  # eqs. 5-7
+            levels["region"] = compared[-1].targets
         if local is not None:
-            parts.extend(self._local(distorted, large, heads, local))  # eqs. 8 and 9
-        self._watch(stats, {"cls": cls, "patch": None if local is None else local.targets}, progress)
+            compared.extend(self._local(distorted, large, local))  # eqs. 8 and 9
+            levels["patch"] = local.targets
+        parts.extend(heads.losses(compared))
+        self._watch(stats, levels, progress)
         return LossBreakdown.join(parts, stats)  # eq. 10
 
     # Passes and correspondences
@@ -334,21 +340,18 @@ class Glare(Method):
         assert isinstance(centre, Centre)
         return heads.targets(tokens, centre, used)
 
-    def _watch(self, stats: dict[str, Tensor], levels: Mapping[str, TargetRows | None], progress: Progress) -> None:
+    def _watch(self, stats: dict[str, Tensor], levels: Mapping[Level, TargetRows], progress: Progress) -> None:
         """Note the health of the targets, and the schedules."""
         config = self.config
         for level, targets in levels.items():
-            if targets is not None:
-                stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
+            stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
         temperature = teacher_temperature(progress, config.teacher_temperature, config.teacher_temperature_epochs)
         stats["teacher_temperature"] = stats["matched"].new_tensor(temperature)
         stats["momentum"] = stats["matched"].new_tensor(cosine(progress, *config.momentum))
 
     # Terms, in the order of the paper
 
-    def _global(
-        self, cls: Tensor, views: range, batch: ViewBatch, heads: HeadPair, targets: TargetRows
-    ) -> WeighedTerms:
+    def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Comparison:
         """Eq. 4 with multi-crop: class tokens [len(views) * B, D] of some views, against the teacher's of the other view."""
         pairs = cross_view_pairs(
             len(batch),
@@ -357,7 +360,7 @@ class Glare(Method):
             num_teacher_views=2,
             device=cls.device,
         )
-        return heads.loss(cls, targets, {"glob": pairs}, {"glob": self.config.global_weight})
+        return Comparison(cls, targets, {"glob": pairs}, {"glob": self.config.global_weight})
 
     def _small_share(
         self, batch: ViewBatch, heads: HeadPair, cls: TargetRows | None, local: LocalPairs | None
@@ -369,18 +372,16 @@ class Glare(Method):
         pixels, views = batch.local_views.pixels.flatten(0, 1), range(2, 2 + batch.num_local)
 
         def share() -> WeighedTerms:
-            if matched is None:
-                assert cls is not None
-                return self._global(self.student.backbone.class_token(pixels), views, batch, heads, cls)
-            assert local is not None
-            tokens: Tokens = self.student.backbone(pixels)
-            parts = [self._patch_loss(tokens, heads, local, {"loc2": matched})]
+            compared: list[Comparison] = []
+            if local is None or matched is None:
+                cls_tokens = self.student.backbone.class_token(pixels)
+            else:
+                tokens: Tokens = self.student.backbone(pixels)
+                cls_tokens = tokens.class_token
+                compared.append(self._patches(tokens, local, {"loc2": matched}))
             if cls is not None:
-                parts.append(self._global(tokens.class_token, views, batch, heads, cls))
-            return WeighedTerms(
-                torch.stack([part.total for part in parts]).sum(),
-                {n: v for part in parts for n, v in part.terms.items()},
-            )
+                compared.append(self._global(cls_tokens, views, batch, cls))
+            return WeighedTerms.join(heads.losses(compared))
 
         return [gradient_in_advance(share, [*self.student.backbone.parameters(), *heads.inputs])]
 
@@ -393,7 +394,7 @@ class Glare(Method):
         heads: HeadPair,
         progress: Progress,
         stats: dict[str, Tensor],
-    ) -> WeighedTerms:
+    ) -> Comparison:
         """Eqs. 5-7: patches of a region R read their whole view; their partners read R' alone."""
         config = self.config
         assert self.student.attention is not None and self.teacher.network.attention is not None
@@ -424,16 +425,14 @@ class Glare(Method):
             targets = self._targets("region", heads, z_t)
         pairs = {"reg": region_pairs(index, usable, student_tokens.shape[1], reduction=config.reduction)}  # eq. 7
         used, pairs = used_rows(pairs, "student", len(z_s))
-        found = heads.loss(
+        return Comparison(
             z_s[used],
             targets,
             pairs,
             {"reg": config.regional_weight},
-            student_image=used // student_tokens.shape[1] % images,
-            teacher_image=usable.nonzero()[:, 0] % images,
+            student_image=used // student_tokens.shape[1],  # pairs stay within a view
+            teacher_image=usable.nonzero()[:, 0],
         )
-        self._watch(stats, {"region": targets}, progress)
-        return found
 
     @torch.no_grad()
     def _sample_regions(self, clean: Tensor, target: Tokens, progress: Progress) -> Tensor:
@@ -506,21 +505,21 @@ class Glare(Method):
             rows = images + view * len(batch)
             yield self._match(small, batch.global_views, grid, rows).relation, rows.to(small.pixels.device)
 
-    def _local(self, distorted: Tokens, large: Tokens, heads: HeadPair, local: LocalPairs) -> list[WeighedTerms]:
+    def _local(self, distorted: Tokens, large: Tokens, local: LocalPairs) -> list[Comparison]:
         """Eqs. 8 and 9; where one pass serves both, a patch goes through the head once."""
         if local.same is None:
-            return [self._patch_loss(large, heads, local, {"loc2": local.matched})]
+            return [self._patches(large, local, {"loc2": local.matched})]
         if large is distorted:
-            return [self._patch_loss(large, heads, local, {"loc1": local.same, "loc2": local.matched})]
+            return [self._patches(large, local, {"loc1": local.same, "loc2": local.matched})]
         return [
-            self._patch_loss(distorted, heads, local, {"loc1": local.same}),
-            self._patch_loss(large, heads, local, {"loc2": local.matched}),
+            self._patches(distorted, local, {"loc1": local.same}),
+            self._patches(large, local, {"loc2": local.matched}),
         ]
 
-    def _patch_loss(self, tokens: Tokens, heads: HeadPair, local: LocalPairs, terms: dict[str, Pairs]) -> WeighedTerms:
+    def _patches(self, tokens: Tokens, local: LocalPairs, terms: dict[str, Pairs]) -> Comparison:
         patches = tokens.patches.flatten(1, 2)
         used, terms = used_rows(terms, "student", patches.shape[0] * patches.shape[1])
-        return heads.loss(
+        return Comparison(
             patches.flatten(0, 1)[used],
             local.targets,
             terms,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,27 @@ from rekindle.methods.teacher import Centre
 from rekindle.networks.heads import DinoHead
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Student tokens that are compared with teacher's targets, and how.
+
+    Attributes:
+        tokens: [S, D], before the head.
+        targets: the teacher's rows.
+        terms: pairs of rows, by the name of the loss term.
+        weights: by the same names.
+        student_image: [S] image of each token, and `teacher_image` [T] of each target: pairs join rows of one image only.
+        teacher_image: see there; None for few rows.
+    """
+
+    tokens: Tensor
+    targets: TargetRows
+    terms: Mapping[str, Pairs]
+    weights: Mapping[str, float]
+    student_image: Tensor | None = None
+    teacher_image: Tensor | None = None
 
 
 class HeadPair:
@@ -56,24 +78,21 @@ class HeadPair:
         probs = sinkhorn(logits, temperature=self._teacher_temperature, iterations=iterations)
         return TargetRows.given(probs if used is None else probs[used])
 
-    def loss(
-        self,
-        tokens: Tensor,
-        targets: TargetRows,
-        terms: Mapping[str, Pairs],
-        weights: Mapping[str, float],
-        *,
-        student_image: Tensor | None = None,
-        teacher_image: Tensor | None = None,
-    ) -> WeighedTerms:
-        """Cross-entropies of the student's tokens [S, D]; arguments as in `prototype_cross_entropy`."""
-        return prototype_cross_entropy(
-            self._student.project(tokens),
-            self._prototypes,
-            targets,
-            terms,
-            weights,
-            temperature=self._student_temperature,
-            student_group=student_image,
-            teacher_group=teacher_image,
-        )
+    def losses(self, comparisons: Sequence[Comparison]) -> list[WeighedTerms]:
+        """Cross-entropies of several comparisons; all their tokens go through the student's head together."""
+        rows = self._student.project(torch.cat([c.tokens for c in comparisons]))
+        return [
+            prototype_cross_entropy(
+                own,
+                self._prototypes,
+                comparison.targets,
+                comparison.terms,
+                comparison.weights,
+                temperature=self._student_temperature,
+                student_group=comparison.student_image,
+                teacher_group=comparison.teacher_image,
+            )
+            for own, comparison in zip(
+                torch.split(rows, [len(c.tokens) for c in comparisons]), comparisons, strict=True
+            )
+        ]

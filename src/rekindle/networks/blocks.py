@@ -2,7 +2,7 @@
 """The parts of a transformer block, so that an adapter can put them together in another order.
 
 Every function keeps the operations and their order of timm's own `forward`: a block re-composed from its
-branches equals the block bit for bit.
+branches equals the block bit for bit. Stochastic depth alone is ours, drawn for all blocks at once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from rekindle.core.errors import RequestError
 
 TimmBlock = Any
 """A block of timm, whose parts timm types as plain modules."""
+Paths = tuple[Tensor, Tensor]
+"""Factors [N, 1, 1] of a block's attention branch and of its MLP branch."""
 
 
 class ComposedBlock(nn.Module, ABC):
@@ -33,8 +37,10 @@ class ComposedBlock(nn.Module, ABC):
     """False runs the plain block."""
 
     @abstractmethod
-    def forward(self, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """Return the tokens after the block: all, or only the first `rows`; `rope` is the rotary table, if there is one."""
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, rows: int | None = None, paths: Paths | None = None
+    ) -> Tensor:
+        """Return the tokens after the block: arguments as in `run_block`."""
 
 
 def check_block(block: TimmBlock) -> None:
@@ -52,23 +58,95 @@ def plain_block(block: TimmBlock) -> TimmBlock:
     return block.block if isinstance(block, ComposedBlock) else block
 
 
-def run_block(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
+def run_block(
+    block: TimmBlock,
+    x: Tensor,
+    rope: Tensor | None = None,
+    rows: int | None = None,
+    paths: Paths | None = None,
+) -> Tensor:
     """Return the tokens after `block`, plain or composed.
 
-    Args: rows, return only the first tokens of each image (prefix tokens); the others are still read, so that the result is
-    the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most of it.
+    Args:
+        rope: the rotary table, if there is one.
+        rows: return only the first tokens of each image (prefix tokens); the others are still read, so that the result is
+            the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most
+            of it.
+        paths: stochastic depth, see `draw_paths`; None keeps every branch, whatever the mode.
+
     """
     if isinstance(block, ComposedBlock):
-        out: Tensor = block(x, rope=rope, rows=rows)
-    elif rows is not None:
-        y = x[:, :rows] + attention_branch(block, x, rope, rows)
-        out = y + mlp_branch(block, y)
-    elif isinstance(block, EvaBlock):
-        out = block(x, rope=rope)
-    else:
-        check_block(block)
-        out = block(x)
+        out: Tensor = block(x, rope, rows, paths)
+        return out
+    check_block(block)
+    kept, (attention_path, mlp_path) = x if rows is None else x[:, :rows], paths or (None, None)
+    y = add_branch(kept, attention_output(block, x, rope, rows), attention_path)
+    return add_branch(y, mlp_output(block, y), mlp_path)
+
+
+def draw_paths(keep: Float[Tensor, " branches"], images: int) -> list[Paths]:
+    """Stochastic depth of all blocks at once: per image and branch 0, or 1 / p with the branch's probability p to be kept.
+
+    Args: keep, p of each block's attention and MLP branch in turn. Huang et al., arXiv:1603.09382, with timm's scaling.
+    """
+    drawn = torch.bernoulli(keep[:, None].expand(-1, images)).div_(keep[:, None])
+    masks = drawn[:, :, None, None].unbind()
+    return list(zip(masks[::2], masks[1::2], strict=True))
+
+
+def add_branch(x: Tensor, branch: Tensor, path: Tensor | None) -> Tensor:
+    """Return x + branch, with the branch of each image multiplied by its path [N, 1, 1]."""
+    if path is None:
+        return x + branch
+    out: Tensor = _AddScaled.apply(x, branch, path)
     return out
+
+
+class _AddScaled(torch.autograd.Function):
+    """x + path * branch in one pass; `addcmul` would also keep the branch for a gradient that nobody wants."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, path: Tensor) -> Tensor:
+        ctx.save_for_backward(path)
+        return torch.addcmul(x, branch, path)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (path,) = ctx.saved_tensors
+        return gradient, gradient * path, None
+
+
+def recompute_block(
+    block: TimmBlock,
+    x: Tensor,
+    rope: Tensor | None = None,
+    rows: int | None = None,
+    paths: Paths | None = None,
+) -> Tensor:
+    """What `run_block` returns, keeping the block's input alone: its activations are computed again on the way back.
+
+    They are computed with the weights in force now, also if these are bfloat16 copies that are gone by then.
+    """
+    runner = _Runner(block)
+    names, tensors = zip(*runner.named_parameters(), strict=True)
+
+    def run(x: Tensor, *tensors: Tensor) -> Tensor:
+        out: Tensor = functional_call(runner, dict(zip(names, tensors, strict=True)), (x, rope, rows, paths))
+        return out
+
+    out: Tensor = checkpoint(run, x, *tensors, use_reentrant=False)
+    return out
+
+
+class _Runner(nn.Module):
+    """`run_block` as a module, so that its weights can be handed in."""
+
+    def __init__(self, block: TimmBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, rope: Tensor | None, rows: int | None, paths: Paths | None) -> Tensor:
+        return run_block(self.block, x, rope, rows, paths)
 
 
 def attention_output(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
@@ -82,27 +160,14 @@ def attention_output(block: TimmBlock, x: Tensor, rope: Tensor | None = None, ro
     return out
 
 
-def attention_branch(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
-    """Return what the attention adds to the stream, layer scale and stochastic depth included."""
-    return drop_attention_path(block, attention_output(block, x, rope, rows))
-
-
-def drop_attention_path(block: TimmBlock, branch: Tensor) -> Tensor:
-    """Apply the stochastic depth of the attention branch: the identity in evaluation mode."""
-    out: Tensor = block.drop_path1(branch)
-    return out
-
-
-def mlp_branch(block: TimmBlock, x: Tensor) -> Tensor:
-    """Return what the MLP adds to the stream, layer scale and stochastic depth included."""
+def mlp_output(block: TimmBlock, x: Tensor) -> Tensor:
+    """Return LayerScale(MLP(norm2(x))): the MLP branch before stochastic depth."""
     if isinstance(block, EvaBlock):
         out: Tensor = block.mlp(block.norm2(x))
-        out = out if block.gamma_2 is None else block.gamma_2 * out
-    else:
-        check_block(block)
-        out = block.ls2(block.mlp(block.norm2(x)))
-    branch: Tensor = block.drop_path2(out)
-    return branch
+        return out if block.gamma_2 is None else block.gamma_2 * out
+    check_block(block)
+    out = block.ls2(block.mlp(block.norm2(x)))
+    return out
 
 
 @torch.no_grad()
@@ -127,8 +192,10 @@ def _attend_first(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> Tenso
     q, k = _queries_and_keys(attn, y, rope, rows)
     v = _by_head(_project(attn, "v", y), q.shape[-1])
     v = v.repeat_interleave(attn.num_heads // v.shape[1], dim=1)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    read = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if attn.fused_attn:
+        read = F.scaled_dot_product_attention(q, k, v, dropout_p=attn.attn_drop.p if attn.training else 0.0)
+    else:
+        read = attn.attn_drop(((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1)) @ v
     read = attn.norm(read.transpose(1, 2).flatten(2))
     gate = getattr(attn, "gate", None)  # older releases of timm have none
     if gate is not None:

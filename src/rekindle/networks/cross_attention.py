@@ -7,8 +7,13 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from rekindle.core.precision import full_precision
+
+_softmax = full_precision(F.softmax)
 
 
 class CrossAttention(nn.Module):
@@ -79,5 +84,5 @@ class CrossAttention(nn.Module):
         scores = self.temperature * scores.view(*queries.shape[:-1], memory.shape[1])
         if key_mask is not None:  # the most negative finite value: a row of -inf alone would be NaN
             scores = scores.masked_fill(~key_mask[..., None, :], torch.finfo(scores.dtype).min)
-        weights: Tensor = scores.softmax(dim=-1)
+        weights: Tensor = _softmax(scores, dim=-1)
         return weights

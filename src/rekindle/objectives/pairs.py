@@ -34,10 +34,14 @@ def cross_view_pairs(
     num_pairs = num_student_views * num_teacher_views - min(num_student_views, num_teacher_views)
     if num_pairs == 0:
         raise ValueError(f"need two views; got {num_student_views} student and {num_teacher_views} teacher views")
-    views = [(place, t) for place, s in enumerate(student_views) for t in range(num_teacher_views) if s != t]
-    image = torch.arange(batch, device=device)
-    table = torch.tensor(views, dtype=torch.int64, device=device).view(-1, 2)
-    student, teacher = ((table[:, side, None] * batch + image).flatten() for side in (0, 1))
+    rows = [
+        (place * batch + image, t * batch + image)
+        for place, s in enumerate(student_views)
+        for image in range(batch)
+        for t in range(num_teacher_views)
+        if s != t
+    ]
+    student, teacher = torch.tensor(rows, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
     return Pairs(student, teacher, _equal(student, 1.0 / (num_pairs * batch)))
 
 
@@ -100,7 +104,8 @@ def region_pairs(
     weight = _equal(view, 1.0) / _share_of_all((sizes > 0).sum())
     if reduction == "mean":
         weight = weight / sizes[view, region]
-    return Pairs(view * num_patches + patch[usable], torch.arange(len(view), device=view.device), weight)
+    student, order = (view * num_patches + patch[usable]).sort(stable=True)
+    return Pairs(student, order, weight[order])
 
 
 def _equal(like: Tensor, value: float) -> Tensor:
@@ -117,8 +122,7 @@ def used_rows(
 ) -> tuple[Tensor, dict[str, Pairs]]:
     """Return the rows of one side that any term uses, ascending, and the terms with that side counted among them."""
     indices = [getattr(pairs, side) for pairs in terms.values()]
-    used = torch.zeros(num_rows, dtype=torch.bool, device=indices[0].device)
-    used[torch.cat(indices)] = True
+    used = torch.zeros(num_rows, dtype=torch.bool, device=indices[0].device).index_fill_(0, torch.cat(indices), True)
     place = used.cumsum(0) - 1
     renumbered = {name: replace(pairs, **{side: place[getattr(pairs, side)]}) for name, pairs in terms.items()}
     return used.nonzero()[:, 0], renumbered

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from rekindle.objectives.assignment import centred_softmax
 
-BLOCK_ROWS = {"cpu": 256, "cuda": 4096}
-"""Student or teacher rows of a block. K = 8192: 8 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
+BLOCK_ROWS = {"cpu": 128, "cuda": 4096}
+"""Student or teacher rows of a block. K = 8192: 4 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pairs:
     """The pairs of one loss term: sum over n of weight[n] * H(teacher row, student row).
 
     Attributes:
-        student: [n] index of the student's row.
+        student: [n] index of the student's row, ascending.
         teacher: [n] index of the teacher's row.
         weight: [n] float32.
     """
@@ -53,6 +53,17 @@ class WeighedTerms:
 
     total: Tensor
     terms: dict[str, Tensor]
+
+    @staticmethod
+    def join(parts: Sequence[WeighedTerms]) -> WeighedTerms:
+        """The sum of all parts; terms of one name are added as well. Terms carry no graph."""
+        if len(parts) == 1:
+            return WeighedTerms(parts[0].total, {name: value.detach() for name, value in parts[0].terms.items()})
+        terms: dict[str, Tensor] = {}
+        for part in parts:
+            for name, value in part.terms.items():
+                terms[name] = terms[name] + value.detach() if name in terms else value.detach()
+        return WeighedTerms(torch.stack([part.total for part in parts]).sum(), terms)
 
 
 class TargetRows:
@@ -156,7 +167,7 @@ def prototype_cross_entropy(
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows of one block, and each term's pairs among them, counted within the block and sorted by student row."""
+    """Rows of one block, and each term's pairs among them, counted within the block, ascending by student row."""
 
     student: Tensor
     teacher: Tensor
@@ -173,9 +184,8 @@ def _blocks(
 ) -> list[_Block]:
     """Whole groups, as many as fit into a block; without groups, one block."""
     if groups is None or max(num_student, num_teacher) <= block_rows:
-        rows = [(torch.arange(num_student, device=device), torch.arange(num_teacher, device=device))]
-    else:
-        rows = _cut(groups, num_student, num_teacher, block_rows)
+        return [_Block(torch.arange(num_student, device=device), torch.arange(num_teacher, device=device), list(terms))]
+    rows = _cut(groups, num_student, num_teacher, block_rows)
     place_s, place_t = (torch.zeros(n, dtype=torch.int64, device=device) for n in (num_student, num_teacher))
     owner = torch.zeros_like(place_s)
     for number, (student, teacher) in enumerate(rows):
@@ -252,7 +262,8 @@ def _block_terms(
         used, inverse = torch.unique_consecutive(pairs.student, return_inverse=True)
         weight = pairs.weight.to(log_p.dtype)
         target = _mixture(inverse, pairs.teacher, weight, len(used), probs)  # H is linear in the target
-        values[place] = -torch.linalg.vecdot(target, log_p[used]).sum()  # one long dot product would lose digits
+        own = log_p if len(used) == len(log_p) else log_p[used]
+        values[place] = -torch.linalg.vecdot(target, own).sum()  # one long dot product would lose digits
         mass.index_add_(0, pairs.student, weight * weights[place])
         pulls.append((used, target.mul_(weights[place])))
     gradient = log_p.exp_().mul_(mass[:, None])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,16 +53,37 @@ class Views:
     """Views of one resolution, view-major.
 
     Attributes:
-        pixels: [V, B, 3, S, S], float32 normalised by the backbone's mean and std.
+        pixels: [V, B, 3, S, S], uint8 as they are made, or float32 normalised by the backbone's mean and std.
         crops: fields [V, B].
     """
 
     pixels: Tensor
     crops: Crops
 
+    def images(self, chosen: slice | Tensor) -> Views:
+        """The views of some of the images."""
+        crops = Crops(*(getattr(self.crops, name)[:, chosen] for name in Crops.__dataclass_fields__))
+        return Views(self.pixels[:, chosen], crops)
+
     def to(self, device: torch.device | str) -> Views:
         """Move pixels and crops."""
         return Views(self.pixels.to(device, non_blocking=True), self.crops.to(device))
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Views:
+        """Levels 0 .. 255 as (level / 255 - mean) / std in float32, where the pixels are.
+
+        Args: mean and std per channel, for levels in [0, 1]. Raises: ValueError for pixels that are not uint8 any more, or
+        for numbers that cannot be a normalisation.
+        """
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean and std need three numbers each, std above 0; got mean={mean}, std={std}")
+        if self.pixels.dtype != torch.uint8:
+            raise ValueError(
+                f"the pixels are {self.pixels.dtype} and not uint8: these views are normalised already; do it only once"
+            )
+        gain = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=self.pixels.device)
+        offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=gain.device)
+        return Views(self.pixels.float().mul_(gain[:, None, None]).add_(offset[:, None, None]), self.crops)
 
 
 @dataclass(frozen=True)
@@ -88,7 +110,17 @@ class ViewBatch:
         """Local views per image."""
         return 0 if self.local_views is None else int(self.local_views.pixels.shape[0])
 
+    def images(self, chosen: slice | Tensor) -> ViewBatch:
+        """The views of some of the images."""
+        local = None if self.local_views is None else self.local_views.images(chosen)
+        return ViewBatch(self.global_views.images(chosen), local, self.image_index[chosen], self.skipped)
+
     def to(self, device: torch.device | str) -> ViewBatch:
         """Move every tensor."""
         local = None if self.local_views is None else self.local_views.to(device)
         return ViewBatch(self.global_views.to(device), local, self.image_index.to(device), self.skipped)
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ViewBatch:
+        """All views as `Views.normalised` makes them."""
+        local = None if self.local_views is None else self.local_views.normalised(mean, std)
+        return ViewBatch(self.global_views.normalised(mean, std), local, self.image_index, self.skipped)

@@ -7,6 +7,7 @@ Plain Python numbers: a box is a few multiplications; with tensors it would cost
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,18 +19,14 @@ _OVERLAP_TRIES = 20
 
 
 class UniformStream:
-    """Uniform numbers of a generator as Python floats, in blocks: a draw of one number costs as much."""
+    """Uniform numbers of a generator as Python floats, in blocks: a draw of one number costs as much.
+
+    Attributes:
+        unit: returns the next number in [0, 1).
+    """
 
     def __init__(self, generator: torch.Generator, block: int = 256) -> None:
-        self._generator = generator
-        self._block = block
-        self._numbers: list[float] = []
-
-    def unit(self) -> float:
-        """Return a number in [0, 1)."""
-        if not self._numbers:
-            self._numbers = torch.rand(self._block, generator=self._generator, dtype=torch.float64).tolist()
-        return self._numbers.pop()
+        self.unit: Callable[[], float] = _units(generator, block).__next__
 
     def between(self, low: float, high: float) -> float:
         """Return a number in [low, high)."""
@@ -42,6 +39,11 @@ class UniformStream:
     def chance(self, probability: float) -> bool:
         """Return True with this probability; it always draws, so later draws do not depend on it."""
         return self.unit() < probability
+
+
+def _units(generator: torch.Generator, block: int) -> Iterator[float]:
+    while True:
+        yield from reversed(torch.rand(block, generator=generator, dtype=torch.float64).tolist())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All views of one image, made in a data worker, and their collation into a batch."""
+"""What a data worker makes of one image: its views, or its plan for the device; and the collation into a batch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from rekindle.views.batch import Crops, ViewBatch, Views
-from rekindle.views.crops import Box, UniformStream, sample_boxes
+from rekindle.views.on_cpu import CpuExecutor
 from rekindle.views.options import ViewsOptions
-from rekindle.views.photometric import apply_photometric, draw_photometric
+from rekindle.views.plan import PlannedBatch, ViewPlan, collate_plans, draw_plan
 
 
 @dataclass(frozen=True)
 class SingleViews:
-    """The views of one image: pixels [V, 3, S, S] normalised, crop fields [V]; no local views is None."""
+    """The views of one image: pixels uint8 [V, 3, S, S], crop fields [V]; no local views is None."""
 
     global_pixels: Tensor
     global_crops: Crops
@@ -28,42 +27,54 @@ class SingleViews:
 
 
 class MultiCrop:
-    """Image to views: crop and resize, flip, jitter, grey, blur, solarise, normalise (in DINO's order).
+    """Image to views: crop and resize, flip, jitter, grey, blur, solarise (in DINO's order), as bytes.
 
-    Every random number comes from the generator that the call receives.
-
-    Args: mean and std of the backbone's normalisation, per channel, for levels in [0, 1].
+    Every random number comes from the generator that the call receives. One thread at a time.
     """
 
-    def __init__(self, options: ViewsOptions, mean: Sequence[float], std: Sequence[float]) -> None:
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std need three numbers each, std above 0; got mean={mean}, std={std}")
+    def __init__(self, options: ViewsOptions) -> None:
         self.options = options
-        scale = torch.tensor(std, dtype=torch.float64)[:, None, None]
-        self._gain = (1 / (255 * scale)).float()
-        self._offset = (-torch.tensor(mean, dtype=torch.float64)[:, None, None] / scale).float()
+        self._execute = CpuExecutor()
+
+    def __reduce__(self) -> tuple[type[MultiCrop], tuple[ViewsOptions]]:
+        return MultiCrop, (self.options,)  # the memory of the executor stays behind
 
     def __call__(self, image: UInt8[Tensor, "3 H W"], generator: torch.Generator) -> SingleViews:
         """Return two global and `num_local` local views of an image, which stays as it is."""
         options = self.options
-        size = (image.shape[1], image.shape[2])
-        uniform = UniformStream(generator)
-        boxes = sample_boxes(size, options, uniform)
-        # The antialiased resize of bytes is twice as fast when the three channels of a pixel are neighbours.
-        image = image[None].contiguous(memory_format=torch.channels_last)
-        large = torch.empty(2, 3, options.global_size_px, options.global_size_px)
-        small = torch.empty(options.num_local, 3, options.local_size_px, options.local_size_px)
-        flips = []
-        for index, (box, out) in enumerate(zip(boxes, [*large, *small], strict=True)):
-            flip = (uniform.chance(options.hflip_p), uniform.chance(options.vflip_p))
-            view = _cut(image, box, out.shape[-1], flip)
-            view = apply_photometric(view, draw_photometric(options, index, uniform))
-            torch.addcmul(self._offset, view, self._gain, out=out)
-            flips.append(flip)
-        crops = _as_crops(boxes, flips, size)
+        plan = draw_plan((image.shape[1], image.shape[2]), options, generator)
+        crops = plan.crops()
         if options.num_local == 0:
+            (large,) = self._execute(image, plan, [(2, options.global_size_px)])
             return SingleViews(large, crops, None, None)
+        groups = [(2, options.global_size_px), (options.num_local, options.local_size_px)]
+        large, small = self._execute(image, plan, groups)
         return SingleViews(large, crops[:2], small, crops[2:])
+
+    def collate(self, samples: Sequence[tuple[int, tuple[int, ...], SingleViews]]) -> ViewBatch:
+        """Make one batch, `collate_views`."""
+        return collate_views(samples)
+
+
+class PlanCrop:
+    """Image to image and plan, for `DeviceExecutor`: the same draws as `MultiCrop`, carried out elsewhere."""
+
+    def __init__(self, options: ViewsOptions) -> None:
+        self.options = options
+
+    def __call__(self, image: UInt8[Tensor, "3 H W"], generator: torch.Generator) -> tuple[Tensor, ViewPlan]:
+        """Return the image itself and the plan of its views."""
+        return image, draw_plan((image.shape[1], image.shape[2]), self.options, generator)
+
+    def collate(self, samples: Sequence[tuple[int, tuple[int, ...], tuple[Tensor, ViewPlan]]]) -> PlannedBatch:
+        """Make one batch, `collate_plans`."""
+        return collate_plans(samples)
+
+
+def view_maker(options: ViewsOptions, *, on_gpu: bool) -> MultiCrop | PlanCrop:
+    """What the data workers do, as `options.executor` says; "auto" leaves the views to a GPU where there is one."""
+    executor = options.executor if options.executor != "auto" else ("device" if on_gpu else "worker")
+    return MultiCrop(options) if executor == "worker" else PlanCrop(options)
 
 
 def collate_views(samples: Sequence[tuple[int, tuple[int, ...], SingleViews]]) -> ViewBatch:
@@ -82,24 +93,3 @@ def collate_views(samples: Sequence[tuple[int, tuple[int, ...], SingleViews]]) -
 
 def _stack(pixels: list[Tensor], crops: list[Crops]) -> Views:
     return Views(torch.stack(pixels, dim=1), Crops.stack(crops, dim=1))
-
-
-def _cut(image: UInt8[Tensor, "1 3 H W"], box: Box, side: int, flip: tuple[bool, bool]) -> Float[Tensor, "3 side side"]:
-    patch = image[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    patch = patch.contiguous(memory_format=torch.channels_last)
-    patch = F.interpolate(patch, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
-    axes = [axis for axis, is_flipped in zip((2, 1), flip, strict=True) if is_flipped]
-    view = patch[0].flip(axes) if axes else patch[0]
-    return view.to(torch.float32, memory_format=torch.contiguous_format)
-
-
-def _as_crops(boxes: list[Box], flips: list[tuple[bool, bool]], size: tuple[int, int]) -> Crops:
-    height, width = size
-    # Divided in double precision: a crop's far edge then rounds to the image's.
-    edges = torch.tensor(
-        [(b.top / height, b.left / width, b.height / height, b.width / width) for b in boxes],
-        dtype=torch.float64,
-    )
-    top, left, extent_y, extent_x = edges.float().unbind(1)
-    mirrored = torch.tensor(flips, dtype=torch.bool)
-    return Crops(top, left, extent_y, extent_x, mirrored[:, 0].clone(), mirrored[:, 1].clone())

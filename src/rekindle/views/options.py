@@ -53,6 +53,9 @@ class ViewsOptions(Options):
     min_overlap: float = 0.02
     """For `overlap = reject`: area that the two global crops share at least, as a share of the image; a local
     crop shares half of it with at least one global crop (NeCo's code)."""
+    executor: Literal["auto", "worker", "device"] = "auto"
+    """Where views are made from decoded images: in the data workers, or on the device for a whole batch at once (auto: on
+    the device if that is a GPU). The draws are the same; pixels differ by rounding, about half a level."""
 
     @field_validator("global_size_px", "local_size_px")
     @classmethod
@@ -101,8 +104,8 @@ class ViewsOptions(Options):
     @field_validator("brightness", "contrast", "saturation")
     @classmethod
     def _strength(cls, value: float) -> float:
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"a jitter strength is 0 or more (0 switches it off); got {value}")
+        if not 0.0 <= value <= 100.0:  # at a factor of 100 nearly every level is black or white
+            raise ValueError(f"a jitter strength lies in [0, 100] (0 switches it off); got {value}")
         return value
 
     @field_validator("hue")

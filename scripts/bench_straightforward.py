@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our step against the straightforward one that the tests hold it to: two whole models, all gradients, heads everywhere.
+
+    python scripts/bench_straightforward.py [--batch-size 2] [--rank 64] [--rounds 5] [--method glare]
+
+One thread; rounds in turn; quoted are ratios of medians to the straightforward step in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rekindle.bench.measuring import measure
+from rekindle.views.options import ViewsOptions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--method", choices=["glare", "dino"], default="glare")
+    asked = parser.parse_args()
+    case = {
+        "backbone": "vit:width=384,depth=12,heads=6,patch=16,img=224",
+        "train": "adapters",
+        "rank": asked.rank,
+        "batch_size": asked.batch_size,
+        "micro_batch_size": asked.batch_size,
+        "num_prototypes": 8192,
+        "device": "cpu",
+        "seed": 0,
+        "height": 360,
+        "width": 480,
+        "views": ViewsOptions().model_dump(),
+    }
+    name = asked.method.capitalize()
+    base = None
+    for precision in ("fp32", "bf16"):
+        sides = {
+            "straightforward": f"tests.bench.straightforward_side:Straightforward{name}",
+            "ours": f"rekindle.bench.step:Ours{name}",
+        }
+        for side in measure(sides, {**case, "precision": precision}, rounds=asked.rounds):
+            base = base or side.median
+            print(
+                f"{precision} {side.label:<16} {side.median:7.3f} s  {base / side.median:5.2f}x  spread {side.spread:.0%}  "
+                f"peak {side.peak_bytes / 2**30:.2f} GiB  {side.facts['flops'] / asked.batch_size / 1e9:.0f} GFLOP/image",  # type: ignore[operator]
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One optimizer step: shares forward and backward, clip, move weights, teacher and centres."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from rekindle.core.distributed import all_sum, rank, world_size
+from rekindle.core.errors import RekindleError
+from rekindle.core.progress import Progress
+from rekindle.core.rng import seeded_default
+from rekindle.engine.checkpoints import TrainingPlan
+from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, set_schedule
+from rekindle.engine.options import OptimOptions
+from rekindle.engine.precision import ComputeCopies
+from rekindle.methods.base import LossBreakdown, Method, ViewBatch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What is worth logging of a step.
+
+    Attributes:
+        values: loss, terms and stats, averaged over shares and processes.
+        lr: learning rate of the step.
+        weight_decay: of the step.
+        grad_norm: norm over all gradients, before clipping.
+    """
+
+    values: dict[str, float]
+    lr: float
+    weight_decay: float
+    grad_norm: float
+
+
+class _Sealed(Generic[Value]):
+    """Carries frozen dataclasses through Fabric's wrapper, which would otherwise try to convert their fields."""
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+
+class _Stepped(nn.Module):
+    """The method as DDP sees it."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+        self.copies: ComputeCopies | None = None
+
+    def forward(self, call: _Sealed[tuple[ViewBatch, Progress]]) -> _Sealed[LossBreakdown]:
+        """Compute the loss of one share of a step."""
+        batch, progress = call.value
+        if self.copies is None:
+            return _Sealed(self.method(batch, progress))
+        return _Sealed(self.copies.call(self.method, batch, progress))
+
+
+class Stepper:
+    """Trains a method step by step.
+
+    Args: method, moved to fabric's device; precision, `bf16` computes in bfloat16 with float32 weights.
+    """
+
+    def __init__(self, method: Method, fabric: Fabric, optim: OptimOptions, *, precision: str) -> None:
+        self.method = method
+        self._fabric, self._optim = fabric, optim
+        optimizer = build_optimizer(method, optim)
+        stepped = self._stepped = _Stepped(method)
+        with warnings.catch_warnings():
+            # Newer torch calls the switch forward_sync_buffers; ours must stay off under either name, because the sums that
+            # a centre has observed belong to their process until the step ends.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            self._module, self.optimizer = fabric.setup(stepped, optimizer)
+        method.train()
+        if precision == "bf16":
+            stepped.copies = ComputeCopies(method, torch.bfloat16)
+        self.trained = [p for p in method.parameters() if p.requires_grad]
+
+    @property
+    def standing(self) -> list[torch.Tensor]:
+        """Tensors that are there whatever a step keeps: parameters, and low-precision copies of what is frozen."""
+        copies = [] if self._stepped.copies is None else self._stepped.copies.standing
+        return [*self.method.parameters(), *copies]
+
+    def step(self, step: int, plan: TrainingPlan, next_share: Callable[[], ViewBatch]) -> StepOutcome:
+        """Do one optimizer step.
+
+        Args: step, how many were done before; next_share, gives this process's next share of the batch.
+        Raises: RekindleError if loss or gradient is not finite; weights, teacher and centres have then not moved.
+        """
+        start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
+        lr, decay = set_schedule(self.optimizer, self._optim, start, plan.batch_size)
+        accumulate = plan.num_slots // world_size()
+        values: dict[str, float] = defaultdict(float)
+        for micro in range(accumulate):
+            batch = next_share()
+            slot = micro * world_size() + rank()
+            progress = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, slot, plan.num_slots)
+            with self._fabric.no_backward_sync(self._module, enabled=micro < accumulate - 1):
+                with seeded_default(plan.seed, "step", step, slot):
+                    breakdown: LossBreakdown = self._module(_Sealed((batch, progress))).value
+                scalars = _scalars(breakdown)
+                _require_finite(scalars, breakdown, batch, step)
+                self._fabric.backward(breakdown.total / accumulate)
+            for name, value in scalars.items():
+                values[name] += value / accumulate
+        norm = float(clip_per_tensor(self.trained, self._optim.clip_norm))
+        if not math.isfinite(norm):
+            raise RekindleError(
+                f"a gradient is not finite at step {step}; nothing has moved. Lower --optim.lr-per-256 or use "
+                f"--precision fp32, then continue from the last checkpoint with --resume"
+            )
+        self.method.before_step(start)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(start)
+        return StepOutcome(dict(values), lr, decay, norm)
+
+    def abandon(self) -> None:
+        """Forget a step that did not end: its gradients, and what centres have observed."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.abandon_step()
+        if self._fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that host or device memory is short."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _scalars(breakdown: LossBreakdown) -> dict[str, float]:
+    """Loss, terms and stats as numbers, averaged over the processes."""
+    named = {"loss": breakdown.total.detach(), **breakdown.terms, **breakdown.stats}
+    stacked = all_sum(torch.stack([v.float() for v in named.values()])) / world_size()
+    return dict(zip(named, stacked.tolist(), strict=True))
+
+
+def _require_finite(scalars: dict[str, float], breakdown: LossBreakdown, batch: ViewBatch, step: int) -> None:
+    if math.isfinite(scalars["loss"]):
+        return
+    bad = [name for name in breakdown.terms if not math.isfinite(scalars[name])] or list(breakdown.terms)
+    images = ", ".join(str(i) for i in batch.image_index.tolist()[:8])
+    raise RekindleError(
+        f"the loss is not finite at step {step} (term {', '.join(bad)}; images number {images}); nothing has moved. Lower "
+        "--optim.lr-per-256 or use --precision fp32, then continue from the last checkpoint with --resume"
+    )

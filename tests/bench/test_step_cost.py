@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step costs, counted: FLOPs against the model, bytes kept for the way back, operations, nothing as wide as K."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from rekindle import costs
+from rekindle.bench.counting import Counted, counting
+from rekindle.bench.stage import fixed_views
+from rekindle.bench.step import FIRST_STEP, build_stepper
+from rekindle.methods.heads import Comparison, HeadPair
+from rekindle.objectives.prototypes import WeighedTerms
+from rekindle.views.options import ViewsOptions
+
+PROTOTYPES = 8192
+
+
+@dataclass
+class Step:
+    """A counted step, per image."""
+
+    counted: Counted
+    rows: costs.Rows
+    images: int
+
+    @property
+    def kept(self) -> float:
+        return self.counted.kept_peak / self.images
+
+
+def _step(
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    *,
+    images: int,
+    precision: str = "fp32",
+    train: str = "adapters",
+    rank: int = 64,
+    width: int = 192,
+    depth: int = 3,
+) -> Step:
+    """Count the second step (the first also makes the optimizer's state) on views of the default sizes."""
+    case: dict[str, object] = {
+        "backbone": f"vit:width={width},depth={depth},heads={width // 64},patch=16,img=224",
+        "train": train,
+        "rank": rank,
+        "batch_size": images,
+        "micro_batch_size": images,
+        "precision": precision,
+        "num_prototypes": PROTOTYPES,
+        "device": "cpu",
+        "seed": 0,
+        "height": 360,
+        "width": 480,
+        "views": ViewsOptions().model_dump(),
+    }
+    stepper, _, plan = build_stepper(case, method)
+    batch = fixed_views(case)
+    sizes: dict[str, tuple[int, int]] = {}
+    original = HeadPair.losses
+
+    def losses(self: HeadPair, comparisons: list[Comparison]) -> list[WeighedTerms]:
+        sizes.update({"+".join(sorted(c.terms)): (len(c.tokens), len(c.targets)) for c in comparisons})
+        return original(self, comparisons)
+
+    monkeypatch.setattr(HeadPair, "losses", losses)
+    stepper.step(FIRST_STEP, plan, lambda: batch)
+    with counting(stepper.standing) as counted:
+        stepper.step(FIRST_STEP + 1, plan, lambda: batch)
+    patch, region = sizes.get("loc1+loc2", (0, 0)), sizes.get("reg", (0, 0))
+    slots = 2.0 * (width // 64) * 49 if method == "glare" else 0.0
+    numbers = [n / images for n in (*patch, *region)]
+    return Step(counted, costs.Rows(numbers[0], numbers[1], numbers[2], numbers[3], slots), images)
+
+
+def _trunk(rank: int, width: int = 192, depth: int = 3) -> costs.Trunk:
+    return costs.Trunk(width, depth, width // 64, 4 * width, 16, rank=rank)
+
+
+@pytest.mark.parametrize("train", ["adapters", "all"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["dino", "glare"])
+def test_counted_flops_are_those_of_the_model(
+    method: str, precision: str, train: costs.Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = 96 if train == "adapters" else 0
+    step = _step(monkeypatch, method, images=1, precision=precision, train=train, rank=rank or 8)
+    attention = costs.FUSED_BACKWARD if precision == "fp32" else costs.PLAIN_BACKWARD  # what a CPU does
+    head = costs.Head(192, prototypes=PROTOTYPES)
+    if method == "dino":
+        model = costs.dino_step(_trunk(rank), head, sizes=(224, 96), num_local=10, train=train, attention=attention)
+    else:
+        assert step.rows.student_patch > 20 and step.rows.teacher_region > 20
+        model = costs.glare_step(
+            _trunk(rank), head, step.rows, sizes=(224, 96), num_local=10, train=train, attention=attention
+        )
+    assert step.counted.flops / step.images == pytest.approx(model.total, rel=0.05)
+
+
+def test_the_model_gives_the_published_figures_of_the_trunk() -> None:
+    """ViT-Ti, S and B at 224 and 96 px, GFLOP (shared measurements; 2 per multiply-add)."""
+    for width, expected in ((192, (2.5, 0.43)), (384, (9.25, 1.66)), (768, (35.3, 6.55))):
+        trunk = costs.Trunk(width, 12, width // 64, 4 * width, 16)
+        for size, value in zip((224, 96), expected, strict=True):
+            assert trunk.forward(size) / 1e9 == pytest.approx(value, rel=0.04)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["dino", "glare"])
+def test_bytes_kept_follow_the_model(method: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (_step(monkeypatch, method, images=n, precision=precision) for n in (1, 2))
+    each = 2 if precision == "bf16" else 4
+    trunk, head = _trunk(64), costs.Head(192, prototypes=PROTOTYPES)
+    besides = costs.kept_besides(
+        trunk, head, train="adapters", bytes_each=each, comparisons=2 if method == "dino" else 4
+    )
+    for step in (one, two):
+        model = costs.kept_per_image(
+            trunk, head, step.rows, sizes=(224, 96), num_local=10, train="adapters", bytes_each=each, plain=each == 2
+        )
+        assert step.counted.kept_peak == pytest.approx(besides + step.images * model, rel=0.15)
+
+
+def test_a_share_is_the_largest_half_of_a_half_that_fits_and_never_less_than_one() -> None:
+    free = 16e9
+    assert costs.fitting_share(free, 1e8, 0.0, at_most=64) == 64
+    assert costs.fitting_share(free, 2e8, 0.0, at_most=64) == 32
+    assert costs.fitting_share(free, 2e8, 5e9, at_most=64) == 8
+    assert costs.fitting_share(free, 1e11, 0.0, at_most=64) == 1
+
+
+def test_a_glare_step_of_a_small_vit_stays_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ViT-S/16, 2 x 224 + 10 x 96, K = 8192, adapters of rank 512, bfloat16: the figures of docs/performance.md."""
+    step = _step(monkeypatch, "glare", images=2, precision="bf16", rank=512, width=384, depth=12)
+    assert step.kept <= 110e6
+    assert not [shape for shape in step.counted.kept_shapes if shape and shape[-1] == PROTOTYPES]
+    assert any(shape[-1] == 384 for shape in step.counted.kept_shapes)
+
+
+def test_counting_sees_what_is_kept_and_when_it_goes() -> None:
+    weight = torch.randn(64, 64, requires_grad=True)
+    x = torch.randn(100, 64)
+    with counting([weight, x]) as counted:
+        hidden = torch.relu(x @ weight)
+        (hidden * hidden).sum().backward()  # type: ignore[no-untyped-call]
+    assert counted.kept_peak == 100 * 64 * 4  # the hidden layer, kept twice, counts once
+    assert counted.flops == 2 * 2 * 100 * 64 * 64
+    assert counted.by_name["mm"] == 2
+    with counting() as views:
+        x.view(64, 100).transpose(0, 1).expand(2, -1, -1)
+    assert views.kernels == 0
