@@ -6,42 +6,33 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from rekindle import costs
 from rekindle.adapters.attach import Attachment, attach
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
 from rekindle.config import PretrainOptions, Resolved, import_named, read_run_file, resolve
-from rekindle.core.distributed import rank, world_size
+from rekindle.core.distributed import rank
 from rekindle.core.errors import RequestError
 from rekindle.core.fabric import Fabric
 from rekindle.core.rng import seeded_default
 from rekindle.data.images import ImageSource, find_images
-from rekindle.data.memory import free_bytes
-from rekindle.data.store import GIB, StoredImages, share_store, store_budget, told
-from rekindle.data.training import ReadableImages, StepBatches, TrainingImages
+from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.loop import train
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
+from rekindle.feeding import on_device, shares_stream
 from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.blocks import plain_block
 from rekindle.networks.compiling import compile_blocks
-from rekindle.views.batch import ViewBatch
-from rekindle.views.multicrop import view_maker
-from rekindle.views.on_device import DeviceExecutor
-from rekindle.views.plan import PlannedBatch
+from rekindle.planning import compute_precision, on_gpu, plan_steps
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             watcher = stack.enter_context(_logged(folder, watcher))
         if options.engine.compile and (failure := compile_blocks(method, fabric.device)):
             watcher.message(failure)
-        stream = _on_device(_stream(options, images, budget, fabric, watcher), options, backbone, fabric.device)
+        stream = on_device(shares_stream(options, images, budget, fabric, watcher), options, backbone, fabric.device)
         outcome = train(
             method,
             stream,
@@ -157,7 +148,7 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
     """Put adapters in, decide what trains, and build the method around the backbone. Raises RequestError."""
     options = resolved.options
     backbone.recompute_blocks = options.engine.recompute_blocks
-    if compute_precision(options) == "bf16" and not _on_gpu(options):
+    if compute_precision(options) == "bf16" and not on_gpu(options):
         backbone.attend_plainly()
     with seeded_default(options.seed, "init"):
         attachment = attach(backbone, options.adapter, train=options.train)
@@ -180,63 +171,6 @@ def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
             f"{now.get(changed[0])!r}; leave the option out, or start a new run in another folder"
         )
     return wanted
-
-
-def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | None = None) -> TrainingPlan:
-    """Cut a run into steps. The batch is at most the number of images, and a multiple of the shares it is cut into.
-
-    With the backbone, shares are made small enough for free memory, unless their size is asked for.
-    """
-    wanted = min(options.batch_size, num_images)
-    if wanted < options.devices:
-        raise RequestError(f"{num_images} images cannot be shared by {options.devices} devices; use --devices 1")
-    largest = options.engine.micro_batch_size or (64 if _on_gpu(options) else 4)
-    micro = min(largest, wanted // options.devices)
-    accumulate = max(1, wanted // (micro * options.devices))
-    batch_size = micro * options.devices * accumulate
-    if backbone is not None and options.engine.micro_batch_size is None:  # the batch itself never depends on memory
-        micro = max(n for n in range(1, _fitting_share(options, backbone, micro) + 1) if micro % n == 0)
-        accumulate = batch_size // (micro * options.devices)
-    steps_per_epoch = max(1, num_images // batch_size)
-    steps = options.steps or max(1, round((options.epochs or 100.0) * steps_per_epoch))
-    return TrainingPlan(steps, steps_per_epoch, batch_size, accumulate * options.devices, options.seed)
-
-
-def _fitting_share(options: PretrainOptions, backbone: Backbone, at_most: int) -> int:
-    """Images that fit into free memory at a time, by the model of `costs`: the loss that keeps most, GLARE's, counts."""
-    on_gpu, views = _on_gpu(options), options.views
-    is_low = compute_precision(options) == "bf16"
-    block = plain_block(backbone.vit.blocks[0])
-    hidden = block.mlp.fc2.in_features
-    maps = sum(p.numel() for p in block.mlp.parameters() if p.ndim == 2)
-    trunk = costs.Trunk(
-        backbone.width,
-        backbone.depth,
-        backbone.num_heads,
-        hidden,
-        backbone.patch_size,
-        backbone.num_prefix,
-        rank=options.adapter.rank if options.train == "adapters" or options.adapter.in_full_training else 0,
-        mlp_maps=maps // (backbone.width * hidden),  # 3 where the MLP is gated
-    )
-    head = costs.Head(backbone.width)
-    patches = 2 * (trunk.tokens(views.global_size_px) - trunk.prefix)
-    number = 2 if is_low else 4
-    per_image = costs.kept_per_image(
-        trunk,
-        head,
-        costs.Rows(student_patch=patches, student_region=patches),
-        sizes=(views.global_size_px, views.local_size_px),
-        num_local=views.num_local,
-        train=options.train,
-        bytes_each=number,
-        plain=is_low and not on_gpu,
-    )
-    if options.engine.recompute_blocks:
-        per_image /= backbone.depth
-    besides = costs.kept_besides(trunk, head, train=options.train, bytes_each=number, comparisons=4)
-    free = torch.cuda.mem_get_info()[0] if on_gpu else free_bytes()
-    return costs.fitting_share(free, per_image, besides, at_most=at_most)
 
 
 def _required(name: str, value: str) -> str:
@@ -268,103 +202,19 @@ def _check_views(options: PretrainOptions, backbone: Backbone) -> None:
             )
 
 
-def compute_precision(options: PretrainOptions) -> str:
-    """`fp32` or `bf16`, as asked for or as the device suggests."""
-    if options.precision != "auto":
-        return options.precision
-    return "bf16" if _on_gpu(options) and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _on_gpu(options: PretrainOptions) -> bool:
-    return options.accelerator == "gpu" or (options.accelerator == "auto" and torch.cuda.is_available())
-
-
 def _fabric(options: PretrainOptions) -> Fabric:
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    on_gpu = _on_gpu(options)
+    is_gpu = on_gpu(options)
     strategy: DDPStrategy | str = "auto"
     if options.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="nccl" if on_gpu else "gloo")
+        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="nccl" if is_gpu else "gloo")
     return Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
+        accelerator="cuda" if is_gpu else "cpu",
         devices=options.devices,
         strategy=strategy,
         precision="32-true",  # bfloat16 is ours: engine.precision
     )
-
-
-def _stream(
-    options: PretrainOptions, images: ImageSource, budget: int, fabric: Fabric, watcher: Watcher
-) -> Callable[[int, TrainingPlan], Iterator[ViewBatch | PlannedBatch]]:
-    """`_batches` as a function of start and plan; decoded images are kept in `budget` bytes unless that is switched off."""
-    if options.data.store_gib == 0:  # the same in every process, as a budget that is measured need not be
-        return lambda start, plan: _batches(options, images, plan, start)
-    store = share_store(len(images), budget, lambda handle: fabric.broadcast(handle), rank(), world_size())
-    watcher.message(
-        f"image store: up to {budget / GIB:.1f} GiB of memory keep decoded images; what does not fit is decoded each time"
-    )
-    stored = StoredImages(images, store, options.data)
-
-    def stream(start: int, plan: TrainingPlan) -> Iterator[ViewBatch | PlannedBatch]:
-        shares_per_epoch = plan.steps_per_epoch * plan.num_slots // world_size()
-        return told(_batches(options, stored, plan, start), store, shares_per_epoch, watcher.message)
-
-    return stream
-
-
-def _batches(
-    options: PretrainOptions, images: ReadableImages, plan: TrainingPlan, start: int
-) -> Iterator[ViewBatch | PlannedBatch]:
-    """This process's shares of every step from `start` on; the same whatever the number of workers."""
-    accumulate = plan.num_slots // world_size()
-    transform = view_maker(options.views, on_gpu=_on_gpu(options))
-    dataset: Dataset[Any] = TrainingImages(images, transform, seed=options.seed, options=options.data)
-    sampler = StepBatches(
-        len(images),
-        plan.batch_size,
-        num_slots=plan.num_slots,
-        slots=[micro * world_size() + rank() for micro in range(accumulate)],
-        steps=plan.steps,
-        start_step=start,
-        seed=options.seed,
-    )
-    workers = options.data.num_workers
-    if workers is None:
-        workers = max(1, min(16, (os.cpu_count() or 1) // world_size() - 1))
-    loader: DataLoader[ViewBatch | PlannedBatch] = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=transform.collate,
-        num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_parent,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return iter(loader)
-
-
-def _on_device(
-    stream: Callable[[int, TrainingPlan], Iterator[ViewBatch | PlannedBatch]],
-    options: PretrainOptions,
-    backbone: Backbone,
-    device: torch.device,
-) -> Callable[[int, TrainingPlan], Iterator[ViewBatch]]:
-    """What the data workers deliver, as bytes, moved to the device, made into views if they are not, and normalised there."""
-    make_views = DeviceExecutor(options.views)
-
-    def moved(start: int, plan: TrainingPlan) -> Iterator[ViewBatch]:
-        for batch in stream(start, plan):
-            there = batch.to(device)
-            views = make_views(there) if isinstance(there, PlannedBatch) else there
-            yield views.normalised(backbone.mean, backbone.std)
-
-    return moved
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A scheduler or Ctrl-C signals the whole process group; the parent ends its step and then lets the workers go."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _describe(

@@ -251,8 +251,9 @@ def kept_per_image(
 
 
 def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int, comparisons: int) -> float:
-    """Bytes that a step keeps whatever the number of images: gradients of the small views' share, and of the prototypes,
-    and in low precision the weights that it computes with.
+    """Bytes that a step keeps whatever the number of images.
+
+    Gradients of the small views' share and of the prototypes, and in low precision the weights that it computes with.
 
     Args: comparisons, calls of the loss whose gradient with respect to the prototypes (float32) waits for the way back.
     """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from rekindle.assemble import plan_steps, pretrain
+from rekindle.assemble import pretrain
 from rekindle.bench.measuring import Measured, measure
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.stage import taken
@@ -22,6 +22,7 @@ from rekindle.bench.table import bench_of, sides_of
 from rekindle.config import Resolved, resolve
 from rekindle.data.images import find_images
 from rekindle.engine.watcher import StepReport
+from rekindle.planning import plan_steps
 
 MOST_STEPS = 24
 """Steps of an epoch at most: the loop tells its waits over its last 50 steps, and two epochs must fit."""
