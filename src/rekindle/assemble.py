@@ -24,7 +24,7 @@ from rekindle.core.rng import seeded_default
 from rekindle.data.images import ImageSource, find_images
 from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
-from rekindle.engine.loop import train
+from rekindle.engine.loop import share_size, train
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
 from rekindle.feeding import on_device, shares_stream
@@ -224,7 +224,8 @@ def _describe(
     note = f" (asked for {options.batch_size})" if plan.batch_size != options.batch_size else ""
     return (
         f"{options.method}: {moved / 1e6:.2f} M numbers train ({options.train}, {len(attachment.trained)} backbone tensors), "
-        f"{plan.steps} steps of {plan.batch_size} images{note}, {plan.steps_per_epoch} steps an epoch"
+        f"{plan.steps} steps of {plan.batch_size} images{note}, {share_size(plan)} at a time, "
+        f"{plan.steps_per_epoch} steps an epoch"
     )
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from rekindle.objectives.assignment import centred_softmax
 
-BLOCK_ROWS = {"cpu": 128, "cuda": 4096}
-"""Student or teacher rows of a block. K = 8192: 4 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
+BLOCK_ROWS = {"cpu": 256, "cuda": 4096}
+"""Student or teacher rows of a block. K = 8192: 8 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,10 @@ class _FusedTerms(torch.autograd.Function):
             if wants:
                 gradient = gradient.to(student.dtype)
                 grad_student[block.student] = gradient @ low
-                grad_prototypes += gradient.T @ rows
+                if gradient.dtype == grad_prototypes.dtype:
+                    grad_prototypes.addmm_(gradient.T, rows)
+                else:
+                    grad_prototypes += gradient.T @ rows
         ctx.save_for_backward(grad_student, grad_prototypes)
         ctx.mark_non_differentiable(values)
         return torch.dot(values, weights), values
