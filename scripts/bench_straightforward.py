@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.bench.cases import step_case
+
 from rekindle.bench.measuring import measure
-from rekindle.views.options import ViewsOptions
 
 
 def main() -> None:
@@ -25,19 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--method", choices=["glare", "dino"], default="glare")
     asked = parser.parse_args()
-    case = {
-        "backbone": "vit:width=384,depth=12,heads=6,patch=16,img=224",
-        "train": "adapters",
-        "rank": asked.rank,
-        "batch_size": asked.batch_size,
-        "micro_batch_size": asked.batch_size,
-        "num_prototypes": 8192,
-        "device": "cpu",
-        "seed": 0,
-        "height": 360,
-        "width": 480,
-        "views": ViewsOptions().model_dump(),
-    }
+    case = step_case(images=asked.batch_size, rank=asked.rank)
     name = asked.method.capitalize()
     base = None
     for precision in ("fp32", "bf16"):

@@ -16,3 +16,29 @@ def tiny(name: str, **changes: object) -> dict[str, object]:
     small = {"backbone": TINY_VIT, "batch_size": 4, "num_prototypes": 16, "accelerator": "cpu", "views": VIEWS}
     small |= {"height": 48, "width": 64, "num_images": 8}
     return build_case(BenchOptions.model_validate({"name": name, **small, **changes}))
+
+
+def step_case(
+    *,
+    images: int,
+    rank: int,
+    precision: str = "fp32",
+    train: str = "adapters",
+    width: int = 384,
+    depth: int = 12,
+) -> dict[str, object]:
+    """A step on views of the default sizes, the batch in one share: ViT-S/16 unless told otherwise, K = 8192."""
+    return {
+        "backbone": f"vit:width={width},depth={depth},heads={width // 64},patch=16,img=224",
+        "train": train,
+        "rank": rank,
+        "batch_size": images,
+        "micro_batch_size": images,
+        "precision": precision,
+        "num_prototypes": 8192,
+        "device": "cpu",
+        "seed": 0,
+        "height": 360,
+        "width": 480,
+        "views": ViewsOptions().model_dump(),
+    }

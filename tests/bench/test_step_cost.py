@@ -14,7 +14,7 @@ from rekindle.bench.stage import fixed_views
 from rekindle.bench.step import FIRST_STEP, build_stepper
 from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.objectives.prototypes import WeighedTerms
-from rekindle.views.options import ViewsOptions
+from tests.bench.cases import step_case
 
 PROTOTYPES = 8192
 
@@ -44,20 +44,7 @@ def _step(
     depth: int = 3,
 ) -> Step:
     """Count the second step (the first also makes the optimizer's state) on views of the default sizes."""
-    case: dict[str, object] = {
-        "backbone": f"vit:width={width},depth={depth},heads={width // 64},patch=16,img=224",
-        "train": train,
-        "rank": rank,
-        "batch_size": images,
-        "micro_batch_size": images,
-        "precision": precision,
-        "num_prototypes": PROTOTYPES,
-        "device": "cpu",
-        "seed": 0,
-        "height": 360,
-        "width": 480,
-        "views": ViewsOptions().model_dump(),
-    }
+    case = step_case(images=images, rank=rank, precision=precision, train=train, width=width, depth=depth)
     stepper, _, plan = build_stepper(case, method)
     batch = fixed_views(case)
     sizes: dict[str, tuple[int, int]] = {}
@@ -139,6 +126,11 @@ def test_a_glare_step_of_a_small_vit_stays_within_its_budget(monkeypatch: pytest
     assert step.kept <= 110e6
     assert not [shape for shape in step.counted.kept_shapes if shape and shape[-1] == PROTOTYPES]
     assert any(shape[-1] == 384 for shape in step.counted.kept_shapes)
+
+
+def test_a_glare_step_does_not_grow_in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,896 when this was written; docs/performance.md says what they are."""
+    assert _step(monkeypatch, "glare", images=1, rank=512, width=384, depth=12).counted.kernels <= 1950
 
 
 def test_counting_sees_what_is_kept_and_when_it_goes() -> None:

@@ -20,7 +20,7 @@ def centred_softmax(
     Args: logits before the temperature; centre, the running mean of logits; temperature > 0.
     Returns: probabilities without gradient; rows sum to 1.
     """
-    return (logits.detach() - centre).mul_(1.0 / temperature).softmax(dim=-1)
+    return torch.add(centre / -temperature, logits.detach(), alpha=1.0 / temperature).softmax(dim=-1)
 
 
 @full_precision

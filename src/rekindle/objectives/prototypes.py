@@ -27,6 +27,10 @@ BLOCK_ROWS = {"cpu": 256, "cuda": 4096}
 """Student or teacher rows of a block. K = 8192: 8 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
 
 
+ENTROPY_ROWS = 64
+"""Rows of a block, at least, that the entropy is taken of: a logarithm of every number would cost as much as the softmax."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The pairs of one loss term: sum over n of weight[n] * H(teacher row, student row).
@@ -78,7 +82,7 @@ class TargetRows:
         self._compute = compute
         self._entropy = torch.zeros((), device=device)
         self._sum: Tensor | None = None
-        self._seen = 0
+        self._seen = self._weighed = 0
 
     def __len__(self) -> int:
         return self._count
@@ -103,16 +107,17 @@ class TargetRows:
     def probs(self, index: Int[Tensor, " t"]) -> Float[Tensor, "t K"]:
         """Return the distributions of these rows."""
         found = self._compute(index)
-        # Sum of p log p; a probability of exactly 0 adds 0.
-        self._entropy = self._entropy - torch.linalg.vecdot(found, found.log().clamp_min_(-100.0)).sum()
+        some = found[:: max(1, len(found) // ENTROPY_ROWS)]
+        own = torch.linalg.vecdot(some, some.log().clamp_min_(-100.0))  # a probability of exactly 0 adds 0
+        self._entropy, self._weighed = self._entropy - own.sum(), self._weighed + len(some)
         total = found.sum(dim=0)
         self._sum = total if self._sum is None else self._sum + total
         self._seen += found.shape[0]
         return found
 
     def entropy(self) -> Float[Tensor, ""]:
-        """Mean entropy of the rows asked for so far, in nats; 0 before any. Near 0 or log K it tells a collapse."""
-        return self._entropy / max(self._seen, 1)
+        """Mean entropy in nats, of some rows of each block asked for; 0 before any. Near 0 or log K it tells a collapse."""
+        return self._entropy / max(self._weighed, 1)
 
     def divergence(self) -> Float[Tensor, ""]:
         """Kullback-Leibler divergence of their mean from the uniform distribution, in nats; 0 before any."""
@@ -267,12 +272,13 @@ def _block_terms(
         target = _mixture(inverse, pairs.teacher, weight, len(used), probs)  # H is linear in the target
         own = log_p if len(used) == len(log_p) else log_p[used]
         values[place] = -torch.linalg.vecdot(target, own).sum()  # one long dot product would lose digits
-        mass.index_add_(0, pairs.student, weight * weights[place])
-        pulls.append((used, target.mul_(weights[place])))
+        scale = weights[place] / temperature
+        mass.index_add_(0, pairs.student, weight * scale)
+        pulls.append((used, target.mul_(scale)))
     gradient = log_p.exp_().mul_(mass[:, None])
     for used, target in pulls:
         gradient.index_add_(0, used, target, alpha=-1)
-    return values, gradient.mul_(1.0 / temperature)
+    return values, gradient
 
 
 def _mixture(rows: Tensor, columns: Tensor, weight: Tensor, count: int, probs: Tensor) -> Tensor:
