@@ -49,6 +49,16 @@ def test_recomputing_blocks_lets_larger_shares_fit(backbone: Backbone, monkeypat
     assert again.num_slots < plain.num_slots
 
 
+def test_a_small_network_takes_larger_shares_than_a_large_one_on_a_cpu(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "free_bytes", lambda: int(64e9))
+    tiny, _ = create_backbone("vit:width=64,depth=4,heads=2,patch=8,img=64", NetworkOptions(), init="random")
+    small = _options(batch_size=64, views={"global_size_px": 64, "local_size_px": 32})
+    assert planning.plan_steps(small, 1000, tiny).num_slots == 4
+    assert planning.plan_steps(_options(batch_size=64), 1000, backbone).num_slots == 16
+
+
 @pytest.mark.parametrize("images", [1, 3, 5, 37, 100])
 def test_shares_always_make_up_the_batch(images: int, backbone: Backbone) -> None:
     plan = planning.plan_steps(_options(batch_size=64), images, backbone)

@@ -13,6 +13,9 @@ from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 
+CPU_SHARE_BYTES = 600e6
+"""What a share may keep on a CPU, where larger ones are no faster once the matrices are large: 4 images of a ViT-S/16."""
+
 
 def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | None = None) -> TrainingPlan:
     """Cut a run into steps. The batch is at most the number of images, and a multiple of the shares it is cut into.
@@ -22,7 +25,7 @@ def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | N
     wanted = min(options.batch_size, num_images)
     if wanted < options.devices:
         raise RequestError(f"{num_images} images cannot be shared by {options.devices} devices; use --devices 1")
-    largest = options.engine.micro_batch_size or (64 if on_gpu(options) else 4)
+    largest = options.engine.micro_batch_size or (64 if on_gpu(options) else 16)
     micro = min(largest, wanted // options.devices)
     accumulate = max(1, wanted // (micro * options.devices))
     batch_size = micro * options.devices * accumulate
@@ -67,7 +70,7 @@ def _fitting_share(options: PretrainOptions, backbone: Backbone, at_most: int) -
     if options.engine.recompute_blocks:
         per_image /= backbone.depth
     besides = costs.kept_besides(trunk, head, train=options.train, bytes_each=number, comparisons=4)
-    free = torch.cuda.mem_get_info()[0] if on_gpu(options) else free_bytes()
+    free: float = torch.cuda.mem_get_info()[0] if on_gpu(options) else min(free_bytes(), 2 * CPU_SHARE_BYTES)
     return costs.fitting_share(free, per_image, besides, at_most=at_most)
 
 

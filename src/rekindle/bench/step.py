@@ -48,7 +48,7 @@ def build_stepper(case: Mapping[str, object], method: str) -> tuple[Stepper, Pre
     built, _ = build_method(resolved, backbone)
     fabric = Fabric(accelerator=device.type, devices=1, precision="32-true")
     stepper = Stepper(built, fabric, options.optim, precision=options.precision)
-    return stepper, options, plan_steps(options, STEPS_PER_EPOCH * options.batch_size)
+    return stepper, options, plan_steps(options, STEPS_PER_EPOCH * options.batch_size, backbone)
 
 
 def one_step(stepper: Stepper, plan: TrainingPlan, batch: ViewBatch, step: int) -> float:
