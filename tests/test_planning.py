@@ -69,3 +69,10 @@ def test_shares_always_make_up_the_batch(images: int, backbone: Backbone) -> Non
 @pytest.mark.parametrize(("asked", "expected"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")])
 def test_precision_on_a_cpu_is_low_only_where_asked_for(asked: str, expected: str) -> None:
     assert planning.compute_precision(_options(precision=asked)) == expected
+
+
+def test_a_method_that_compares_images_computes_the_batch_whole_unless_a_size_is_asked_for() -> None:
+    assert planning.plan_steps(_options(method="mocov3", batch_size=48), 1000).num_slots == 1
+    two = _options(method="mocov3", batch_size=48, engine={"micro_batch_size": 24})
+    assert planning.plan_steps(two, 1000).num_slots == 2
+    assert planning.plan_steps(_options(method="ibot", batch_size=48), 1000).num_slots == 3

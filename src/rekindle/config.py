@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as nested options: defaults < the paper's settings < run file < what was asked for. Torch-free."""
+"""A run as nested options: defaults < the method's needs < the paper's settings < run file < what was asked for. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rekindle.networks.options import NetworkOptions
 from rekindle.views.options import ViewsOptions
 
 Model = TypeVar("Model", bound=BaseModel)
-Source = Literal["default", "paper", "file", "asked"]
+Source = Literal["default", "method", "paper", "file", "asked"]
 
 
 class PretrainOptions(Options):
@@ -133,7 +133,13 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
     model = run_model(method, method_class.Config)
     init = asked.get("init", file.get("init", "pretrained"))
     paper = nested(method_class.PAPER) if init == "random" else {}
-    layers: list[tuple[Source, Mapping[str, Any]]] = [("paper", paper), ("file", file), ("asked", asked)]
+    needs = nested(method_class.NEEDS)
+    layers: list[tuple[Source, Mapping[str, Any]]] = [
+        ("method", needs),
+        ("paper", paper),
+        ("file", file),
+        ("asked", asked),
+    ]
     merged: dict[str, Any] = {}
     sources: dict[str, Source] = {name: "default" for name in leaves(model().model_dump())}
     for source, layer in layers:

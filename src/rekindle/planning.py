@@ -6,10 +6,11 @@ from __future__ import annotations
 import torch
 
 from rekindle import costs
-from rekindle.config import PretrainOptions
+from rekindle.config import PretrainOptions, import_named
 from rekindle.core.errors import RequestError
 from rekindle.data.memory import free_bytes
 from rekindle.engine.checkpoints import TrainingPlan
+from rekindle.methods import METHODS
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 
@@ -25,11 +26,12 @@ def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | N
     wanted = min(options.batch_size, num_images)
     if wanted < options.devices:
         raise RequestError(f"{num_images} images cannot be shared by {options.devices} devices; use --devices 1")
-    largest = options.engine.micro_batch_size or (64 if on_gpu(options) else 16)
+    whole = import_named(METHODS, "method", options.method).COMPARES_IMAGES
+    largest = options.engine.micro_batch_size or (wanted if whole else 64 if on_gpu(options) else 16)
     micro = min(largest, wanted // options.devices)
     accumulate = max(1, wanted // (micro * options.devices))
     batch_size = micro * options.devices * accumulate
-    if backbone is not None and options.engine.micro_batch_size is None:  # the batch itself never depends on memory
+    if backbone is not None and options.engine.micro_batch_size is None and not whole:  # the batch itself never depends on memory
         micro = max(n for n in range(1, _fitting_share(options, backbone, micro) + 1) if micro % n == 0)
         accumulate = batch_size // (micro * options.devices)
     steps_per_epoch = max(1, num_images // batch_size)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,27 @@ from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods import METHODS, SUMMARIES
 from rekindle.methods.base import Method
-from tests.methods.scene import SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
+from rekindle.methods.distillation import DistillationOptions
+from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
 
 TRAIN = ("adapters", "all", "norm")
+SMALL: dict[str, dict[str, object]] = {
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "mocov3": {"projector_hidden": 32, "projector_out": 16},
+    "paka": {"sample_grid": 3},
+    "udi": {"window": 2, "local_window": 1},
+    "flsl": {"window": 2, "local_window": 1},
+}
+ARCHES = {"udi": f"{ARCH},registers=1"}
+SHARED_OPTIONS = {"rekindle.methods.distillation": DistillationOptions}
+"""Options that several methods inherit, and the module that reads them."""
 
 
 def _build(name: str, train: str = "adapters", *, options: Mapping[str, object] | None = None) -> Method:
     method = import_named(METHODS, "method", name)
-    small = {
-        k: v for k, v in {**SMALL_HEAD, **SMALL_REGIONS, **(options or {})}.items() if k in method.Config.model_fields
-    }
-    backbone = tiny_backbone(train)
+    wanted = {**SMALL_HEAD, **SMALL_REGIONS, **SMALL.get(name, {}), **(options or {})}
+    small = {k: v for k, v in wanted.items() if k in method.Config.model_fields}
+    backbone = tiny_backbone(train, arch=ARCHES.get(name, ARCH))
     with seeded_default(0, "method"):
         built: Method = method(method.Config(**small), backbone)
     return built
@@ -47,17 +58,25 @@ def test_every_option_says_what_it_means(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_is_read_by_the_methods_code(name: str) -> None:
-    module = METHODS[name].split(":")[0].replace("rekindle.", "").replace(".", "/")
-    source = (Path(__file__).parents[2] / "src" / "rekindle" / f"{module}.py").read_text()
-    body = source[source.index("class ", source.index("Options(Options)")) :]
+    bodies = {module: _body(module) for module in (METHODS[name].split(":")[0], *SHARED_OPTIONS)}
     for option in import_named(METHODS, "method", name).Config.model_fields:
-        assert f"config.{option}" in body, f"{option} is an option that nothing reads"
+        readers = [m for m, shared in SHARED_OPTIONS.items() if option in shared.model_fields]
+        readers.append(METHODS[name].split(":")[0])
+        assert any(f"config.{option}" in bodies[m] for m in readers), f"{option} is an option that nothing reads"
+
+
+def _body(module: str) -> str:
+    """The source after the class of the options."""
+    path = Path(__file__).parents[2] / "src" / Path(*module.split(".")).with_suffix(".py")
+    source = path.read_text()
+    return source[source.index("class ", source.index("Options(") + 1) :]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_papers_settings_name_options_that_exist(name: str) -> None:
-    paper = nested(import_named(METHODS, "method", name).PAPER)
-    assert resolve({}, {**paper, "method": name}).options.method == name
+    method = import_named(METHODS, "method", name)
+    for settings in (method.PAPER, method.NEEDS):
+        assert resolve({}, {**nested(settings), "method": name}).options.method == name
 
 
 @pytest.mark.parametrize("train", TRAIN)
@@ -101,13 +120,15 @@ def test_state_round_trips_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_batch_order_does_not_matter_to_the_loss(name: str) -> None:
-    """With the random draws of the step switched off or following the images, a permuted batch has the same loss."""
+def test_batch_order_does_not_matter_to_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws belong to rows of the batch, not to images; so let all rows draw the same."""
     from rekindle.views.batch import Crops, ViewBatch, Views
 
-    # Draws belong to rows of the batch, not to images; switch off what draws.
-    still = {"distortion": "none", "regional_weight": 0.0}
-    method, batch = _build(name, options=still).eval(), tiny_batch(4)
+    method, batch = _build(name, options={"regional_weight": 0.0}).eval(), tiny_batch(4)
+    for module in [
+        m for label, m in sys.modules.items() if label.startswith("rekindle.") and hasattr(m, "row_uniform")
+    ]:
+        monkeypatch.setattr(module, "row_uniform", _same_for_all_rows)
     order = torch.tensor([2, 0, 3, 1])
     assert batch.local_views is not None
     views = [
@@ -116,6 +137,10 @@ def test_batch_order_does_not_matter_to_the_loss(name: str) -> None:
     ]
     permuted = ViewBatch(views[0], views[1], batch.image_index[order])
     torch.testing.assert_close(method(batch, Progress(0, 10)).total, method(permuted, Progress(0, 10)).total)
+
+
+def _same_for_all_rows(purpose: str, progress: Progress, rows: int, *shape: int) -> torch.Tensor:
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(len(purpose))).expand(rows, *shape).clone()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from rekindle.core.progress import Progress
+from rekindle.objectives.pairs import cross_view_pairs
+from rekindle.objectives.prototypes import TargetRows, prototype_cross_entropy
 from tests.methods.scene import tiny_batch, tiny_dino, tiny_glare
 
 START = Progress(0, 10)
@@ -69,3 +71,22 @@ def test_thirty_steps_lower_the_loss() -> None:
         method(batch, START).total.backward()
         optimizer.step()
     assert float(method(batch, START).total.detach()) < first
+
+
+def test_the_loss_is_lightlys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightlySSL's DINOLoss on random logits of two large and three small views, against our pairs and sums."""
+    monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")
+    loss = pytest.importorskip("lightly.loss")
+    torch.manual_seed(0)
+    student, given, centre = torch.randn(5, 4, 16), torch.randn(2, 4, 16), 0.1 * torch.randn(16)
+    criterion = loss.DINOLoss(output_dim=16, teacher_temp=0.05, warmup_teacher_temp=0.05, student_temp=0.1)
+    criterion.center.copy_(centre.expand_as(criterion.center))
+    theirs = criterion(list(given), list(student), epoch=0)
+    pairs = cross_view_pairs(
+        4, student_views=range(5), num_student_views=5, num_teacher_views=2, device=torch.device("cpu")
+    )
+    targets = TargetRows.centred(given.flatten(0, 1), torch.eye(16), centre, temperature=0.05)
+    ours = prototype_cross_entropy(
+        student.flatten(0, 1), torch.eye(16), targets, {"glob": pairs}, {"glob": 1.0}, temperature=0.1
+    )
+    torch.testing.assert_close(ours.total, theirs, atol=1e-5, rtol=1e-5)

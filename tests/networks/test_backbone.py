@@ -7,6 +7,8 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
+from rekindle.adapters.attach import attach
+from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone, BackboneIdentity
 from rekindle.networks.blocks import draw_paths, run_block
@@ -237,3 +239,57 @@ def test_bfloat16_autocast_stays_close_to_float32() -> None:
         low = backbone(pixels, cls_attention=True)
     assert torch.allclose(low.patches.float(), backbone(pixels).patches, atol=0.15)
     assert low.cls_attention is not None and low.cls_attention.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_visible_tokens_equal_those_that_read_only_each_other(name: str) -> None:
+    """The oracle leaves every token in its place and forbids the attention to read the hidden ones."""
+    backbone = build(name)
+    size = 4 * backbone.patch_size
+    pixels, first = images(size), backbone.num_prefix
+    keep = torch.tensor([[0, 3, 5, 10], [15, 2, 7, 8]])  # in any order
+    allowed = torch.zeros(2, first + 16, dtype=torch.bool)
+    allowed[:, :first] = True
+    allowed.scatter_(1, keep + first, True)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *args: object, **kwargs: object) -> Tensor:
+        scores = (q @ k.transpose(-2, -1)) / q.shape[-1] ** 0.5
+        weights: Tensor = scores.masked_fill(~allowed[:, None, None], float("-inf")).softmax(dim=-1)
+        return weights @ v
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "scaled_dot_product_attention", attend)
+        full = backbone.forward_features(pixels)
+    expected = torch.cat([full[:, :first], full[:, first:][torch.arange(2)[:, None], keep]], dim=1)
+    torch.testing.assert_close(backbone.visible_tokens(pixels, keep), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_all_patches_visible_is_the_plain_forward_pass() -> None:
+    backbone, pixels = build(), images(32)
+    keep = torch.arange(16).expand(2, -1)
+    torch.testing.assert_close(backbone.visible_tokens(pixels, keep), backbone(pixels).sequence)
+
+
+def test_without_the_final_norm_the_tokens_are_those_before_it() -> None:
+    backbone, pixels = build(), images(32)
+    raw = backbone(pixels, norm=False)
+    torch.testing.assert_close(backbone.vit.norm(raw.sequence), backbone(pixels).sequence)
+
+
+@pytest.mark.parametrize("name", [TINY, DINOV2 + ",no_embed_class=true", ARCHITECTURES["dinov3"] + ",registers=0"])
+def test_an_added_register_trains_and_the_rest_keeps_its_weights(name: str) -> None:
+    plain = build(name)
+    options = NetworkOptions(add_register=True)
+    backbone, _ = create_backbone(name, options, init="random", drop_path=0.0)
+    assert backbone.num_registers == 1 and backbone.fresh == ("vit.reg_token",)
+    same, _ = create_backbone(name, NetworkOptions(), init="random", drop_path=0.0)
+    ours, theirs = backbone.vit.state_dict(), same.vit.state_dict()
+    changed = {n for n in ours if n not in theirs or not torch.equal(ours[n], theirs[n])}
+    assert changed == {"reg_token"} | ({"pos_embed"} if "pos_embed" in ours and not plain.vit.no_embed_class else set())
+    if "pos_embed" in changed:
+        assert torch.equal(ours["pos_embed"][:, [0, *range(2, 18)]], theirs["pos_embed"])
+        assert not ours["pos_embed"][:, 1].any()
+    attachment = attach(backbone, AdapterOptions(rank=4), train="adapters")
+    assert "vit.reg_token" in attachment.trained and "vit.cls_token" in attachment.frozen
+    with pytest.raises(RequestError, match=r"--network\.add-register: .* has 2 register"):
+        create_backbone(TINY + ",registers=2", options, init="random")

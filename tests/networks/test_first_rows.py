@@ -69,3 +69,12 @@ def test_a_network_without_a_class_token_is_refused() -> None:
         _backbone("vit:width=32,depth=1,heads=2,patch=8,img=32,class_token=false").class_token(
             torch.randn(1, 3, 32, 32, dtype=torch.float64)
         )
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_prefix_tokens_alone_equal_those_of_all(arch: str) -> None:
+    backbone = _backbone(arch)
+    pixels = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    tokens = backbone(pixels)
+    expected = torch.cat([tokens.class_token[:, None], tokens.registers], dim=1)
+    torch.testing.assert_close(backbone.prefix_tokens(pixels), expected)

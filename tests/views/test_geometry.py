@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rekindle.views.batch import Crops
-from rekindle.views.geometry import MatchMode, match_patches, patch_centres, patch_half_extent, region_partner
+from rekindle.views.geometry import (
+    MatchMode,
+    bilinear_rows,
+    match_patches,
+    patch_centres,
+    patch_half_extent,
+    places_in,
+    region_partner,
+    shared_region,
+)
 from rekindle.views.multicrop import MultiCrop
 from rekindle.views.options import ViewsOptions
 
@@ -288,3 +297,33 @@ def test_a_threshold_out_of_range_is_refused_with_the_allowed_one() -> None:
         match_patches(crop(), crop(), (2, 2), (2, 2), mode="overlap", threshold=1.5)
     with pytest.raises(ValueError, match="'center' has no threshold; leave it out"):
         match_patches(crop(), crop(), (2, 2), (2, 2), mode="center", threshold=0.5)
+
+
+def test_patch_centres_of_a_view_lie_at_their_own_places_in_it_mirrored_or_not() -> None:
+    crops, grid = random_crops(3, 20), (3, 5)
+    places = places_in(crops, patch_centres(crops, grid))
+    y, x = torch.meshgrid((torch.arange(3) + 0.5) / 3, (torch.arange(5) + 0.5) / 5, indexing="ij")
+    expected = torch.stack([y, x], dim=-1).flatten(0, 1).expand(20, -1, -1)
+    torch.testing.assert_close(places, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(bilinear_rows(places, grid), torch.eye(15).expand(20, -1, -1), atol=1e-4, rtol=0)
+
+
+def test_bilinear_rows_interpolate_as_grid_sample_does_and_vanish_outside() -> None:
+    """S32: rows sum to 1 inside and to 0 outside."""
+    torch.manual_seed(0)
+    places, tokens = 1.6 * torch.rand(4, 30, 2) - 0.3, torch.randn(4, 7, 3, 5)
+    rows = bilinear_rows(places, (3, 5))
+    inside = ((places >= 0) & (places <= 1)).all(dim=-1)
+    torch.testing.assert_close(rows.sum(dim=-1), inside.float())
+    sampled = torch.nn.functional.grid_sample(
+        tokens, (2 * places.flip(-1) - 1)[:, :, None], align_corners=False, padding_mode="border"
+    )
+    ours = rows @ tokens.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(ours[inside], sampled[..., 0].transpose(1, 2)[inside], atol=1e-5, rtol=1e-5)
+
+
+def test_shared_region_is_the_rectangle_that_both_hold() -> None:
+    region, area = shared_region(crop(0.0, 0.2, 0.5, 0.5), crop(0.25, 0.0, 0.75, 0.4))
+    torch.testing.assert_close(region, torch.tensor([[0.25, 0.2, 0.25, 0.2]]))
+    torch.testing.assert_close(area, torch.tensor([0.05]))
+    assert float(shared_region(crop(0, 0, 0.2, 0.2), crop(0.1, 0.5, 0.2, 0.2))[1]) == 0.0

@@ -11,6 +11,7 @@ from rekindle.config import leaves
 
 MEANING = {
     "default": "the option's default",
+    "method": "what the method needs, however it is trained",
     "paper": "the method's own training from scratch (init=random)",
     "file": "the run file",
     "asked": "the command line",

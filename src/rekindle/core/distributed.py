@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -38,3 +41,33 @@ def all_max(tensor: Tensor) -> Tensor:
     largest = tensor.detach().clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return largest
+
+
+def all_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of all processes in order of rank, without gradient, and the row at which this process's own begin.
+
+    Every process must have the same number of rows.
+    """
+    if not is_distributed():
+        return tensor.detach(), 0
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts), rank() * len(tensor)
+
+
+def all_sum_with_gradient(tensor: Tensor) -> Tensor:
+    """Return the sum of `tensor` over all processes; its gradient is the sum of the gradients of all processes."""
+    if not is_distributed():
+        return tensor
+    total: Tensor = _AllSum.apply(tensor)
+    return total
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return all_sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_sum(gradient)

@@ -5,10 +5,22 @@ from __future__ import annotations
 
 METHODS: dict[str, str] = {
     "dino": "rekindle.methods.dino:Dino",
+    "flsl": "rekindle.methods.flsl:Flsl",
     "glare": "rekindle.methods.glare:Glare",
+    "ibot": "rekindle.methods.ibot:Ibot",
+    "mae": "rekindle.methods.mae:Mae",
+    "mocov3": "rekindle.methods.mocov3:Mocov3",
+    "paka": "rekindle.methods.paka:Paka",
+    "udi": "rekindle.methods.udi:Udi",
 }
 
 SUMMARIES: dict[str, str] = {
     "dino": "self-distillation of the class token between crops (Caron et al., 2021)",
+    "flsl": "clustering of patches within and between views (Su et al., 2023)",
     "glare": "global, regional and local consistency on adapters (Ebouky et al., 2025)",
+    "ibot": "DINO, and hidden patches that match the teacher's (Zhou et al., 2022)",
+    "mae": "pixels of hidden patches from the visible ones (He et al., 2022)",
+    "mocov3": "contrast between images with a momentum teacher (Chen et al., 2021)",
+    "paka": "similarities among the patches of a region agree with the teacher's (Yeo et al., 2025)",
+    "udi": "DINO with a second class token for several levels (GLARE's own base)",
 }

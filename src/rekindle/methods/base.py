@@ -65,6 +65,13 @@ class Method(nn.Module, ABC):
     {"optim.warmup_epochs": 10.0}. They are in force with `init=random`; continual runs share one recipe, so that methods
     are compared alike (GLARE, appendix)."""
 
+    NEEDS: ClassVar[Mapping[str, object]] = {}
+    """Settings, by dotted name, that belong to the method however it is trained: its crops, for example. They stand in place of
+    the shared defaults; a run file and the command line override them."""
+    COMPARES_IMAGES: ClassVar[bool] = False
+    """The loss of an image depends on the others of its share (negatives, batch statistics). The batch is then not cut into
+    shares, unless a size of shares is asked for."""
+
     @abstractmethod
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Compute the loss of one share of a step's batch."""

@@ -12,14 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rekindle.adapters.attach import adapters_enabled
-from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
-from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.distillation import Distillation, DistillationOptions, centres
 from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
+from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.cross_attention import CrossAttention
 from rekindle.networks.heads import DinoHead
@@ -35,7 +34,7 @@ Level = Literal["cls", "patch", "region"]
 LEVELS: tuple[Level, ...] = ("cls", "patch", "region")
 
 
-class GlareOptions(Options):
+class GlareOptions(DistillationOptions):
     """Options of GLARE. [P] stated in the paper, [R] from the code it builds on, [D] decided here; see docs/methods/glare.md."""
 
     global_weight: float = Field(1.0, ge=0)
@@ -45,22 +44,6 @@ class GlareOptions(Options):
     local_weight: float = Field(1.0, ge=0)
     """Weight w_l of L_loc1 + L_loc2 [P]; 0 switches both off."""
 
-    num_prototypes: int = Field(8192, ge=2)
-    """Outputs K of the one head that all levels share [P]."""
-    head_hidden: int = Field(2048, ge=1)
-    """Width of the head's hidden layers [R]."""
-    head_bottleneck: int = Field(256, ge=1)
-    """Width before the prototypes [R]."""
-    norm_last_layer: bool = False
-    """Keep the prototypes' gain at 1 [R: off for ViT-S]."""
-    student_temperature: float = Field(0.1, gt=0)
-    """Softmax temperature of the student [R]."""
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    """Softmax temperature of the teacher before and after its warm-up [R]."""
-    teacher_temperature_epochs: int = Field(30, ge=0)
-    """Epochs of that warm-up [R]; at most 0.3 of the run [D]."""
-    momentum: tuple[float, float] = (0.996, 1.0)
-    """Weight of the teacher's old value, cosine over the run [R]."""
     balance: Literal["centre", "sinkhorn"] = "centre"
     """How the targets are kept from collapsing: running centre, or Sinkhorn-Knopp over the step's rows."""
     centre_momentum: float = Field(0.9, ge=0, le=1)
@@ -69,8 +52,6 @@ class GlareOptions(Options):
     """3: class, patch and region tokens have a centre each [D]; 2: patch and region share one; 1: all share one."""
     sinkhorn_iterations: int = Field(3, ge=1)
     """Iterations where `balance` is sinkhorn."""
-    freeze_last_layer_epochs: int = Field(1, ge=0)
-    """Epochs in which the prototypes do not move [R]."""
 
     distortion: Literal["blur", "mask", "rotate", "noise", "none"] = "blur"
     """What happens to the chosen patches of the student's global views [P: blur]. `none` drops L_loc1 [D]."""
@@ -127,8 +108,6 @@ class GlareOptions(Options):
     """Add a skip and a layer norm to the cross-attention [D: no]."""
     attention_prefix: bool = False
     """Let the student's queries also read the class and register tokens [D: patches only]."""
-    export: Literal["teacher", "student"] = "teacher"
-    """Which network is saved and evaluated [R]."""
 
     @model_validator(mode="after")
     def _consistent(self) -> GlareOptions:
@@ -194,13 +173,7 @@ class Glare(Method):
     def __init__(self, config: GlareOptions, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
-        head = DinoHead(
-            backbone.width,
-            config.num_prototypes,
-            hidden=config.head_hidden,
-            bottleneck=config.head_bottleneck,
-            norm_last_layer=config.norm_last_layer,
-        )
+        self.distillation = Distillation(config)
         attention = None
         if config.regional_weight:
             attention = CrossAttention(
@@ -209,12 +182,10 @@ class Glare(Method):
                 init=config.attention_init,
                 residual=config.attention_residual,
             )
-        self.student = GlareStudent(backbone, head, attention)
+        self.student = GlareStudent(backbone, self.distillation.build_head(backbone.width), attention)
         self.teacher = EmaTeacher(self.student)
         self.mask_token = nn.Parameter(torch.zeros(backbone.width)) if config.distortion == "mask" else None
-        self.centres = nn.ModuleDict(
-            {level: Centre(config.num_prototypes, config.centre_momentum) for level in LEVELS[: config.num_centres]}
-        )
+        self.centres = centres(LEVELS[: config.num_centres], config)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Weighted sum of the terms that are switched on (eq. 10).
@@ -225,7 +196,7 @@ class Glare(Method):
         config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         with torch.no_grad():
             target: Tokens = self.teacher.network.backbone(clean, cls_attention=self._needs_teacher_attention)
-        heads = self._heads(progress)
+        heads = self.distillation.heads(self.student.head, self.teacher.network.head, progress)
         hit = self._draw_hit(batch, target.grid, progress)  # [2B, gh, gw]
         match = self._match(batch.global_views, batch.global_views, target.grid, self._partner(len(batch)))  # C(s)
         cls = self._targets("cls", heads, target.class_token) if config.global_weight else None
@@ -322,16 +293,6 @@ class Glare(Method):
 
     # Targets
 
-    def _heads(self, progress: Progress) -> HeadPair:
-        config = self.config
-        temperature = teacher_temperature(progress, config.teacher_temperature, config.teacher_temperature_epochs)
-        return HeadPair(
-            self.student.head,
-            self.teacher.network.head,
-            student_temperature=config.student_temperature,
-            teacher_temperature=temperature,
-        )
-
     def _targets(self, level: Level, heads: HeadPair, tokens: Tensor, used: Tensor | None = None) -> TargetRows:
         """The teacher's distributions of tokens [T, D], of all or of the `used` rows."""
         if self.config.balance == "sinkhorn":
@@ -342,12 +303,9 @@ class Glare(Method):
 
     def _watch(self, stats: dict[str, Tensor], levels: Mapping[Level, TargetRows], progress: Progress) -> None:
         """Note the health of the targets, and the schedules."""
-        config = self.config
         for level, targets in levels.items():
             stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
-        temperature = teacher_temperature(progress, config.teacher_temperature, config.teacher_temperature_epochs)
-        stats["teacher_temperature"] = stats["matched"].new_tensor(temperature)
-        stats["momentum"] = stats["matched"].new_tensor(cosine(progress, *config.momentum))
+        stats.update(self.distillation.scheduled(progress, stats["matched"]))
 
     # Terms, in the order of the paper
 
@@ -531,16 +489,12 @@ class Glare(Method):
     # Steps
 
     def before_step(self, progress: Progress) -> None:
-        """Hold the prototypes still in the first epochs: without a gradient AdamW skips them, decay included."""
-        if progress.epoch < self.config.freeze_last_layer_epochs:
-            cancel_gradients(self.student.head.last_layer)
+        """Hold the prototypes still in the first epochs."""
+        self.distillation.hold_prototypes(self.student.head, progress)
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher and the centres."""
-        self.teacher.update(self.student, cosine(progress, *self.config.momentum))
-        for centre in self.centres.values():
-            assert isinstance(centre, Centre)
-            centre.update()
+        self.distillation.move(self.teacher, self.student, self.centres.values(), progress)
 
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Levels on which the teacher has collapsed."""
@@ -548,7 +502,7 @@ class Glare(Method):
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
-        return self.teacher.network.backbone if self.config.export == "teacher" else self.student.backbone
+        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)
 
 
 def take_patches(values: Tensor, index: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -131,8 +131,9 @@ class Backbone(nn.Module):
         patch_mask: Bool[Tensor, "N gh gw"] | None = None,
         mask_token: Float[Tensor, " D"] | None = None,
         cls_attention: bool = False,
+        norm: bool = True,
     ) -> Tokens:
-        """Return the tokens after the final norm.
+        """Return the tokens after the last block, normally after the final norm.
 
         Args:
             pixels: normalised with `mean` and `std`; height and width any multiples of the patch.
@@ -141,6 +142,7 @@ class Backbone(nn.Module):
             mask_token: what stands in for hidden patches; needed with `patch_mask`.
             cls_attention: also return the last block's attention of the class token to the patches, without
                 gradient.
+            norm: False leaves the final norm out (UDI's patch branch has its own).
 
         Raises:
             ValueError: for a size that the patch does not divide, for a mask without a token, and for
@@ -158,7 +160,7 @@ class Backbone(nn.Module):
         if cls_attention:
             attention = first_row_attention(last, x, ropes[-1])[:, :, self.num_prefix :]
             attention = attention.reshape(*attention.shape[:2], *grid)
-        return self._tokens(self._run(last, x, ropes[-1], paths=paths[-1]), grid, attention, norm=True)
+        return self._tokens(self._run(last, x, ropes[-1], paths=paths[-1]), grid, attention, norm=norm)
 
     def class_token(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
         """Return what `forward(pixels).class_token` is, without the last block's work on the patches.
@@ -169,13 +171,35 @@ class Backbone(nn.Module):
         """
         if self.mean_as_cls or not self.has_class_token:
             return self(pixels).class_token  # type: ignore[no-any-return]
+        return self._first_tokens(pixels, 1)[:, 0]
+
+    def prefix_tokens(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N R D"]:
+        """Return class token and registers after the final norm, without the last block's work on the patches."""
+        return self._first_tokens(pixels, self.num_prefix)
+
+    def visible_tokens(self, pixels: Float[Tensor, "N C H W"], keep: Int64[Tensor, "N L"]) -> Float[Tensor, "N T D"]:
+        """Return prefix tokens and the patches `keep` of each image, encoded without the others, after the final norm.
+
+        The position is added (or the rotary table chosen) before patches are dropped, as in MAE (arXiv:2111.06377), sec. 3.
+        """
+        x, ropes, _ = self._embed(pixels)
+        prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
+        x = torch.cat([prefix, patches.gather(1, keep[..., None].expand(-1, -1, self.width))], dim=1)
+        ropes = [None if rope is None else _rows_of(rope, keep) for rope in ropes]
+        for block, rope, path in zip(self.vit.blocks, ropes, self._draw_paths(x), strict=True):
+            x = self._run(block, x, rope, paths=path)
+        encoded: Tensor = self.vit.norm(x)
+        return encoded
+
+    def _first_tokens(self, pixels: Tensor, rows: int) -> Tensor:
+        """The first tokens after the final norm; in the last block only theirs are computed."""
         x, ropes, _ = self._embed(pixels)
         *early, last = self.vit.blocks
         paths = self._draw_paths(x)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
             x = self._run(block, x, rope, paths=path)
-        token: Tensor = self.vit.norm(self._run(last, x, ropes[-1], rows=1, paths=paths[-1]))[:, 0]
-        return token
+        tokens: Tensor = self.vit.norm(self._run(last, x, ropes[-1], rows=rows, paths=paths[-1]))
+        return tokens
 
     def intermediate(
         self, pixels: Float[Tensor, "N C H W"], blocks: Sequence[int], *, norm: bool = True
@@ -330,3 +354,8 @@ class Backbone(nn.Module):
         if self.mean_as_cls:
             cls = patches.mean(dim=1)
         return Tokens(cls, registers, patches.reshape(len(x), *grid, -1), attention)
+
+
+def _rows_of(rope: Tensor, keep: Tensor) -> Tensor:
+    """Rows of a rotary table [P, d] (or one per head, [heads, P, d]) for the kept patches [N, L]: [N, 1 or heads, L, d]."""
+    return rope[keep][:, None] if rope.ndim == 2 else rope[:, keep].transpose(0, 1)

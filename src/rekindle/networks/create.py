@@ -69,16 +69,57 @@ def create_backbone(
     rate = options.drop_path if drop_path is None else drop_path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "backbone"))
-        if is_grammar(name):
-            if init == "pretrained":
-                raise RequestError(f"'{name}' is an architecture without weights; use --init random, or name a model")
-            return _random(name, parse_arch(name), options, rate), None
-        path = Path(name).expanduser()
-        if path.is_file() or _looks_like_path(name):
-            return _from_file(name, read_checkpoint(path, options.checkpoint_key), options, rate, init)
-        if name.startswith(HUB):
-            return _from_hub(name, options, rate, init)
-        return _from_timm(name, options, rate, init)
+        backbone, report = _create(name, options, rate, init)
+        return (add_register(backbone, name, drop_path=rate) if options.add_register else backbone), report
+
+
+def _create(
+    name: str, options: NetworkOptions, rate: float, init: Literal["pretrained", "random"]
+) -> tuple[Backbone, MatchReport | None]:
+    if is_grammar(name):
+        if init == "pretrained":
+            raise RequestError(f"'{name}' is an architecture without weights; use --init random, or name a model")
+        return _random(name, parse_arch(name), options, rate), None
+    path = Path(name).expanduser()
+    if path.is_file() or _looks_like_path(name):
+        return _from_file(name, read_checkpoint(path, options.checkpoint_key), options, rate, init)
+    if name.startswith(HUB):
+        return _from_hub(name, options, rate, init)
+    return _from_timm(name, options, rate, init)
+
+
+def add_register(backbone: Backbone, name: str, *, drop_path: float = 0.0) -> Backbone:
+    """Return the network with a fresh register, drawn from torch's default generator; the rest keeps its weights.
+
+    Its row in the position table is zero: only the sum of token and row is ever seen. Raises: RequestError if the network has
+    registers already.
+    """
+    if backbone.num_registers:
+        raise RequestError(
+            f"--network.add-register: '{name}' has {backbone.num_registers} register(s) already; leave the option out"
+        )
+    details = dict(backbone.identity.arch)
+    arch = replace(Architecture.from_dict(cast(Any, details["network"])), registers=1)
+    vit = build_vit(arch, drop_path=drop_path)
+    state = dict(backbone.vit.state_dict())
+    state["reg_token"] = nn.init.trunc_normal_(torch.empty(1, 1, backbone.width), std=0.02)
+    if backbone.vit.pos_embed is not None and not backbone.vit.no_embed_class:
+        table, first = state["pos_embed"], int(backbone.has_class_token)
+        state["pos_embed"] = torch.cat([table[:, :first], torch.zeros_like(table[:, :1]), table[:, first:]], dim=1)
+    vit.load_state_dict(state, strict=True)
+    return _wrap(
+        vit,
+        arch,
+        backbone.pos_interp,
+        name=backbone.identity.name,
+        source=backbone.identity.source,
+        licence=backbone.identity.licence,
+        patch_norm=backbone.patch_norm,
+        mean_as_cls=backbone.mean_as_cls,
+        mean=backbone.mean,
+        std=backbone.std,
+        fresh=(*backbone.fresh, "vit.reg_token"),
+    )
 
 
 def backbone_from_description(description: Mapping[str, object], *, drop_path: float = 0.0) -> Backbone:

@@ -23,6 +23,8 @@ class NetworkOptions(Options):
     """Norm of the patch tokens: the final one, or the frozen `norm1` that UDI trained for its patches."""
     flsl_cls: Literal["new", "meanpool"] = "new"
     """FLSL files hold no trained class token: add a fresh one, or let the mean patch token play its part."""
+    add_register: bool = False
+    """Add a fresh register after the class token, which trains (UDI's second class token, where a backbone has none)."""
     allow_partial: bool = False
     """Accept a checkpoint in which tensors are missing, unexpected or of another shape."""
     checkpoint_key: str | None = None

@@ -108,6 +108,12 @@ def region_pairs(
     return Pairs(student, order, weight[order])
 
 
+def own_target_pairs(num_rows: int, *, device: torch.device) -> Pairs:
+    """Row i with target i, mean over the rows of all processes (as in `matched_patch_pairs`). UDI, L_patch; FLSL, L_km."""
+    row = torch.arange(num_rows, device=device)
+    return Pairs(row, row, _equal(row, 1.0) / _share_of_all(torch.tensor(num_rows, device=device)))
+
+
 def _equal(like: Tensor, value: float) -> Tensor:
     return torch.full((like.shape[0],), value, dtype=torch.float32, device=like.device)
 

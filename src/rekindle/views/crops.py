@@ -92,8 +92,17 @@ def sample_box(
 
 def sample_boxes(image_size: tuple[int, int], options: ViewsOptions, uniform: UniformStream) -> list[Box]:
     """Draw the boxes of all views of one image, in the order global 1, global 2, local 1, ..."""
+    if options.nested:
+        outer = sample_box(image_size, options.global_scale, options.aspect_ratio, uniform)
+        scales = [options.second_scale or options.global_scale] + [options.local_scale] * options.num_local
+        return [outer, *(_inside(outer, scale, options, uniform) for scale in scales)]
     large = _global_pair(image_size, options, uniform)
     return [*large, *(_local(image_size, options, uniform, large) for _ in range(options.num_local))]
+
+
+def _inside(outer: Box, scale: tuple[float, float], options: ViewsOptions, uniform: UniformStream) -> Box:
+    box = sample_box((outer.height, outer.width), scale, options.aspect_ratio, uniform)
+    return replace(box, top=outer.top + box.top, left=outer.left + box.left)
 
 
 def shift_towards(box: Box, target: Box) -> Box:
@@ -114,7 +123,8 @@ def _shifted(start: int, extent: int, target_start: int, target_extent: int) -> 
 def _global_pair(image_size: tuple[int, int], options: ViewsOptions, uniform: UniformStream) -> tuple[Box, Box]:
     def draw() -> tuple[Box, Box]:
         first = sample_box(image_size, options.global_scale, options.aspect_ratio, uniform)
-        return first, sample_box(image_size, options.global_scale, options.aspect_ratio, uniform)
+        second = options.second_scale or options.global_scale
+        return first, sample_box(image_size, second, options.aspect_ratio, uniform)
 
     best = draw()
     if options.overlap == "shift":

@@ -78,6 +78,53 @@ def patch_half_extent(crops: Crops, grid: tuple[int, int]) -> Float[Tensor, "*le
     return torch.stack([axis.half[..., 0, 0] for axis in _axes(crops, grid)], dim=-1)
 
 
+def shared_region(a: Crops, b: Crops) -> tuple[Float[Tensor, "*lead 4"], Float[Tensor, "*lead"]]:
+    """Return the rectangle (top, left, height, width) that two crops of an image share, and its area (0 if there is none).
+
+    In fractions of the image, float32.
+    """
+    sides = []
+    for start, extent in (("top", "height"), ("left", "width")):
+        first, second = getattr(a, start).float(), getattr(b, start).float()
+        ends = torch.minimum(first + getattr(a, extent).float(), second + getattr(b, extent).float())
+        begin = torch.maximum(first, second)
+        sides.append((begin, (ends - begin).clamp_min(0.0)))
+    (top, height), (left, width) = sides
+    return torch.stack([top, left, height, width], dim=-1), height * width
+
+
+def places_in(crops: Crops, points: Float[Tensor, "*lead M 2"]) -> Float[Tensor, "*lead M 2"]:
+    """Where points (y, x) of the image lie in each view, as fractions of it; outside [0, 1] they are not in it.
+
+    Mirrored views are followed.
+    """
+    axes = []
+    for place, start, extent, flipped in (
+        (points[..., 0], crops.top, crops.height, crops.flipped_vertically),
+        (points[..., 1], crops.left, crops.width, crops.flipped),
+    ):
+        share = (place - start.float()[..., None]) / extent.float()[..., None]
+        axes.append(torch.where(flipped[..., None], 1.0 - share, share))
+    return torch.stack(axes, dim=-1)
+
+
+def bilinear_rows(
+    places: Float[Tensor, "*lead M 2"], grid: tuple[int, int], *, eps: float = 1e-6
+) -> Float[Tensor, "*lead M P"]:
+    """Weights of the patches of a view that interpolate its tokens at `places`; rows sum to 1, outside the view to 0.
+
+    Patch i of n has its centre at (i + 1/2) / n; between the outer centres and the edge the outer patch counts alone.
+    """
+    inside = ((places >= -eps) & (places <= 1 + eps)).all(dim=-1)
+    weights = []
+    for axis, count in enumerate(grid):
+        place = (places[..., axis] * count - 0.5).clamp(0, count - 1)
+        distance = (place[..., None] - torch.arange(count, device=place.device, dtype=place.dtype)).abs()
+        weights.append((1 - distance).clamp_min(0.0))
+    rows = (weights[0][..., :, None] * weights[1][..., None, :]).flatten(-2)
+    return rows * inside[..., None]
+
+
 def match_patches(
     student: Crops,
     teacher: Crops,

@@ -21,8 +21,12 @@ class ViewsOptions(Options):
     """Local views per image; 0 for none (GLARE, sec. 4)."""
     global_scale: tuple[float, float] = (0.25, 1.0)
     """Smallest and largest area of a global crop, as a share of the image (GLARE; DINO has 0.4 to 1)."""
+    second_scale: tuple[float, float] | None = None
+    """The same for the second global crop, where it differs (FLSL: 0.5 to 1 of the first); None: as `global_scale`."""
     local_scale: tuple[float, float] = (0.05, 0.25)
     """Smallest and largest area of a local crop, as a share of the image (GLARE, sec. 4)."""
+    nested: bool = False
+    """Cut the second global crop and the local ones out of the first, and count their areas as shares of it (FLSL)."""
     aspect_ratio: tuple[float, float] = (0.75, 4.0 / 3.0)
     """Smallest and largest width / height of a crop, drawn log-uniformly (DINO's code)."""
     hflip_p: float = 0.5
@@ -71,9 +75,11 @@ class ViewsOptions(Options):
             raise ValueError(f"the number of local views is 0 or more; got {value}")
         return value
 
-    @field_validator("global_scale", "local_scale")
+    @field_validator("global_scale", "second_scale", "local_scale")
     @classmethod
-    def _scale(cls, value: tuple[float, float]) -> tuple[float, float]:
+    def _scale(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is None:
+            return None
         low, high = value
         if not 0.0 < low <= high <= 1.0:
             raise ValueError(f"give smallest and largest area with 0 < smallest <= largest <= 1; got {low} {high}")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the self-distilling methods share: the head over prototypes, its teacher, their temperatures and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from rekindle.core.options import Options
+from rekindle.core.progress import Progress
+from rekindle.core.schedules import cosine
+from rekindle.methods.heads import HeadPair
+from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, teacher_temperature
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.heads import DinoHead
+
+
+class DistillationOptions(Options):
+    """Head and teacher of a self-distilling method; defaults as continual pre-training uses them (GLARE, appendix)."""
+
+    num_prototypes: int = Field(8192, ge=2)
+    """Outputs K of the head. GLARE: 8192; DINO's script: 65536."""
+    head_hidden: int = Field(2048, ge=1)
+    """Width of the head's hidden layers."""
+    head_bottleneck: int = Field(256, ge=1)
+    """Width before the prototypes."""
+    norm_last_layer: bool = False
+    """Keep the prototypes' gain at 1, so that logits are cosines."""
+    student_temperature: float = Field(0.1, gt=0)
+    """Softmax temperature of the student."""
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    """Softmax temperature of the teacher, before and after its warm-up."""
+    teacher_temperature_epochs: int = Field(30, ge=0)
+    """Epochs of that warm-up; at most 0.3 of the run."""
+    momentum: tuple[float, float] = (0.996, 1.0)
+    """Weight of the teacher's old value, cosine from the first step to the last."""
+    centre_momentum: float = Field(0.9, ge=0, le=1)
+    """Weight of a centre's old value."""
+    freeze_last_layer_epochs: int = Field(1, ge=0)
+    """Epochs in which the prototypes do not move."""
+    export: Literal["teacher", "student"] = "teacher"
+    """Which network is saved and evaluated."""
+
+
+class StudentWithHead(nn.Module):
+    """A backbone and its projection head: what the teacher holds an average of."""
+
+    def __init__(self, backbone: Backbone, head: DinoHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+
+class Distillation:
+    """The schedules and pieces that `DistillationOptions` describe.
+
+    Args: config, of the method.
+    """
+
+    def __init__(self, config: DistillationOptions) -> None:
+        self.config = config
+
+    def build_head(self, width: int) -> DinoHead:
+        """Return a fresh head for features of this width."""
+        config = self.config
+        return DinoHead(
+            width,
+            config.num_prototypes,
+            hidden=config.head_hidden,
+            bottleneck=config.head_bottleneck,
+            norm_last_layer=config.norm_last_layer,
+        )
+
+    def heads(self, student: DinoHead, teacher: DinoHead, progress: Progress) -> HeadPair:
+        """Both heads of one step, at its temperatures."""
+        return HeadPair(
+            student,
+            teacher,
+            student_temperature=self.config.student_temperature,
+            teacher_temperature=self.temperature(progress),
+        )
+
+    def temperature(self, progress: Progress) -> float:
+        """The teacher's temperature."""
+        return teacher_temperature(progress, self.config.teacher_temperature, self.config.teacher_temperature_epochs)
+
+    def scheduled(self, progress: Progress, like: Tensor) -> dict[str, Tensor]:
+        """The schedules' values as stats."""
+        return {
+            "teacher_temperature": like.new_tensor(self.temperature(progress)),
+            "momentum": like.new_tensor(cosine(progress, *self.config.momentum)),
+        }
+
+    def hold_prototypes(self, head: DinoHead, progress: Progress) -> None:
+        """Hold the prototypes still in the first epochs: without a gradient AdamW skips them, decay included."""
+        if progress.epoch < self.config.freeze_last_layer_epochs:
+            cancel_gradients(head.last_layer)
+
+    def move(
+        self, teacher: EmaTeacher[Any], student: nn.Module, centres: Iterable[nn.Module], progress: Progress
+    ) -> None:
+        """Move the teacher and the centres after a step."""
+        teacher.update(student, cosine(progress, *self.config.momentum))
+        for centre in centres:
+            assert isinstance(centre, Centre)
+            centre.update()
+
+    def exported(self, student: Backbone, teacher: Backbone) -> Backbone:
+        """The teacher's backbone unless the options ask for the student's."""
+        return teacher if self.config.export == "teacher" else student
+
+
+def centres(levels: Sequence[str], config: DistillationOptions) -> nn.ModuleDict:
+    """One running centre per level."""
+    return nn.ModuleDict({level: Centre(config.num_prototypes, config.centre_momentum) for level in levels})

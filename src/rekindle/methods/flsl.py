@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLSL: feature-level self-supervised learning, clustering within and between views (Su et al., 2023, arXiv:2306.06203)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from rekindle.core.distributed import all_sum_with_gradient, world_size
+from rekindle.core.progress import Progress
+from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead
+from rekindle.methods.teacher import EmaTeacher, collapse_alarms
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.tokens import Tokens
+from rekindle.objectives.clustering import mean_shift_error, soft_read, volume
+from rekindle.views.batch import ViewBatch
+from rekindle.views.windows import sample_windows
+
+
+class FlslOptions(DistillationOptions):
+    """Options of FLSL; defaults are the original's (GLARE, section 8.4 of the specification)."""
+
+    shift_weight: float = Field(0.03, ge=0)
+    """Weight upsilon of the mean shift within a view, L_ms."""
+    cluster_weight: float = Field(1.0, ge=0)
+    """Weight eta of the clustering between views, L_km."""
+    volume_weight: float = Field(5.0, ge=0)
+    """Weight gamma of the volume maximisation, L_vmr."""
+    shift_temperature: float = Field(0.1, gt=0)
+    """tau_sa times sqrt(D): how sharply a token reads its own view."""
+    cluster_temperature: float = Field(0.2, gt=0)
+    """tau_ca times sqrt(D): how sharply it reads the teacher's view; not below `shift_temperature`, or tokens collapse."""
+    window: int = Field(3, ge=1)
+    """Side, in patches, of the windows of the large student view; one patch of each is a query."""
+    local_window: int = Field(2, ge=1)
+    """The same for small views."""
+    random_windows: bool = False
+    """Draw the patch of each window; off: the window's first."""
+    norm_last_layer: bool = True
+    """Keep the prototypes' gain at 1, so that logits are cosines."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FlslOptions:
+        if self.cluster_temperature < self.shift_temperature:
+            raise ValueError(
+                f"cluster_temperature = {self.cluster_temperature} is below shift_temperature = {self.shift_temperature}, "
+                "which collapses the tokens; raise it to at least that"
+            )
+        if not (self.shift_weight or self.cluster_weight or self.volume_weight):
+            raise ValueError("all weights are 0, so there is no loss; give one of them a value above 0")
+        return self
+
+
+class Flsl(Method):
+    """Tokens shift towards the means of their view, and those means fall into the clusters of the teacher's view.
+
+    Views: the teacher's crop, and the student's crops cut out of it, unmirrored. Tokens are patches alone; class token and
+    registers of a backbone stay in its sequence. Deviations: the multi-stage mixing of attentions is left out. Means of a step
+    that is computed in several shares are those of a share (without `engine.micro_batch_size` a process's batch is one).
+    """
+
+    Config = FlslOptions
+    COMPARES_IMAGES: ClassVar[bool] = True
+    NEEDS: ClassVar[Mapping[str, object]] = {
+        "views.nested": True,
+        "views.global_scale": (0.8, 1.0),
+        "views.second_scale": (0.5, 1.0),
+        "views.local_scale": (0.05, 0.4),
+        "views.num_local": 2,
+        "views.hflip_p": 0.0,
+    }
+    PAPER: ClassVar[Mapping[str, object]] = {
+        "optim.lr_per_256": 5e-4,
+        "optim.weight_decay": 0.04,
+        "optim.final_weight_decay": 0.4,
+    }
+
+    def __init__(self, config: FlslOptions, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.distillation = Distillation(config)
+        self.student = StudentWithHead(backbone, self.distillation.build_head(backbone.width))
+        self.teacher = EmaTeacher(self.student)
+
+    def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """Return upsilon L_ms + eta L_km + gamma L_vmr."""
+        config, teacher = self.config, self.teacher.network
+        outer, inner = batch.global_views.pixels
+        with torch.no_grad():
+            target: Tokens = teacher.backbone(outer)
+        memory = target.patches.flatten(1, 2)  # Z', [B, P, D]
+        shifts, means, found = [], [], []
+        views = [(inner, 1, config.window)]
+        if batch.local_views is not None:
+            views.append((batch.local_views.pixels.flatten(0, 1), batch.num_local, config.local_window))
+        for pixels, count, window in views:
+            tokens: Tokens = self.student.backbone(pixels)
+            z = tokens.patches.flatten(1, 2)
+            query = self._queries(z, tokens.grid, count, window, progress)  # z_i, [count * B, M, D]
+            mean = soft_read(query, z, temperature=config.shift_temperature)  # z^_i
+            shifts.append(mean_shift_error(query, mean).flatten())
+            means.append(mean.flatten(0, 1))
+            with torch.no_grad():
+                there = soft_read(query, memory.repeat(count, 1, 1), temperature=config.cluster_temperature)  # z^+_i
+                found.append(there.flatten(0, 1))
+        log_p = self._log_probs(torch.cat(means), self.student)
+        targets = self._targets(torch.cat(found), progress)
+        assigned = all_sum_with_gradient(log_p.exp().sum(dim=0)) / (len(log_p) * world_size())  # mean assignment
+        terms = {
+            "ms": torch.cat(shifts).mean(),
+            "km": -(targets * log_p).sum(dim=-1).mean(),
+            "vmr": volume(assigned),
+        }
+        weights = {"ms": config.shift_weight, "km": config.cluster_weight, "vmr": config.volume_weight}
+        stats = {"entropy_patch": -torch.special.xlogy(targets, targets).sum(dim=-1).mean()}
+        mean_target = targets.mean(dim=0)
+        stats["divergence_patch"] = torch.special.xlogy(mean_target, mean_target * len(mean_target)).sum()
+        return LossBreakdown.weigh(
+            terms, weights, stats | self.distillation.scheduled(progress, stats["entropy_patch"])
+        )
+
+    def _queries(self, z: Tensor, grid: tuple[int, int], views: int, window: int, progress: Progress) -> Tensor:
+        """One token of each window, [views * B, M, D]."""
+        index = sample_windows(
+            progress,
+            len(z) // views,
+            views,
+            grid,
+            window,
+            is_random=self.config.random_windows,
+            purpose=f"windows {views}",
+        )
+        return z.gather(1, index.flatten(0, 1).to(z.device)[..., None].expand(-1, -1, z.shape[-1]))
+
+    def _log_probs(self, means: Tensor, student: StudentWithHead) -> Tensor:
+        """Return log softmax(g(z^_i) / tau_s), in float32."""
+        return F.log_softmax(student.head(means).float() / self.config.student_temperature, dim=-1)
+
+    @torch.no_grad()
+    def _targets(self, found: Tensor, progress: Progress) -> Tensor:
+        """softmax(g'(z^+_i) / tau_t), without centre."""
+        logits = self.teacher.network.head(found).float()
+        return F.softmax(logits / self.distillation.temperature(progress), dim=-1)
+
+    def before_step(self, progress: Progress) -> None:
+        """Hold the prototypes still in the first epochs."""
+        self.distillation.hold_prototypes(self.student.head, progress)
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher."""
+        self.distillation.move(self.teacher, self.student, (), progress)
+
+    def alarms(self, stats: Mapping[str, float]) -> list[str]:
+        """Tell when the teacher has collapsed."""
+        return collapse_alarms(stats, self.config.num_prototypes)
+
+    def exported(self) -> Backbone:
+        """The teacher's backbone unless the options ask for the student's."""
+        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)

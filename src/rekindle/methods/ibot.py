@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""iBOT: masked image modelling with an online tokenizer (Zhou et al., 2022, arXiv:2111.07832)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from rekindle.core.progress import Progress
+from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, centres
+from rekindle.methods.heads import Comparison, HeadPair
+from rekindle.methods.shares import gradient_in_advance
+from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.tokens import Tokens
+from rekindle.objectives.pairs import cross_view_pairs, same_patch_pairs, used_rows
+from rekindle.objectives.prototypes import TargetRows, WeighedTerms
+from rekindle.views.batch import ViewBatch
+from rekindle.views.distortion import draw_patch_mask
+
+
+class IbotOptions(DistillationOptions):
+    """Options of iBOT; defaults as continual pre-training uses them (GLARE, section 8.2 of the specification)."""
+
+    global_weight: float = Field(1.0, ge=0)
+    """Weight lambda_1 of L_[CLS]."""
+    patch_weight: float = Field(1.0, ge=0)
+    """Weight lambda_2 of L_MIM."""
+    mask_shape: Literal["block", "random"] = "block"
+    """Which patches are hidden."""
+    mask_ratio: Literal["ibot", "fixed"] = "ibot"
+    """ibot: none with probability 1/2, else a share drawn from U(0.1, 0.5); fixed: 30 % of every view."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> IbotOptions:
+        if not (self.global_weight or self.patch_weight):
+            raise ValueError("both weights are 0, so there is no loss; give one of them a value above 0")
+        return self
+
+
+class Ibot(Method):
+    """Hidden patches match what the teacher makes of them, and class tokens those of the other view (eqs. 2 and 3).
+
+    Deviations: one centre per level but one head for both, as in the paper's shared setting; small crops have no hidden
+    patches. A view without hidden patches contributes 0 to L_MIM and stays in its mean, as in iBOT's code.
+    """
+
+    Config = IbotOptions
+    PAPER: ClassVar[Mapping[str, object]] = {
+        "optim.lr_per_256": 5e-4,
+        "optim.warmup_epochs": 10.0,
+        "optim.final_lr": 1e-6,
+        "optim.weight_decay": 0.04,
+        "optim.final_weight_decay": 0.4,
+    }
+
+    def __init__(self, config: IbotOptions, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.distillation = Distillation(config)
+        self.student = StudentWithHead(backbone, self.distillation.build_head(backbone.width))
+        self.teacher = EmaTeacher(self.student)
+        self.mask_token = nn.Parameter(torch.zeros(backbone.width))
+        self.centres = centres(("cls", "patch"), config)
+
+    def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """Return lambda_1 L_[CLS] + lambda_2 L_MIM."""
+        config, teacher = self.config, self.teacher.network
+        clean = batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
+        with torch.no_grad():
+            target: Tokens = teacher.backbone(clean)
+        heads = self.distillation.heads(self.student.head, teacher.head, progress)
+        cls = heads.targets(target.class_token, self._centre("cls"))
+        parts = self._small_share(batch, heads, cls)
+
+        hidden = draw_patch_mask(
+            progress, len(batch), 2, target.grid, ratio_mode=config.mask_ratio, shape=config.mask_shape
+        )
+        hidden = hidden.flatten(0, 1).to(clean.device)
+        tokens: Tokens = self.student.backbone(clean, patch_mask=hidden, mask_token=self.mask_token)
+        patches = self._hidden(tokens, target, hidden, heads)
+        parts.extend(heads.losses([self._global(tokens.class_token, range(2), batch, cls), patches]))
+        stats = {"hidden": hidden.float().mean()}
+        for level, targets in (("cls", cls), ("patch", patches.targets)):
+            stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
+        return LossBreakdown.join(parts, stats | self.distillation.scheduled(progress, stats["hidden"]))
+
+    def _centre(self, level: str) -> Centre:
+        centre = self.centres[level]
+        assert isinstance(centre, Centre)
+        return centre
+
+    def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Comparison:
+        """L_[CLS], eq. 3 with multi-crop: class tokens of some views against the teacher's of the other view."""
+        pairs = cross_view_pairs(
+            len(batch),
+            student_views=views,
+            num_student_views=2 + batch.num_local,
+            num_teacher_views=2,
+            device=cls.device,
+        )
+        return Comparison(cls, targets, {"cls": pairs}, {"cls": self.config.global_weight})
+
+    def _small_share(self, batch: ViewBatch, heads: HeadPair, cls: TargetRows) -> list[WeighedTerms]:
+        """What the small crops add to L_[CLS], with its gradient in advance."""
+        if batch.local_views is None:
+            return []
+        backbone, pixels = self.student.backbone, batch.local_views.pixels.flatten(0, 1)
+
+        def share() -> WeighedTerms:
+            views = range(2, 2 + batch.num_local)
+            return heads.losses([self._global(backbone.class_token(pixels), views, batch, cls)])[0]
+
+        return [gradient_in_advance(share, [*backbone.parameters(), *heads.inputs])]
+
+    def _hidden(self, tokens: Tokens, target: Tokens, hidden: Tensor, heads: HeadPair) -> Comparison:
+        """L_MIM, eq. 2: a hidden patch against the teacher's same patch of the same view."""
+        num_views = len(hidden)
+        terms = {"mim": same_patch_pairs(hidden.flatten(1), num_views=num_views)}
+        rows, count = target.patches.flatten(0, 2), tokens.grid[0] * tokens.grid[1]
+        used, terms = used_rows(terms, "teacher", len(rows))
+        _, terms = used_rows(terms, "student", len(rows))  # the same rows: a patch is compared with itself
+        image = used // count % (num_views // 2)
+        return Comparison(
+            tokens.patches.flatten(0, 2)[used],
+            heads.targets(rows, self._centre("patch"), used),
+            terms,
+            {"mim": self.config.patch_weight},
+            student_image=image,
+            teacher_image=image,
+        )
+
+    def before_step(self, progress: Progress) -> None:
+        """Hold the prototypes still in the first epochs."""
+        self.distillation.hold_prototypes(self.student.head, progress)
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher and the centres."""
+        self.distillation.move(self.teacher, self.student, self.centres.values(), progress)
+
+    def alarms(self, stats: Mapping[str, float]) -> list[str]:
+        """Levels on which the teacher has collapsed."""
+        return collapse_alarms(stats, self.config.num_prototypes)
+
+    def exported(self) -> Backbone:
+        """The teacher's backbone unless the options ask for the student's."""
+        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MoCo v3: momentum contrast for vision transformers (Chen, Xie and He, 2021, arXiv:2104.02057)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from rekindle.core.distributed import all_rows
+from rekindle.core.errors import RequestError
+from rekindle.core.options import Options
+from rekindle.core.progress import Progress
+from rekindle.core.schedules import cosine
+from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.teacher import EmaTeacher
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.projector import Projector
+from rekindle.objectives.contrast import info_nce
+from rekindle.views.batch import ViewBatch
+
+
+class Mocov3Options(Options):
+    """Options of MoCo v3; defaults are those of its ViT-S."""
+
+    temperature: float = Field(0.2, gt=0)
+    """Temperature of the softmax over keys."""
+    projector_hidden: int = Field(4096, ge=1)
+    """Width of the hidden layers of projector (three layers) and predictor (two)."""
+    projector_out: int = Field(256, ge=1)
+    """Width of queries and keys."""
+    momentum: tuple[float, float] = (0.99, 1.0)
+    """Weight of the teacher's old value, cosine from the first step to the last."""
+    freeze_patch_projection: bool = True
+    """Never train the patch projection, which made their training unstable (section 4.2)."""
+    export: Literal["teacher", "student"] = "student"
+    """Which network is saved and evaluated."""
+
+
+class StudentWithProjector(nn.Module):
+    """A backbone and its projector: what the teacher holds an average of."""
+
+    def __init__(self, backbone: Backbone, projector: Projector) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+
+class Mocov3(Method):
+    """A view's query finds the key of the other view of its image among the keys of all images (algorithm 1).
+
+    Deviations: batch normalisation is per process; images of a step that are computed in several shares are negatives of
+    their share only (`engine.micro_batch_size`; without it a process's batch is one share). Two large crops, no small ones.
+    """
+
+    Config = Mocov3Options
+    COMPARES_IMAGES: ClassVar[bool] = True
+    NEEDS: ClassVar[Mapping[str, object]] = {"views.num_local": 0, "views.global_scale": (0.08, 1.0)}
+    PAPER: ClassVar[Mapping[str, object]] = {
+        "optim.lr_per_256": 1.5e-4,
+        "optim.warmup_epochs": 40.0,
+        "optim.final_lr": 0.0,
+        "optim.weight_decay": 0.1,
+        "optim.clip_norm": 0.0,
+        "network.drop_path": 0.0,
+    }
+
+    def __init__(self, config: Mocov3Options, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        if config.freeze_patch_projection:
+            backbone.vit.patch_embed.requires_grad_(False)
+        hidden, out = config.projector_hidden, config.projector_out
+        self.student = StudentWithProjector(backbone, Projector(backbone.width, hidden, hidden, out))
+        self.predictor = Projector(out, hidden, out)
+        self.teacher = EmaTeacher(self.student)
+
+    def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """ctr(q1, k2) + ctr(q2, k1), with the factor 2 * temperature of algorithm 1."""
+        if len(batch) < 2:
+            raise RequestError(
+                "MoCo v3 contrasts images with each other and needs at least two at a time; raise --batch-size or "
+                "--engine.micro-batch-size"
+            )
+        temperature, views = self.config.temperature, batch.global_views.pixels
+        teacher = self.teacher.network
+        with torch.no_grad():
+            keys = [all_rows(teacher.projector(teacher.backbone.class_token(v))) for v in views]
+        tokens = self.student.backbone.class_token(views.flatten(0, 1)).chunk(2)
+        queries = [self.predictor(self.student.projector(t)) for t in tokens]  # statistics of one view at a time
+        terms = {
+            f"ctr{place + 1}": info_nce(queries[place], keys[1 - place][0], temperature=temperature, first=keys[0][1])
+            for place in range(2)
+        }
+        own = torch.nn.functional.cosine_similarity(queries[0].detach().float(), queries[1].detach().float())
+        stats = {"own_similarity": own.mean()}
+        stats["momentum"] = own.new_tensor(cosine(progress, *self.config.momentum))
+        return LossBreakdown.weigh(terms, dict.fromkeys(terms, 2 * temperature), stats)
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher."""
+        self.teacher.update(self.student, cosine(progress, *self.config.momentum))
+
+    def exported(self) -> Backbone:
+        """The student's backbone unless the options ask for the teacher's."""
+        return self.teacher.network.backbone if self.config.export == "teacher" else self.student.backbone

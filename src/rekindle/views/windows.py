@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stratified sampling of patches: one of each window of the grid (UDI, FLSL)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from rekindle.core.progress import Progress
+from rekindle.core.rng import row_uniform
+
+
+def sample_windows(
+    progress: Progress,
+    rows: int,
+    views: int,
+    grid: tuple[int, int],
+    window: int,
+    *,
+    is_random: bool = True,
+    purpose: str = "windows",
+) -> Int64[Tensor, "V B M"]:
+    """Draw one patch of each window of `window` x `window` patches, for `rows` images of `views` views each.
+
+    The grid holds whole windows only; the area that they cover lies in one of the grid's four corners, drawn per view. Not
+    random: the first corner, and the first patch of each window. Returns: indices of patches, on the CPU.
+    Raises: ValueError if no window fits into the grid.
+    """
+    counts = [side // window for side in grid]
+    if min(counts) < 1:
+        raise ValueError(f"a window of {window} x {window} patches does not fit into a grid of {grid[0]} x {grid[1]}")
+    num = counts[0] * counts[1]
+    draw = (
+        row_uniform(purpose, progress, rows, views, 2 + 2 * num) if is_random else torch.zeros(rows, views, 2 + 2 * num)
+    )
+    corner = (draw[..., :2] >= 0.5).long() * torch.tensor([s - n * window for s, n in zip(grid, counts, strict=True)])
+    offset = (draw[..., 2:].reshape(rows, views, num, 2) * window).long().clamp_max(window - 1)
+    places = torch.cartesian_prod(*(torch.arange(n) * window for n in counts)).view(num, 2)
+    cell = places + offset + corner[..., None, :]
+    index: Tensor = (cell[..., 0] * grid[1] + cell[..., 1]).transpose(0, 1).contiguous()
+    return index
