@@ -31,7 +31,9 @@ def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | N
     micro = min(largest, wanted // options.devices)
     accumulate = max(1, wanted // (micro * options.devices))
     batch_size = micro * options.devices * accumulate
-    if backbone is not None and options.engine.micro_batch_size is None and not whole:  # the batch itself never depends on memory
+    if (
+        backbone is not None and options.engine.micro_batch_size is None and not whole
+    ):  # the batch itself never depends on memory
         micro = max(n for n in range(1, _fitting_share(options, backbone, micro) + 1) if micro % n == 0)
         accumulate = batch_size // (micro * options.devices)
     steps_per_epoch = max(1, num_images // batch_size)
@@ -53,7 +55,7 @@ def _fitting_share(options: PretrainOptions, backbone: Backbone, at_most: int) -
         hidden,
         backbone.patch_size,
         backbone.num_prefix,
-        rank=options.adapter.rank if options.train == "adapters" or options.adapter.in_full_training else 0,
+        rank=options.adapter.width if options.train == "adapters" or options.adapter.in_full_training else 0,
         mlp_maps=maps // (backbone.width * hidden),  # 3 where the MLP is gated
     )
     head = costs.Head(backbone.width)

@@ -5,4 +5,8 @@ from __future__ import annotations
 
 ADAPTERS: dict[str, str] = {
     "uniadapter": "rekindle.adapters.uniadapter:AdaptedBlock",
+    "adaptformer": "rekindle.adapters.adaptformer:AdaptFormerBlock",
+    "lora": "rekindle.adapters.lora:LoraBlock",
+    "norm": "rekindle.adapters.deltas:NormBlock",
+    "bias": "rekindle.adapters.deltas:BiasBlock",
 }

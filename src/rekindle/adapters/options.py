@@ -5,25 +5,58 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rekindle.core.options import Options
+
+LoraTarget = Literal["qkv", "proj", "fc1", "fc2"]
+MOST_LORA_RANK = 256
+USUAL_RANK = {"adaptformer": 64, "lora": 8}
 
 
 class AdapterOptions(Options):
     """Which adapter goes where, and its size. Defaults: GLARE with UniAdapter."""
 
     kind: str = "uniadapter"
-    """Kind of adapter (`uniadapter`)."""
+    """Kind of adapter: `uniadapter`, `adaptformer`, `lora`, or the blocks' own `norm` (LayerNorms) or `bias` (BitFit)."""
     position: Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"] = "after_attn"
-    """Place: after the attention residual, after the block, beside the MLP, or in the attention branch."""
-    rank: int = Field(default=512, ge=1)
-    """Width of the bottleneck; 512 is the only one that gives the paper's two parameter counts."""
+    """Place: after the attention residual, after the block, beside the MLP, or in the attention branch. For `uniadapter`
+    alone: the other kinds have one place each and do not read it."""
+    rank: int | None = Field(default=None, ge=1)
+    """Width r of the bottleneck or of the update; None: 512 for `uniadapter` (the only one that gives GLARE's two parameter
+    counts), 64 for `adaptformer` (its paper), 8 for `lora` (PEFT), which takes 256 at most. `norm` and `bias` have none."""
     scale: float = Field(default=0.1, gt=0.0)
-    """Factor s on the adapter's output (UniAdapter's default)."""
+    """Factor s on the output of `uniadapter` and `adaptformer` (the default of both)."""
     learn_scale: bool = False
-    """Train s, starting from `scale`."""
+    """Train s, starting from `scale` (`uniadapter` and `adaptformer`)."""
     in_full_training: bool = False
     """Put adapters in with train=all or norm as well; GLARE's 34 M parameters of HPT count them."""
     layernorm: bool | None = None
-    """LayerNorm before the down-projection; None: only for `parallel_mlp`, as in UniAdapter's code."""
+    """LayerNorm before the down-projection; None: as in the published code, for `uniadapter` at `parallel_mlp` alone."""
+    lora_alpha: float = Field(default=8.0, gt=0.0)
+    """alpha of `lora`, whose update is (alpha / rank) B A; with PEFT's defaults, alpha = rank = 8, the factor is 1."""
+    lora_targets: tuple[LoraTarget, ...] = ("qkv", "proj")
+    """Maps that `lora` updates: queries, keys and values, the attention's projection, the MLP's first and second map."""
+
+    @property
+    def width(self) -> int:
+        """The rank that is asked for, or that suits the kind; 0 for a kind without."""
+        if self.kind in ("norm", "bias"):
+            return 0
+        return USUAL_RANK.get(self.kind, 512) if self.rank is None else self.rank
+
+    @model_validator(mode="after")
+    def _possible(self) -> AdapterOptions:
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            raise ValueError(
+                f"lora_targets = {list(self.lora_targets)} must name at least one map, each once, of qkv, proj, fc1, fc2"
+            )
+        if self.kind == "lora" and self.width > MOST_LORA_RANK:
+            raise ValueError(
+                f"rank = {self.rank} is not low; name one for kind = lora, usually 4 to 64 (8 is PEFT's default)"
+            )
+        if self.in_full_training and self.kind in ("norm", "bias"):
+            raise ValueError(
+                f"in_full_training with kind = {self.kind} would train the same numbers twice; leave in_full_training out"
+            )
+        return self

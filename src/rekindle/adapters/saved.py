@@ -142,6 +142,8 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
         raise RequestError(f"{folder / WEIGHTS} does not match the hash in {DESCRIPTION}; restore both from one copy")
     if description["is_whole"]:
         backbone = backbone_from_description(description["identity"], drop_path=drop_path)
+        if description["adapter"] is not None:  # an export holds base and adapters in one file
+            attach(backbone, AdapterOptions.model_validate(description["adapter"]), train="adapters")
         backbone.load_state_dict(tensors, strict=True)
         return backbone, f"{folder}: matched {len(tensors)} of {len(tensors)} tensors"
     backbone = _load_base(folder, description["base"], description["network"], drop_path, base)

@@ -88,24 +88,26 @@ class AdaptedBlock(ComposedBlock):
     def wrap(cls, block: nn.Module, width: int, options: AdapterOptions) -> AdaptedBlock:
         """Put a fresh adapter around `block`, on the block's device and in its dtype."""
         layernorm = options.position == "parallel_mlp" if options.layernorm is None else options.layernorm
-        adapter = UniAdapter(width, options.rank, options.scale, options.learn_scale, layernorm)
+        adapter = UniAdapter(width, options.width, options.scale, options.learn_scale, layernorm)
         like = next(block.parameters())
         return cls(block, adapter.to(like.device, like.dtype), options.position)
 
     @classmethod
     def require_fit(cls, block: nn.Module, options: AdapterOptions) -> None:
         """Check that an adapted block is what `options` ask for. Raises RequestError that says what it is instead."""
-        if not isinstance(block, cls) or not isinstance(block.adapter, UniAdapter):
+        if type(block) is not cls or not isinstance(block.adapter, UniAdapter):
             raise RequestError(f"this backbone has adapters of another kind than {options.kind}; name theirs")
         adapter = block.adapter
         layernorm = options.position == "parallel_mlp" if options.layernorm is None else options.layernorm
-        found = {
+        found: dict[str, object] = {
             "position": block.position,
             "rank": adapter.down.out_features,
             "layernorm": isinstance(adapter.norm, nn.LayerNorm),
             "learn_scale": isinstance(adapter.scale, nn.Parameter),
         }
-        wanted = {**{name: getattr(options, name) for name in found}, "layernorm": layernorm}
+        if not found["learn_scale"]:
+            found["scale"] = adapter.scale
+        wanted = {**{n: getattr(options, n) for n in found}, "layernorm": layernorm, "rank": options.width}
         for name, value in found.items():
             if wanted[name] != value:
                 raise RequestError(

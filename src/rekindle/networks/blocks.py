@@ -42,6 +42,10 @@ class ComposedBlock(nn.Module, ABC):
     ) -> Tensor:
         """Return the tokens after the block: arguments as in `run_block`."""
 
+    def first_row_attention(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """What the function of this name returns; overridden where queries or keys change."""
+        return first_row_attention(self.block, x, rope)
+
 
 def check_block(block: TimmBlock) -> None:
     """Raise RequestError, naming the type, for a block that this module cannot take apart."""
@@ -178,10 +182,11 @@ def first_row_attention(
 
     One row is computed beside the block, so the block itself keeps its fused kernel.
     """
-    plain = plain_block(block)
-    check_block(plain)
-    attn = plain.attn
-    q, k = _queries_and_keys(attn, plain.norm1(x), rope, 1)
+    if isinstance(block, ComposedBlock):
+        return block.first_row_attention(x, rope)
+    check_block(block)
+    attn = block.attn
+    q, k = _queries_and_keys(attn, block.norm1(x), rope, 1)
     scores = (q * attn.scale) @ k.transpose(-2, -1)
     row: Tensor = scores.float().softmax(dim=-1)[:, :, 0]
     return row

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rekindle.adapters.options import AdapterOptions
+from rekindle.cli.arguments import parse_run
+from rekindle.config import resolve
+from rekindle.core.errors import RequestError
+
+
+def test_options_survive_a_file() -> None:
+    options = AdapterOptions(kind="lora", rank=3, lora_targets=("fc1", "qkv"), lora_alpha=2.5)
+    assert AdapterOptions.model_validate(options.model_dump(mode="json")) == options
+
+
+def test_command_line_and_python_ask_alike() -> None:
+    asked, _ = parse_run(
+        ["--adapter.kind", "lora", "--adapter.rank", "8", "--adapter.lora-targets", "qkv", "fc1"], program="config"
+    )
+    expected = resolve({}, {"adapter": {"kind": "lora", "rank": 8, "lora_targets": ["qkv", "fc1"]}})
+    assert asked.options.adapter == expected.options.adapter
+    assert parse_run(["--adapter.kind", "lora"], program="config")[0].options.adapter.width == 8
+    assert resolve({}, {"adapter": {"kind": "lora"}}).options.adapter.width == 8
+    with pytest.raises(RequestError, match="^adapter: rank = 512 is not low; name one for kind = lora"):
+        parse_run(["--adapter.kind", "lora", "--adapter.rank", "512"], program="config")
+    with pytest.raises(RequestError, match="adapter: rank = 512 is not low; name one for kind = lora"):
+        resolve({}, {"adapter": {"kind": "lora", "rank": 512}})
+
+
+def test_each_kind_has_its_usual_rank_unless_one_is_asked_for() -> None:
+    usual = {"uniadapter": 512, "adaptformer": 64, "lora": 8, "norm": 0, "bias": 0}
+    assert {kind: AdapterOptions(kind=kind).width for kind in usual} == usual
+    assert AdapterOptions(kind="adaptformer", rank=7).width == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "lora", "rank": 257}, "rank = 257 is not low"),
+        ({"kind": "lora", "lora_targets": ()}, "lora_targets = .* must name at least one map"),
+        ({"kind": "lora", "lora_targets": ("qkv", "qkv")}, "lora_targets = .* each once"),
+        ({"kind": "norm", "in_full_training": True}, "in_full_training with kind = norm .* leave in_full_training out"),
+        ({"kind": "lora", "lora_targets": ("query",)}, "'qkv', 'proj', 'fc1' or 'fc2'"),
+        ({"kind": ["lora"]}, "valid string"),
+        ({"lora_alpha": 0.0}, "greater than 0"),
+    ],
+)
+def test_impossible_options_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AdapterOptions(**values)
