@@ -32,7 +32,9 @@ from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.compiling import compile_blocks
+from rekindle.networks.stored_head import load_stored_head
 from rekindle.planning import compute_precision, on_gpu, plan_steps
+from rekindle.recipes import with_recipe
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,16 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
 
     Raises: RequestError for a request that cannot be met, before anything is written; RekindleError if the run fails.
     """
-    options = resolved.options
-    folder = RunFolder(_required("out", options.out))
+    folder = RunFolder(_required("out", resolved.options.out))
     watcher = watcher or LoggingWatcher()
-    _check_request(options)
-    images = find_images(options.images)
-    watcher.message(f"{len(images)} images in {options.images}")
+    _check_request(resolved.options)
+    images = find_images(resolved.options.images)
+    watcher.message(f"{len(images)} images in {resolved.options.images}")
+    resolved = with_recipe(resolved, len(images))
+    options = resolved.options
+    if resolved.reasons:
+        chosen = ", ".join(name for name, source in resolved.sources.items() if source == "recipe")
+        watcher.message(f"chosen for {len(images)} images (`rekindle config` tells why): {chosen}")
     folder.refuse_unless_free(resume=resume, needed_bytes=0)
     budget = store_budget(options.data.store_gib)
     plan_steps(options, len(images))  # refuses what cannot be before anything is loaded
@@ -92,6 +98,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     if rank() == 0:
         folder.refuse_unless_free(resume=resume, needed_bytes=_needed_bytes(method))
     watcher.message(_describe(options, plan, method, attachment, len(images)))
+    head_steps = _head_steps(options, plan, method, watcher)
     with ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(folder.locked())
@@ -113,6 +120,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             resume=resume,
             max_skipped=int(options.data.max_unreadable_fraction * len(images)),
             record_skipped=lambda skipped: _record_skipped(folder, images, skipped, watcher),
+            head_steps=head_steps,
         )
         exported_hash = None
         if outcome.is_finished and rank() == 0:
@@ -154,6 +162,27 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
         attachment = attach(backbone, options.adapter, train=options.train)
         method: Method = import_named(METHODS, "method", options.method)(resolved.method_options(), backbone)
     return method, attachment
+
+
+def _head_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:
+    """Load the head that the checkpoint brings, if it does; without one, how many steps move fresh heads alone."""
+    if options.init == "random":
+        return 0
+    heads = method.heads()
+    if heads is not None:
+        is_loaded, message = load_stored_head(options.backbone, *heads)
+        if message is not None:
+            watcher.message(message)
+        if is_loaded:
+            return 0
+    fresh = _count_trained(method) - sum(p.numel() for p in method.backbone_parameters())
+    steps = round(options.optim.head_warmup * plan.steps)
+    if fresh and steps:
+        watcher.message(
+            f"heads first: the method's {fresh / 1e6:.2f} M numbers beside the backbone are new, so the first {steps} steps move "
+            "them alone (--optim.head-warmup)"
+        )
+    return steps if fresh else 0
 
 
 def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:

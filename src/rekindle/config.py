@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -23,7 +23,7 @@ from rekindle.networks.options import NetworkOptions
 from rekindle.views.options import ViewsOptions
 
 Model = TypeVar("Model", bound=BaseModel)
-Source = Literal["default", "method", "paper", "file", "asked"]
+Source = Literal["default", "method", "paper", "base", "recipe", "file", "asked"]
 
 
 class PretrainOptions(Options):
@@ -41,10 +41,13 @@ class PretrainOptions(Options):
     """What moves: adapters on a frozen backbone, all weights (HPT), or the layer norms alone."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the backbone's weights, or from random ones (then use train=all)."""
+    recipe: Literal["auto", "paper"] = "auto"
+    """What nobody sets follows the number of images (auto; `rekindle config --images ...` shows what and why), or is GLARE's:
+    100 epochs of 512 images. Training from scratch has the settings of its method's paper either way."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps; instead of `epochs`."""
     epochs: float | None = Field(None, gt=0)
-    """Passes over the images; 100 where neither is given (GLARE)."""
+    """Passes over the images; where neither is given the recipe decides (paper: 100)."""
     batch_size: int = Field(512, ge=1)
     """Images per optimizer step, over all devices (GLARE: 512); at most the number of images."""
     seed: int = Field(0, ge=0)
@@ -82,10 +85,12 @@ class Resolved:
     Attributes:
         options: a PretrainOptions that also has the group of its method under the method's name.
         sources: dotted name of every value -> what set it.
+        reasons: dotted name -> why, for what a recipe set.
     """
 
     options: PretrainOptions
     sources: dict[str, Source]
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def method_options(self) -> Options:
         """The options of the method."""
@@ -176,6 +181,9 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
     path = [str(part) for part in error["loc"]]
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
+        if len(path) == 1 and name in METHODS:
+            chosen = next(n for n in model.model_fields if n in METHODS)
+            return f"{where}: {name} holds options of the method {name}, and this run's is {chosen}; leave them out"
         known = list(_model_at(model, path[:-1]).model_fields)
         if len(path) == 1:
             known += list(METHODS)

@@ -13,14 +13,17 @@ MEANING = {
     "default": "the option's default",
     "method": "what the method needs, however it is trained",
     "paper": "the method's own training from scratch (init=random)",
+    "base": "the run that this one goes on from",
+    "recipe": "what suits this many images",
     "file": "the run file",
     "asked": "the command line",
 }
 
 HELP = """usage: rekindle config [run.yaml] [options of rekindle pretrain] [--yaml]
 
-Every value of a run, and what set it: default < paper < file < asked. --yaml prints a run file that can be passed back
-with --config; --json prints {name: {value, source}}.
+Every value of a run, and what set it: default < method < paper < base, recipe < file < asked. With --images, the recipe for so
+many images is filled in as `rekindle pretrain` does, with the reasons. --yaml prints a run file that can be passed back
+with --config; --json prints {name: {value, source}, with `why` where a recipe chose}.
 """
 
 
@@ -34,6 +37,11 @@ def run(arguments: Sequence[str]) -> int:
         rest = ["--config", *rest]
     wants_yaml = "--yaml" in rest
     resolved, taken = parse_run([a for a in rest if a != "--yaml"], program="config")
+    if resolved.options.images:
+        from rekindle.data.images import find_images
+        from rekindle.recipes import with_recipe
+
+        resolved = with_recipe(resolved, len(find_images(resolved.options.images)))
     tree = resolved.options.model_dump(mode="json")
     if wants_yaml:
         print(resolved.to_yaml(), end="")
@@ -44,11 +52,14 @@ def run(arguments: Sequence[str]) -> int:
         for part in name.split("."):
             value = value[part]
         values[name] = {"value": value, "source": resolved.sources[name]}
+        if name in resolved.reasons:
+            values[name]["why"] = resolved.reasons[name]
     if "--json" in taken.flags:
         print(json.dumps(values))
         return 0
     width = max(map(len, values))
     for name, entry in values.items():
-        print(f"{name:<{width}}  {json.dumps(entry['value']):<28} {entry['source']}")
+        why = f": {entry['why']}" if "why" in entry else ""
+        print(f"{name:<{width}}  {json.dumps(entry['value']):<28} {entry['source']}{why}")
     print("\n" + "\n".join(f"{source}: {meaning}" for source, meaning in MEANING.items()))
     return 0

@@ -62,6 +62,7 @@ def train(
     resume: bool,
     max_skipped: int,
     record_skipped: Callable[[frozenset[int]], None],
+    head_steps: int = 0,
 ) -> TrainingOutcome:
     """Train `method` by `plan`, writing checkpoints and metrics into `folder`.
 
@@ -69,10 +70,10 @@ def train(
 
     Args: batches(start_step, plan) yields this process's shares, micro-batch by micro-batch, from that step on; precision,
     `fp32` or `bf16`; max_skipped, unreadable images at which the run gives up; record_skipped, told which they were however
-    the run ends.
+    the run ends; head_steps, steps at the start in which heads alone move.
     Raises: RekindleError if a loss or gradient is not finite; weights, teacher and centres have then not moved.
     """
-    stepper = Stepper(method, fabric, optim, precision=precision)
+    stepper = Stepper(method, fabric, optim, precision=precision, head_steps=head_steps)
     start = 0
     if resume and folder.checkpoint.exists():
         start, plan = load_checkpoint(folder.checkpoint, method, stepper.optimizer, plan)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -14,18 +14,28 @@ from rekindle.core.schedules import cosine, warmup_cosine
 from rekindle.engine.options import OptimOptions
 
 
-def build_optimizer(module: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
+def build_optimizer(
+    module: nn.Module, options: OptimOptions, waiting: Collection[nn.Parameter] = ()
+) -> torch.optim.AdamW:
     """Return AdamW over the trainable parameters; biases and 1-D tensors are in a group without decay.
 
+    Args: waiting, parameters that stay still while heads warm up; they have groups of their own.
     Raises RequestError if nothing is trainable.
     """
     named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     if not named:
         raise RequestError("nothing to train: every parameter is frozen; use train=adapters, norm or all")
-    vectors = [p for n, p in named if p.ndim <= 1 or n.endswith(".bias")]
-    known = {id(p) for p in vectors}
-    matrices = [p for _, p in named if id(p) not in known]
-    groups = [{"params": matrices, "decay": True}, {"params": vectors, "decay": False}]
+    vectors = {id(p) for n, p in named if p.ndim <= 1 or n.endswith(".bias")}
+    late = {id(p) for p in waiting}
+    groups = [
+        {
+            "params": [p for _, p in named if (id(p) in late) == waits and (id(p) not in vectors) == decay],
+            "decay": decay,
+            "waits": waits,
+        }
+        for waits in (False, True)
+        for decay in (True, False)
+    ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=0.0,
@@ -42,16 +52,22 @@ def peak_lr(options: OptimOptions, batch_size: int) -> float:
 
 
 def set_schedule(
-    optimizer: torch.optim.Optimizer, options: OptimOptions, progress: Progress, batch_size: int
+    optimizer: torch.optim.Optimizer, options: OptimOptions, progress: Progress, batch_size: int, head_steps: int = 0
 ) -> tuple[float, float]:
-    """Give every group its learning rate and decay for this step; return both."""
+    """Give every group its learning rate and decay for this step; return both.
+
+    Args: head_steps, steps in which parameters that wait have rate 0; theirs then rises over as many steps as the warm-up has.
+    """
     peak = peak_lr(options, batch_size)
     warmup = min(round(options.warmup_epochs * progress.steps_per_epoch), progress.total // 3)
     lr = warmup_cosine(progress, peak, min(options.final_lr, peak), warmup_steps=warmup)
     end = options.weight_decay if options.final_weight_decay is None else options.final_weight_decay
     decay = cosine(progress, options.weight_decay, end)
+    late = 1.0
+    if head_steps:
+        late = min(1.0, max(0, progress.step - head_steps + 1) / max(1, warmup))
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * late if group["waits"] else lr
         group["weight_decay"] = decay if group["decay"] else 0.0
     return lr, decay
 

@@ -19,6 +19,9 @@ class OptimOptions(Options):
     """Learning rate at the last step (cosine); never above the peak."""
     warmup_epochs: float = Field(1.0, ge=0)
     """Epochs of linear warm-up from 0; at most a third of the run."""
+    head_warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps, at the start, in which the method's heads alone move, so that a fresh head does not spoil a pretrained
+    backbone. Only where there are such: not from random weights, and not where the checkpoint brings its head."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay at the start; biases and 1-D tensors are never decayed."""
     final_weight_decay: float | None = Field(None, ge=0)

@@ -72,13 +72,17 @@ class _Stepped(nn.Module):
 class Stepper:
     """Trains a method step by step.
 
-    Args: method, moved to fabric's device; precision, `bf16` computes in bfloat16 with float32 weights.
+    Args: method, moved to fabric's device; precision, `bf16` computes in bfloat16 with float32 weights; head_steps, steps at the
+    start in which the backbone stays still.
     """
 
-    def __init__(self, method: Method, fabric: Fabric, optim: OptimOptions, *, precision: str) -> None:
+    def __init__(
+        self, method: Method, fabric: Fabric, optim: OptimOptions, *, precision: str, head_steps: int = 0
+    ) -> None:
         self.method = method
-        self._fabric, self._optim = fabric, optim
-        optimizer = build_optimizer(method, optim)
+        self._fabric, self._optim, self._head_steps = fabric, optim, head_steps
+        self._waiting = method.backbone_parameters() if head_steps else []
+        optimizer = build_optimizer(method, optim, self._waiting)
         stepped = self._stepped = _Stepped(method)
         with warnings.catch_warnings():
             # Newer torch calls the switch forward_sync_buffers; ours must stay off under either name, because the sums that
@@ -103,7 +107,7 @@ class Stepper:
         Raises: RekindleError if loss or gradient is not finite; weights, teacher and centres have then not moved.
         """
         start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
-        lr, decay = set_schedule(self.optimizer, self._optim, start, plan.batch_size)
+        lr, decay = set_schedule(self.optimizer, self._optim, start, plan.batch_size, self._head_steps)
         accumulate = plan.num_slots // world_size()
         values: dict[str, float] = defaultdict(float)
         for micro in range(accumulate):
@@ -125,6 +129,9 @@ class Stepper:
                 f"--precision fp32, then continue from the last checkpoint with --resume"
             )
         self.method.before_step(start)
+        if step < self._head_steps:
+            for parameter in self._waiting:
+                parameter.grad = None  # AdamW then skips it, its averages included
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(start)

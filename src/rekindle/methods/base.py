@@ -15,6 +15,7 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress as Progress
 from rekindle.methods.teacher import Centre, EmaTeacher
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.heads import DinoHead
 from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch as ViewBatch
 
@@ -99,6 +100,15 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def exported(self) -> Backbone:
         """Return the backbone that is saved and evaluated."""
+
+    def heads(self) -> tuple[DinoHead, DinoHead] | None:
+        """Return the heads of student and teacher that a checkpoint may bring along; None where there are none such."""
+        return None
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the student's backbone that train; everything else that trains belongs to heads."""
+        inside = {id(p): p for m in self.modules() if isinstance(m, Backbone) for p in m.parameters()}
+        return [p for p in inside.values() if p.requires_grad]
 
     def frozen_names(self) -> frozenset[str]:
         """Names in `state_dict()` of what never changes (the base), which a checkpoint need not hold."""

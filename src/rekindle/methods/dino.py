@@ -16,6 +16,7 @@ from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.heads import DinoHead
 from rekindle.objectives.pairs import cross_view_pairs
 from rekindle.objectives.prototypes import TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch
@@ -96,6 +97,10 @@ class Dino(Method):
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Tell when the teacher has collapsed."""
         return collapse_alarms(stats, self.config.num_prototypes)
+
+    def heads(self) -> tuple[DinoHead, DinoHead]:
+        """The heads that a full checkpoint brings along."""
+        return self.student.head, self.teacher.network.head
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""

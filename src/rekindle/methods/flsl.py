@@ -17,6 +17,7 @@ from rekindle.methods.base import LossBreakdown, Method
 from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead
 from rekindle.methods.teacher import EmaTeacher, collapse_alarms
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.heads import DinoHead
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.clustering import mean_shift_error, soft_read, volume
 from rekindle.views.batch import ViewBatch
@@ -159,6 +160,10 @@ class Flsl(Method):
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Tell when the teacher has collapsed."""
         return collapse_alarms(stats, self.config.num_prototypes)
+
+    def heads(self) -> tuple[DinoHead, DinoHead]:
+        """The heads that a full checkpoint brings along."""
+        return self.student.head, self.teacher.network.head
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""

@@ -500,6 +500,10 @@ class Glare(Method):
         """Levels on which the teacher has collapsed."""
         return collapse_alarms(stats, self.config.num_prototypes)
 
+    def heads(self) -> tuple[DinoHead, DinoHead]:
+        """The heads that a full checkpoint brings along."""
+        return self.student.head, self.teacher.network.head
+
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
         return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)

@@ -17,6 +17,7 @@ from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.heads import DinoHead
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import cross_view_pairs, same_patch_pairs, used_rows
 from rekindle.objectives.prototypes import TargetRows, WeighedTerms
@@ -146,6 +147,10 @@ class Ibot(Method):
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Levels on which the teacher has collapsed."""
         return collapse_alarms(stats, self.config.num_prototypes)
+
+    def heads(self) -> tuple[DinoHead, DinoHead]:
+        """The heads that a full checkpoint brings along."""
+        return self.student.head, self.teacher.network.head
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
