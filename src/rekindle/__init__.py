@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from rekindle.assemble import PretrainResult
     from rekindle.engine.watcher import Watcher
+    from rekindle.exporting.job import ExportResult
     from rekindle.networks.backbone import Backbone
     from rekindle.networks.tokens import Tokens
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "extract", "load", "pretrain"]
+__all__ = ["__version__", "export", "extract", "load", "pretrain"]
 
 
 def pretrain(*, resume: bool = False, watcher: Watcher | None = None, **options: Any) -> PretrainResult:
@@ -70,3 +71,27 @@ def extract(
     from rekindle import api
 
     return api.extract(model, image, size_px=size_px)
+
+
+def export(
+    model: str | PathLike[str],
+    *,
+    format: str,
+    out: str | PathLike[str],
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> ExportResult:
+    """Write a model for another program, checked against the original; the same names as `rekindle export`.
+
+    Args:
+        model: what `load` takes.
+        format: `timm`, `hf`, `onnx`, `mmseg` or `safetensors`.
+        out: new or empty folder.
+        watcher: who is told how it goes; by default the logger "rekindle".
+        options: `base`, `arch`, `verdict`.
+    Returns: the folder (usable as a path), its files, and how far the exported model is from the original.
+    Raises: rekindle.core.errors.RequestError for what the format cannot hold, RekindleError if the check fails.
+    """
+    from rekindle import api
+
+    return api.export(model, format=format, out=out, watcher=watcher, options=options)

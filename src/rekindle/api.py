@@ -14,11 +14,13 @@ from torch import Tensor
 
 from rekindle import assemble
 from rekindle.adapters.saved import load_backbone
-from rekindle.config import read_run_file, resolve
+from rekindle.config import checked, read_run_file, resolve
 from rekindle.data.decoding import read_image
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.dense_features import fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.exporting.job import ExportResult, run_export
+from rekindle.exporting.options import ExportOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.tokens import Tokens
@@ -63,3 +65,17 @@ def extract(
     tokens = extractor.extract(resize_image(pixels, size)[None])[0]
     backbone.train(was_training)
     return Tokens(None if tokens.cls is None else tokens.cls[0], tokens.registers[0], tokens.patches[0])
+
+
+def export(
+    model: str | PathLike[str],
+    *,
+    format: str,
+    out: str | PathLike[str],
+    watcher: Watcher | None,
+    options: Mapping[str, Any],
+) -> ExportResult:
+    """See `rekindle.export`."""
+    paths = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
+    tree = {"model": fspath(model), "format": format, "out": fspath(out), **paths}
+    return run_export(checked(ExportOptions, tree, "export"), watcher=watcher)

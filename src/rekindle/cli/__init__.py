@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("rekindle.cli.evaluate", "one model, one protocol, one result file"),
     "compare": ("rekindle.cli.compare", "better, no difference, or worse than the base, with an interval"),
     "extract": ("rekindle.cli.extract", "dense and image-level features as files"),
+    "export": ("rekindle.cli.export", "a model for timm, transformers, ONNX or mmsegmentation, checked"),
     "check": ("rekindle.cli.check", "what is wrong with your images and masks, before you train"),
     "bench": ("rekindle.cli.bench", "how fast it is here, with peers beside it where they are installed"),
     "list": ("rekindle.cli.catalogue", "methods, protocols, backbones, datasets"),

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rekindle export`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rekindle.cli.arguments import parse, print_help, take
+from rekindle.exporting.options import ExportOptions
+
+EPILOGUE = """
+also: --json, --debug. Every format is a folder with README.md, the model card. The export fails, and leaves nothing,
+if the written model does not give the original's tokens. hf and onnx need: pip install "rekindle[export]".
+
+  timm          model.safetensors, factory.json, config.json    plain ViTs, and LoRA, norm, bias adapters
+  hf            model.safetensors, config.json                  all; UniAdapter and AdaptFormer need rekindle installed too
+  onnx          model.onnx                                      all; any number of images, any size the patch divides
+  mmseg         model.pth                                       the same, without registers, rotation, layer scale
+  safetensors   model.safetensors, model.json                   all; for Rekindle, the base is not needed any more
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; see `rekindle export --help`."""
+    if {"--help", "-h"} & {*arguments}:
+        print_help(None, ExportOptions, program="export")
+        print(EPILOGUE)
+        return 0
+    taken = take(arguments, flags=["--json"])
+    options = parse(ExportOptions, taken.rest, program="export")
+    print(f"rekindle export: {options.model or '?'} as {options.format or '?'}", file=sys.stderr, flush=True)
+    from rekindle.cli.terminal import TerminalWatcher
+    from rekindle.exporting.job import run_export
+
+    done = run_export(options, watcher=TerminalWatcher())
+    parity = done.parity
+    if taken.flags:
+        found = {
+            "max_abs_difference": parity.difference,
+            "largest_value": parity.largest,
+            "sizes": [list(size) for size in parity.sizes],
+            "elsewhere": [{"size": list(size), "max_abs_difference": d} for size, d in parity.elsewhere.items()],
+        }
+        print(json.dumps({"out": str(done.out), "format": done.format, "files": list(done.files), "parity": found}))
+        return 0
+    print(f"done: {', '.join(done.files)} in {done.out}")
+    print(f"parity: {parity}")
+    for (height, width), difference in parity.elsewhere.items():
+        print(f"at {height} x {width} px, where positions follow another rule: {difference:.1e} (see README.md)")
+    return 0

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of an export. Torch-free."""
+
+from __future__ import annotations
+
+import tyro
+from pydantic import field_validator
+
+from rekindle.core.errors import unknown_name
+from rekindle.core.options import Options
+from rekindle.exporting import FORMATS
+
+
+class ExportOptions(Options):
+    """Write a model for another program, check that it gives the same features there, and describe it."""
+
+    model: tyro.conf.Positional[str] = ""
+    """Run folder, timm name, hf-hub:owner/name, or checkpoint file."""
+    format: str = ""
+    """`timm`, `hf` (transformers), `onnx`, `mmseg`, or `safetensors` (for Rekindle itself, without the base)."""
+    out: str = ""
+    """New or empty folder; it is there only once all checks have passed."""
+    base: str | None = None
+    """For a run folder whose base has moved: where it is now."""
+    arch: str | None = None
+    """For a checkpoint file that does not tell its architecture: a timm name, or vit:width=384,depth=12,heads=6."""
+    verdict: str | None = None
+    """comparison.json of `rekindle compare`, or its folder, to print in the model card."""
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name and name not in FORMATS:
+            raise ValueError(str(unknown_name("format", name, FORMATS)))
+        return name
