@@ -14,6 +14,7 @@ import torch
 from rekindle.config import import_named, nested, resolve
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
+from rekindle.engine.precision import ComputeCopies
 from rekindle.methods import METHODS, SUMMARIES
 from rekindle.methods.base import Method
 from rekindle.methods.distillation import DistillationOptions
@@ -137,6 +138,18 @@ def test_batch_order_does_not_matter_to_the_loss(name: str, monkeypatch: pytest.
     ]
     permuted = ViewBatch(views[0], views[1], batch.image_index[order])
     torch.testing.assert_close(method(batch, Progress(0, 10)).total, method(permuted, Progress(0, 10)).total)
+
+
+@pytest.mark.parametrize("train", TRAIN)
+@pytest.mark.parametrize("name", METHODS)
+def test_in_bfloat16_the_loss_is_close_and_gradients_are_float32(name: str, train: str) -> None:
+    method, batch = _build(name, train).eval(), tiny_batch()
+    found = ComputeCopies(method, torch.bfloat16).call(method, batch, Progress(0, 10))
+    found.total.backward()  # type: ignore[no-untyped-call]
+    assert found.total.dtype == torch.float32
+    torch.testing.assert_close(found.total, method(batch, Progress(0, 10)).total, atol=0.05, rtol=0.05)
+    for label, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, label
 
 
 def _same_for_all_rows(purpose: str, progress: Progress, rows: int, *shape: int) -> torch.Tensor:

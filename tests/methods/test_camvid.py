@@ -44,7 +44,8 @@ def test_thirty_steps_lower_the_loss(method: str, real_data: Path, tmp_path: Pat
         "steps": 30,
         "batch_size": 16,
         "accelerator": "cpu",
-        "views": {"global_size_px": 112, "local_size_px": 64} | ({} if method in ("mae", "mocov3") else {"num_local": 2}),
+        "views": {"global_size_px": 112, "local_size_px": 64}
+        | ({} if method in ("mae", "mocov3") else {"num_local": 2}),
         "optim": {"lr_per_256": 1e-3, "lr_is_peak": True, "warmup_epochs": 0.2, "weight_decay": 0.04},
         "engine": {"tensorboard": False, "log_steps": 1},
         "data": {"num_workers": 1},

@@ -106,10 +106,10 @@ class Flsl(Method):
             query = self._queries(z, tokens.grid, count, window, progress)  # z_i, [count * B, M, D]
             mean = soft_read(query, z, temperature=config.shift_temperature)  # z^_i
             shifts.append(mean_shift_error(query, mean).flatten())
-            means.append(mean.flatten(0, 1))
+            means.append(mean.flatten(0, 1).to(z.dtype))
             with torch.no_grad():
                 there = soft_read(query, memory.repeat(count, 1, 1), temperature=config.cluster_temperature)  # z^+_i
-                found.append(there.flatten(0, 1))
+                found.append(there.flatten(0, 1).to(z.dtype))
         log_p = self._log_probs(torch.cat(means), self.student)
         targets = self._targets(torch.cat(found), progress)
         assigned = all_sum_with_gradient(log_p.exp().sum(dim=0)) / (len(log_p) * world_size())  # mean assignment

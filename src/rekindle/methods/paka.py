@@ -19,6 +19,7 @@ from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.alignment import kernel_alignment
+from rekindle.objectives.pairs import share_of_all
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.geometry import bilinear_rows, places_in, shared_region
 
@@ -68,7 +69,7 @@ class Paka(Method):
             target: Tokens = self.teacher.network.backbone(large)
         losses, shares = zip(*self._pairs(batch, target), strict=True)
         loss, usable = torch.cat(losses), torch.cat(shares)
-        alignment = (loss * usable).sum() / usable.sum().clamp_min(1)
+        alignment = (loss * usable).sum() / share_of_all(usable.sum())
         stats = {"usable": usable.float().mean()}
         stats["momentum"] = alignment.new_tensor(cosine(progress, *self.config.momentum)).detach()
         return LossBreakdown.weigh({"paka": alignment}, {"paka": 1.0}, stats)

@@ -84,7 +84,7 @@ def matched_patch_pairs(
     if reduction == "sum":
         weight = weight / num_views
     else:
-        weight = weight / _share_of_all((partners > 0).sum() if count is None else count)
+        weight = weight / share_of_all((partners > 0).sum() if count is None else count)
     return Pairs(view * relation.shape[1] + student, teacher_view[view] * relation.shape[2] + teacher, weight)
 
 
@@ -101,7 +101,7 @@ def region_pairs(
     """
     view, region, _ = usable.nonzero(as_tuple=True)
     sizes = usable.sum(dim=-1)
-    weight = _equal(view, 1.0) / _share_of_all((sizes > 0).sum())
+    weight = _equal(view, 1.0) / share_of_all((sizes > 0).sum())
     if reduction == "mean":
         weight = weight / sizes[view, region]
     student, order = (view * num_patches + patch[usable]).sort(stable=True)
@@ -111,15 +111,18 @@ def region_pairs(
 def own_target_pairs(num_rows: int, *, device: torch.device) -> Pairs:
     """Row i with target i, mean over the rows of all processes (as in `matched_patch_pairs`). UDI, L_patch; FLSL, L_km."""
     row = torch.arange(num_rows, device=device)
-    return Pairs(row, row, _equal(row, 1.0) / _share_of_all(torch.tensor(num_rows, device=device)))
+    return Pairs(row, row, _equal(row, 1.0) / share_of_all(torch.tensor(num_rows, device=device)))
 
 
 def _equal(like: Tensor, value: float) -> Tensor:
     return torch.full((like.shape[0],), value, dtype=torch.float32, device=like.device)
 
 
-def _share_of_all(count: Tensor) -> Tensor:
-    """Count over all processes, divided by their number; at least what one row among them makes."""
+def share_of_all(count: Tensor) -> Tensor:
+    """Return a count over all processes, divided by their number; at least what one row among them makes.
+
+    A sum divided by it has, after the usual average of gradients over processes, the gradient of the mean over all of them.
+    """
     return (all_sum(count.float()) / world_size()).clamp_min(1.0 / world_size())
 
 
