@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
+from rekindle.adapters import SUMMARIES as ADAPTER_SUMMARIES
 from rekindle.cli.arguments import take
 from rekindle.core.errors import RequestError, unknown_name
 from rekindle.evaluation import SUMMARIES as PROTOCOL_SUMMARIES
@@ -52,6 +53,7 @@ def _backbones() -> list[dict[str, str]]:
 
 TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
     "methods": lambda: _named(METHOD_SUMMARIES),
+    "adapters": lambda: _named(ADAPTER_SUMMARIES),
     "protocols": lambda: _named(PROTOCOL_SUMMARIES),
     "backbones": _backbones,
     "datasets": lambda: _named(DATASETS),

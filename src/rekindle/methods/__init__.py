@@ -22,5 +22,5 @@ SUMMARIES: dict[str, str] = {
     "mae": "pixels of hidden patches from the visible ones (He et al., 2022)",
     "mocov3": "contrast between images with a momentum teacher (Chen et al., 2021)",
     "paka": "similarities among the patches of a region agree with the teacher's (Yeo et al., 2025)",
-    "udi": "DINO with a second class token for several levels (GLARE's own base)",
+    "udi": "DINO with a second class token for several levels of semantics (Su and Ji, 2024)",
 }
