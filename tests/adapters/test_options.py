@@ -25,7 +25,7 @@ def test_command_line_and_python_ask_alike() -> None:
     assert asked.options.adapter == expected.options.adapter
     assert parse_run(["--adapter.kind", "lora"], program="config")[0].options.adapter.width == 8
     assert resolve({}, {"adapter": {"kind": "lora"}}).options.adapter.width == 8
-    with pytest.raises(RequestError, match="^adapter: rank = 512 is not low; name one for kind = lora"):
+    with pytest.raises(RequestError, match=r"^adapter: rank = 512 is not low; name one for kind = lora"):
         parse_run(["--adapter.kind", "lora", "--adapter.rank", "512"], program="config")
     with pytest.raises(RequestError, match="adapter: rank = 512 is not low; name one for kind = lora"):
         resolve({}, {"adapter": {"kind": "lora", "rank": 512}})

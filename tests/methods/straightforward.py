@@ -78,7 +78,7 @@ class Straightforward(torch.nn.Module):
             target = method.teacher.network.backbone(clean).class_token
         views = [clean, batch.local_views.pixels.flatten(0, 1)]
         student = [method.student.backbone(pixels).class_token for pixels in views]
-        return {"glob": self._class_loss(student, target, method.centre, progress)}
+        return {"glob": self._class_loss(student, target, method.upkeep.centre("cls"), progress)}
 
     def _glare(self, batch: ViewBatch, progress: Progress) -> dict[str, Tensor]:
         method = self.method

@@ -50,8 +50,8 @@ def test_the_teachers_targets_use_the_centre_from_before_the_step() -> None:
     method, batch = tiny_dino().eval(), tiny_batch()
     first = method(batch, START).total.detach()
     torch.testing.assert_close(method(batch, START).total.detach(), first)
-    method.centre.update()
-    assert not torch.equal(method.centre.value, torch.zeros(32))
+    method.upkeep.centre("cls").update()
+    assert not torch.equal(method.upkeep.centre("cls").value, torch.zeros(32))
     assert float(method(batch, START).total.detach()) != pytest.approx(float(first), rel=1e-6)
 
 

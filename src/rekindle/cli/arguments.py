@@ -84,7 +84,8 @@ def _plain(text: str) -> str:
         "For full helptext",
     )
     kept = [re.sub(r"\[type=.*|input_value=.*", "", line).strip() for line in lines if not line.startswith(dropped)]
-    kept = [line for line in kept if line.strip("- ") and "input_type=" not in line and line not in ("Value error", "Unrecognized options")]
+    kept = [line for line in kept if line.strip("- ") and "input_type=" not in line]
+    kept = [line for line in kept if line not in ("Value error", "Unrecognized options")]
     message = "\n".join(kept)
     whole = re.search(r"Error parsing (\S+): \d+ validation errors? for \S+\nValue error, ", message)
     if whole is not None:  # of a group's values together, not of one of them

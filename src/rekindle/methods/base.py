@@ -53,6 +53,30 @@ class LossBreakdown:
         )
 
 
+class Upkeep(ABC):
+    """What a method does around its loss, for methods that do it alike: something they have (`Method.upkeep`)."""
+
+    @abstractmethod
+    def before_step(self, progress: Progress) -> None:
+        """See `Method.before_step`."""
+
+    @abstractmethod
+    def after_step(self, progress: Progress) -> None:
+        """See `Method.after_step`."""
+
+    @abstractmethod
+    def alarms(self, stats: Mapping[str, float]) -> list[str]:
+        """See `Method.alarms`."""
+
+    @abstractmethod
+    def heads(self) -> tuple[DinoHead, DinoHead] | None:
+        """See `Method.heads`."""
+
+    @abstractmethod
+    def exported(self) -> Backbone:
+        """See `Method.exported`."""
+
+
 class Method(nn.Module, ABC):
     """A self-supervised method. Subclasses are final; what methods share is something they have, not something they are.
 
@@ -73,6 +97,9 @@ class Method(nn.Module, ABC):
     """The loss of an image depends on the others of its share (negatives, batch statistics). The batch is then not cut into
     shares, unless a size of shares is asked for."""
 
+    upkeep: Upkeep | None = None
+    """Does what the hooks below ask for; a method without one defines them itself."""
+
     @abstractmethod
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Compute the loss of one share of a step's batch."""
@@ -83,9 +110,13 @@ class Method(nn.Module, ABC):
 
     def before_step(self, progress: Progress) -> None:
         """Act when gradients exist and are clipped, and weights have not moved."""
+        if self.upkeep is not None:
+            self.upkeep.before_step(progress)
 
     def after_step(self, progress: Progress) -> None:
         """Act when weights have moved: EMA teacher, centres."""
+        if self.upkeep is not None:
+            self.upkeep.after_step(progress)
 
     def abandon_step(self) -> None:
         """Forget what the shares of a step that did not end have observed; they will come again."""
@@ -95,15 +126,17 @@ class Method(nn.Module, ABC):
 
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Say what is wrong, given recent averages of the stats; nothing by default."""
-        return []
+        return [] if self.upkeep is None else self.upkeep.alarms(stats)
 
-    @abstractmethod
     def exported(self) -> Backbone:
         """Return the backbone that is saved and evaluated."""
+        if self.upkeep is None:
+            raise NotImplementedError(f"{type(self).__name__} says neither itself nor by its upkeep what is exported")
+        return self.upkeep.exported()
 
     def heads(self) -> tuple[DinoHead, DinoHead] | None:
         """Return the heads of student and teacher that a checkpoint may bring along; None where there are none such."""
-        return None
+        return None if self.upkeep is None else self.upkeep.heads()
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the student's backbone that train; everything else that trains belongs to heads."""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
+from rekindle.methods.base import Upkeep
 from rekindle.methods.heads import HeadPair
-from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, teacher_temperature
+from rekindle.methods.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.heads import DinoHead
+from rekindle.objectives.prototypes import TargetRows
 
 
 class DistillationOptions(Options):
@@ -54,31 +56,56 @@ class StudentWithHead(nn.Module):
         self.head = head
 
 
-class Distillation:
-    """The schedules and pieces that `DistillationOptions` describe.
+@runtime_checkable
+class Distilled(Protocol):
+    """A student's network, and the teacher's."""
 
-    Args: config, of the method.
+    backbone: Backbone
+    head: DinoHead
+
+
+def new_head(config: DistillationOptions, width: int) -> DinoHead:
+    """Return a fresh head for features of this width."""
+    return DinoHead(
+        width,
+        config.num_prototypes,
+        hidden=config.head_hidden,
+        bottleneck=config.head_bottleneck,
+        norm_last_layer=config.norm_last_layer,
+    )
+
+
+def new_centres(levels: Sequence[str], config: DistillationOptions) -> nn.ModuleDict:
+    """One running centre per level."""
+    return nn.ModuleDict({level: Centre(config.num_prototypes, config.centre_momentum) for level in levels})
+
+
+class Distillation(Upkeep):
+    """What a self-distilling method does besides its loss: temperatures, prototypes that wait, teacher and centres that follow.
+
+    Args: config, of the method; student and teacher; centres by level.
     """
 
-    def __init__(self, config: DistillationOptions) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: DistillationOptions,
+        student: Distilled,
+        teacher: EmaTeacher[Any],
+        centres: nn.ModuleDict | None = None,
+    ) -> None:
+        self.config, self._student, self._teacher = config, student, teacher
+        self._centres = {} if centres is None else dict(centres.items())
 
-    def build_head(self, width: int) -> DinoHead:
-        """Return a fresh head for features of this width."""
-        config = self.config
-        return DinoHead(
-            width,
-            config.num_prototypes,
-            hidden=config.head_hidden,
-            bottleneck=config.head_bottleneck,
-            norm_last_layer=config.norm_last_layer,
-        )
+    def centre(self, level: str) -> Centre:
+        """The centre of a level."""
+        centre = self._centres[level]
+        assert isinstance(centre, Centre)
+        return centre
 
-    def heads(self, student: DinoHead, teacher: DinoHead, progress: Progress) -> HeadPair:
+    def head_pair(self, progress: Progress) -> HeadPair:
         """Both heads of one step, at its temperatures."""
         return HeadPair(
-            student,
-            teacher,
+            *self.heads(),
             student_temperature=self.config.student_temperature,
             teacher_temperature=self.temperature(progress),
         )
@@ -87,32 +114,37 @@ class Distillation:
         """The teacher's temperature."""
         return teacher_temperature(progress, self.config.teacher_temperature, self.config.teacher_temperature_epochs)
 
-    def scheduled(self, progress: Progress, like: Tensor) -> dict[str, Tensor]:
-        """The schedules' values as stats."""
-        return {
+    def stats(self, progress: Progress, levels: Mapping[str, TargetRows], like: Tensor) -> dict[str, Tensor]:
+        """The health of the targets on each level, and the schedules. Args: like, a tensor on the device."""
+        found = {
             "teacher_temperature": like.new_tensor(self.temperature(progress)),
             "momentum": like.new_tensor(cosine(progress, *self.config.momentum)),
         }
+        for level, targets in levels.items():
+            found[f"entropy_{level}"], found[f"divergence_{level}"] = targets.entropy(), targets.divergence()
+        return found
 
-    def hold_prototypes(self, head: DinoHead, progress: Progress) -> None:
+    def before_step(self, progress: Progress) -> None:
         """Hold the prototypes still in the first epochs: without a gradient AdamW skips them, decay included."""
         if progress.epoch < self.config.freeze_last_layer_epochs:
-            cancel_gradients(head.last_layer)
+            cancel_gradients(self._student.head.last_layer)
 
-    def move(
-        self, teacher: EmaTeacher[Any], student: nn.Module, centres: Iterable[nn.Module], progress: Progress
-    ) -> None:
-        """Move the teacher and the centres after a step."""
-        teacher.update(student, cosine(progress, *self.config.momentum))
-        for centre in centres:
-            assert isinstance(centre, Centre)
-            centre.update()
+    def after_step(self, progress: Progress) -> None:
+        """Move the teacher and the centres."""
+        student: Any = self._student
+        self._teacher.update(student, cosine(progress, *self.config.momentum))
+        for level in self._centres:
+            self.centre(level).update()
 
-    def exported(self, student: Backbone, teacher: Backbone) -> Backbone:
+    def alarms(self, stats: Mapping[str, float]) -> list[str]:
+        """Levels on which the teacher has collapsed."""
+        return collapse_alarms(stats, self.config.num_prototypes)
+
+    def heads(self) -> tuple[DinoHead, DinoHead]:
+        """The heads of student and teacher, which a full checkpoint may bring along."""
+        return self._student.head, self._teacher.network.head
+
+    def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
-        return teacher if self.config.export == "teacher" else student
-
-
-def centres(levels: Sequence[str], config: DistillationOptions) -> nn.ModuleDict:
-    """One running centre per level."""
-    return nn.ModuleDict({level: Centre(config.num_prototypes, config.centre_momentum) for level in levels})
+        teacher: Backbone = self._teacher.network.backbone
+        return teacher if self.config.export == "teacher" else self._student.backbone

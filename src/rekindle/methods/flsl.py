@@ -14,10 +14,9 @@ from torch import Tensor
 from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead
-from rekindle.methods.teacher import EmaTeacher, collapse_alarms
+from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, new_head
+from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.heads import DinoHead
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.clustering import mean_shift_error, soft_read, volume
 from rekindle.views.batch import ViewBatch
@@ -67,6 +66,7 @@ class Flsl(Method):
     """
 
     Config = FlslOptions
+    upkeep: Distillation
     COMPARES_IMAGES: ClassVar[bool] = True
     NEEDS: ClassVar[Mapping[str, object]] = {
         "views.nested": True,
@@ -85,9 +85,9 @@ class Flsl(Method):
     def __init__(self, config: FlslOptions, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
-        self.distillation = Distillation(config)
-        self.student = StudentWithHead(backbone, self.distillation.build_head(backbone.width))
+        self.student = StudentWithHead(backbone, new_head(config, backbone.width))
         self.teacher = EmaTeacher(self.student)
+        self.upkeep = Distillation(config, self.student, self.teacher)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Return upsilon L_ms + eta L_km + gamma L_vmr."""
@@ -122,9 +122,7 @@ class Flsl(Method):
         stats = {"entropy_patch": -torch.special.xlogy(targets, targets).sum(dim=-1).mean()}
         mean_target = targets.mean(dim=0)
         stats["divergence_patch"] = torch.special.xlogy(mean_target, mean_target * len(mean_target)).sum()
-        return LossBreakdown.weigh(
-            terms, weights, stats | self.distillation.scheduled(progress, stats["entropy_patch"])
-        )
+        return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, targets))
 
     def _queries(self, z: Tensor, grid: tuple[int, int], views: int, window: int, progress: Progress) -> Tensor:
         """One token of each window, [views * B, M, D]."""
@@ -147,24 +145,4 @@ class Flsl(Method):
     def _targets(self, found: Tensor, progress: Progress) -> Tensor:
         """softmax(g'(z^+_i) / tau_t), without centre."""
         logits = self.teacher.network.head(found).float()
-        return F.softmax(logits / self.distillation.temperature(progress), dim=-1)
-
-    def before_step(self, progress: Progress) -> None:
-        """Hold the prototypes still in the first epochs."""
-        self.distillation.hold_prototypes(self.student.head, progress)
-
-    def after_step(self, progress: Progress) -> None:
-        """Move the teacher."""
-        self.distillation.move(self.teacher, self.student, (), progress)
-
-    def alarms(self, stats: Mapping[str, float]) -> list[str]:
-        """Tell when the teacher has collapsed."""
-        return collapse_alarms(stats, self.config.num_prototypes)
-
-    def heads(self) -> tuple[DinoHead, DinoHead]:
-        """The heads that a full checkpoint brings along."""
-        return self.student.head, self.teacher.network.head
-
-    def exported(self) -> Backbone:
-        """The teacher's backbone unless the options ask for the student's."""
-        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)
+        return F.softmax(logits / self.upkeep.temperature(progress), dim=-1)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,15 +15,15 @@ from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, centres
-from rekindle.methods.heads import Comparison, HeadPair
+from rekindle.methods.distillation import Distillation, DistillationOptions, new_centres, new_head
+from rekindle.methods.heads import Comparison, HeadPair, class_comparison
 from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
+from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.cross_attention import CrossAttention
 from rekindle.networks.heads import DinoHead
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import cross_view_pairs, matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
+from rekindle.objectives.pairs import matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch, Views
 from rekindle.views.distortion import distort, draw_patch_mask
@@ -169,11 +169,11 @@ class Glare(Method):
     """
 
     Config = GlareOptions
+    upkeep: Distillation
 
     def __init__(self, config: GlareOptions, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
-        self.distillation = Distillation(config)
         attention = None
         if config.regional_weight:
             attention = CrossAttention(
@@ -182,10 +182,11 @@ class Glare(Method):
                 init=config.attention_init,
                 residual=config.attention_residual,
             )
-        self.student = GlareStudent(backbone, self.distillation.build_head(backbone.width), attention)
+        self.student = GlareStudent(backbone, new_head(config, backbone.width), attention)
         self.teacher = EmaTeacher(self.student)
         self.mask_token = nn.Parameter(torch.zeros(backbone.width)) if config.distortion == "mask" else None
-        self.centres = centres(LEVELS[: config.num_centres], config)
+        self.centres = new_centres(LEVELS[: config.num_centres], config)
+        self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Weighted sum of the terms that are switched on (eq. 10).
@@ -196,7 +197,7 @@ class Glare(Method):
         config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         with torch.no_grad():
             target: Tokens = self.teacher.network.backbone(clean, cls_attention=self._needs_teacher_attention)
-        heads = self.distillation.heads(self.student.head, self.teacher.network.head, progress)
+        heads = self.upkeep.head_pair(progress)
         hit = self._draw_hit(batch, target.grid, progress)  # [2B, gh, gw]
         match = self._match(batch.global_views, batch.global_views, target.grid, self._partner(len(batch)))  # C(s)
         cls = self._targets("cls", heads, target.class_token) if config.global_weight else None
@@ -206,7 +207,7 @@ class Glare(Method):
         distorted = self._student_pass(clean, hit, progress)
         large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
         stats = {"matched": match.valid.float().mean()}
-        levels: dict[Level, TargetRows] = {}
+        levels: dict[str, TargetRows] = {}
         compared: list[Comparison] = []
         if cls is not None:
             compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
@@ -218,8 +219,7 @@ class Glare(Method):
             compared.extend(self._local(distorted, large, local))  # eqs. 8 and 9
             levels["patch"] = local.targets
         parts.extend(heads.losses(compared))
-        self._watch(stats, levels, progress)
-        return LossBreakdown.join(parts, stats)  # eq. 10
+        return LossBreakdown.join(parts, stats | self.upkeep.stats(progress, levels, stats["matched"]))  # eq. 10
 
     # Passes and correspondences
 
@@ -297,28 +297,14 @@ class Glare(Method):
         """The teacher's distributions of tokens [T, D], of all or of the `used` rows."""
         if self.config.balance == "sinkhorn":
             return heads.balanced_targets(tokens, self.config.sinkhorn_iterations, used)
-        centre = self.centres[LEVELS[min(LEVELS.index(level), self.config.num_centres - 1)]]
-        assert isinstance(centre, Centre)
+        centre = self.upkeep.centre(LEVELS[min(LEVELS.index(level), self.config.num_centres - 1)])
         return heads.targets(tokens, centre, used)
-
-    def _watch(self, stats: dict[str, Tensor], levels: Mapping[Level, TargetRows], progress: Progress) -> None:
-        """Note the health of the targets, and the schedules."""
-        for level, targets in levels.items():
-            stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
-        stats.update(self.distillation.scheduled(progress, stats["matched"]))
 
     # Terms, in the order of the paper
 
     def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Comparison:
-        """Eq. 4 with multi-crop: class tokens [len(views) * B, D] of some views, against the teacher's of the other view."""
-        pairs = cross_view_pairs(
-            len(batch),
-            student_views=views,
-            num_student_views=2 + batch.num_local,
-            num_teacher_views=2,
-            device=cls.device,
-        )
-        return Comparison(cls, targets, {"glob": pairs}, {"glob": self.config.global_weight})
+        """Eq. 4 with multi-crop."""
+        return class_comparison("glob", cls, targets, views=views, batch=batch, weight=self.config.global_weight)
 
     def _small_share(
         self, batch: ViewBatch, heads: HeadPair, cls: TargetRows | None, local: LocalPairs | None
@@ -485,28 +471,6 @@ class Glare(Method):
             student_image=used // patches.shape[1] % local.num_images,
             teacher_image=local.image,
         )
-
-    # Steps
-
-    def before_step(self, progress: Progress) -> None:
-        """Hold the prototypes still in the first epochs."""
-        self.distillation.hold_prototypes(self.student.head, progress)
-
-    def after_step(self, progress: Progress) -> None:
-        """Move the teacher and the centres."""
-        self.distillation.move(self.teacher, self.student, self.centres.values(), progress)
-
-    def alarms(self, stats: Mapping[str, float]) -> list[str]:
-        """Levels on which the teacher has collapsed."""
-        return collapse_alarms(stats, self.config.num_prototypes)
-
-    def heads(self) -> tuple[DinoHead, DinoHead]:
-        """The heads that a full checkpoint brings along."""
-        return self.student.head, self.teacher.network.head
-
-    def exported(self) -> Backbone:
-        """The teacher's backbone unless the options ask for the student's."""
-        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)
 
 
 def take_patches(values: Tensor, index: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from torch import Tensor
 from rekindle.methods.teacher import Centre
 from rekindle.networks.heads import DinoHead
 from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.pairs import cross_view_pairs
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
+from rekindle.views.batch import ViewBatch
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,26 @@ class Comparison:
     weights: Mapping[str, float]
     student_image: Tensor | None = None
     teacher_image: Tensor | None = None
+
+
+def class_comparison(
+    term: str, cls: Tensor, targets: TargetRows, *, views: Sequence[int], batch: ViewBatch, weight: float
+) -> Comparison:
+    """DINO's comparison with multi-crop: class tokens of some views against the teacher's of the other large view.
+
+    DINO (arXiv:2104.14294), eq. 3; iBOT, eq. 3; GLARE, eq. 4. The average runs over all views of the batch, so that the
+    comparisons of large and small views add up.
+
+    Args: term, its name; cls [len(views) * B, D], views first; targets of both large views.
+    """
+    pairs = cross_view_pairs(
+        len(batch),
+        student_views=views,
+        num_student_views=2 + batch.num_local,
+        num_teacher_views=2,
+        device=cls.device,
+    )
+    return Comparison(cls, targets, {term: pairs}, {term: weight})
 
 
 class HeadPair:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, centres
-from rekindle.methods.heads import Comparison, HeadPair
+from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, new_centres, new_head
+from rekindle.methods.heads import Comparison, HeadPair, class_comparison
 from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
+from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.heads import DinoHead
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import cross_view_pairs, same_patch_pairs, used_rows
+from rekindle.objectives.pairs import same_patch_pairs, used_rows
 from rekindle.objectives.prototypes import TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch
 from rekindle.views.distortion import draw_patch_mask
@@ -52,6 +51,7 @@ class Ibot(Method):
     """
 
     Config = IbotOptions
+    upkeep: Distillation
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,
         "optim.warmup_epochs": 10.0,
@@ -63,11 +63,11 @@ class Ibot(Method):
     def __init__(self, config: IbotOptions, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
-        self.distillation = Distillation(config)
-        self.student = StudentWithHead(backbone, self.distillation.build_head(backbone.width))
+        self.student = StudentWithHead(backbone, new_head(config, backbone.width))
         self.teacher = EmaTeacher(self.student)
         self.mask_token = nn.Parameter(torch.zeros(backbone.width))
-        self.centres = centres(("cls", "patch"), config)
+        self.centres = new_centres(("cls", "patch"), config)
+        self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Return lambda_1 L_[CLS] + lambda_2 L_MIM."""
@@ -75,8 +75,8 @@ class Ibot(Method):
         clean = batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         with torch.no_grad():
             target: Tokens = teacher.backbone(clean)
-        heads = self.distillation.heads(self.student.head, teacher.head, progress)
-        cls = heads.targets(target.class_token, self._centre("cls"))
+        heads = self.upkeep.head_pair(progress)
+        cls = heads.targets(target.class_token, self.upkeep.centre("cls"))
         parts = self._small_share(batch, heads, cls)
 
         hidden = draw_patch_mask(
@@ -86,26 +86,13 @@ class Ibot(Method):
         tokens: Tokens = self.student.backbone(clean, patch_mask=hidden, mask_token=self.mask_token)
         patches = self._hidden(tokens, target, hidden, heads)
         parts.extend(heads.losses([self._global(tokens.class_token, range(2), batch, cls), patches]))
-        stats = {"hidden": hidden.float().mean()}
-        for level, targets in (("cls", cls), ("patch", patches.targets)):
-            stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
-        return LossBreakdown.join(parts, stats | self.distillation.scheduled(progress, stats["hidden"]))
-
-    def _centre(self, level: str) -> Centre:
-        centre = self.centres[level]
-        assert isinstance(centre, Centre)
-        return centre
+        share = hidden.float().mean()
+        stats = self.upkeep.stats(progress, {"cls": cls, "patch": patches.targets}, share)
+        return LossBreakdown.join(parts, stats | {"hidden": share})
 
     def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Comparison:
-        """L_[CLS], eq. 3 with multi-crop: class tokens of some views against the teacher's of the other view."""
-        pairs = cross_view_pairs(
-            len(batch),
-            student_views=views,
-            num_student_views=2 + batch.num_local,
-            num_teacher_views=2,
-            device=cls.device,
-        )
-        return Comparison(cls, targets, {"cls": pairs}, {"cls": self.config.global_weight})
+        """L_[CLS], eq. 3."""
+        return class_comparison("cls", cls, targets, views=views, batch=batch, weight=self.config.global_weight)
 
     def _small_share(self, batch: ViewBatch, heads: HeadPair, cls: TargetRows) -> list[WeighedTerms]:
         """What the small crops add to L_[CLS], with its gradient in advance."""
@@ -129,29 +116,9 @@ class Ibot(Method):
         image = used // count % (num_views // 2)
         return Comparison(
             tokens.patches.flatten(0, 2)[used],
-            heads.targets(rows, self._centre("patch"), used),
+            heads.targets(rows, self.upkeep.centre("patch"), used),
             terms,
             {"mim": self.config.patch_weight},
             student_image=image,
             teacher_image=image,
         )
-
-    def before_step(self, progress: Progress) -> None:
-        """Hold the prototypes still in the first epochs."""
-        self.distillation.hold_prototypes(self.student.head, progress)
-
-    def after_step(self, progress: Progress) -> None:
-        """Move the teacher and the centres."""
-        self.distillation.move(self.teacher, self.student, self.centres.values(), progress)
-
-    def alarms(self, stats: Mapping[str, float]) -> list[str]:
-        """Levels on which the teacher has collapsed."""
-        return collapse_alarms(stats, self.config.num_prototypes)
-
-    def heads(self) -> tuple[DinoHead, DinoHead]:
-        """The heads that a full checkpoint brings along."""
-        return self.student.head, self.teacher.network.head
-
-    def exported(self) -> Backbone:
-        """The teacher's backbone unless the options ask for the student's."""
-        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, centres
+from rekindle.methods.distillation import Distillation, DistillationOptions, new_centres, new_head
 from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import Centre, EmaTeacher, collapse_alarms
+from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.heads import DinoHead
 from rekindle.networks.sparse_read import SparseRead, one_hot_rows
@@ -62,6 +62,7 @@ class Udi(Method):
     """
 
     Config = UdiOptions
+    upkeep: Distillation
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,
         "optim.warmup_epochs": 10.0,
@@ -79,27 +80,27 @@ class Udi(Method):
                 "a fresh second one with --network.add-register true"
                 + ("" if backbone.has_class_token else " to a backbone with a class token")
             )
-        self.distillation = Distillation(config)
         read = SparseRead(backbone.width, backbone.num_heads)
         if backbone.patch_norm is not None:  # the norm that a UDI checkpoint brought for its patches
             read.norm_in.load_state_dict(backbone.patch_norm.state_dict())
-        self.student = UdiStudent(backbone, self.distillation.build_head(backbone.width), read)
+        self.student = UdiStudent(backbone, new_head(config, backbone.width), read)
         self.teacher = EmaTeacher(self.student)
-        self.centres = centres(LEVELS, config)
+        self.centres = new_centres(LEVELS, config)
+        self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """(L_cls + L_cls+ + L_patch) / 3."""
         large, backbone = batch.global_views.pixels.flatten(0, 1), self.student.backbone
         grid = large.shape[-2] // backbone.patch_size, large.shape[-1] // backbone.patch_size
-        heads = self.distillation.heads(self.student.head, self.teacher.network.head, progress)
+        heads = self.upkeep.head_pair(progress)
         index, points = self._sample(batch, grid, progress)
         with torch.no_grad():
             target: Tokens = self.teacher.network.backbone(large, norm=False)
             there = self._read_by_teacher(batch, target, points, index.shape[-1], heads)
             unit = heads.project(self.teacher.network.backbone.vit.norm(target.class_token))
-        cls = heads.targets_of(unit, self._centre("cls"))
-        plus = heads.targets_of(mixed_rows(unit, there, self.config.mixture), self._centre("cls+"))
-        patch = heads.targets_of(there.of_partner()[0], self._centre("patch"))
+        cls = heads.targets_of(unit, self.upkeep.centre("cls"))
+        plus = heads.targets_of(mixed_rows(unit, there, self.config.mixture), self.upkeep.centre("cls+"))
+        patch = heads.targets_of(there.of_partner()[0], self.upkeep.centre("patch"))
 
         parts = self._small_share(batch, heads, cls, plus)
         tokens: Tokens = backbone(large, norm=False)
@@ -111,10 +112,9 @@ class Udi(Method):
         compared.append(Comparison(own, patch, {"patch": pairs}, {"patch": 1 / 3}))
         parts.extend(heads.losses(compared))
 
-        stats = {"sampled_inside": there.valid.float().mean()}
-        for level, targets in zip(LEVELS, (cls, plus, patch), strict=True):
-            stats[f"entropy_{level}"], stats[f"divergence_{level}"] = targets.entropy(), targets.divergence()
-        return LossBreakdown.join(parts, stats | self.distillation.scheduled(progress, stats["sampled_inside"]))
+        inside = there.valid.float().mean()
+        stats = self.upkeep.stats(progress, dict(zip(LEVELS, (cls, plus, patch), strict=True)), inside)
+        return LossBreakdown.join(parts, stats | {"sampled_inside": inside})
 
     def _sample(self, batch: ViewBatch, grid: tuple[int, int], progress: Progress) -> tuple[Tensor, list[Tensor]]:
         """Patches that the large views sample [2, B, n], and points (y, x) of the image that all views sample [V, B, ., 2]."""
@@ -175,31 +175,6 @@ class Udi(Method):
             return WeighedTerms.join(heads.losses(compared))
 
         return [gradient_in_advance(share, [*backbone.parameters(), *heads.inputs])]
-
-    def _centre(self, level: str) -> Centre:
-        centre = self.centres[level]
-        assert isinstance(centre, Centre)
-        return centre
-
-    def before_step(self, progress: Progress) -> None:
-        """Hold the prototypes still in the first epochs."""
-        self.distillation.hold_prototypes(self.student.head, progress)
-
-    def after_step(self, progress: Progress) -> None:
-        """Move the teacher and the centres."""
-        self.distillation.move(self.teacher, self.student, self.centres.values(), progress)
-
-    def alarms(self, stats: Mapping[str, float]) -> list[str]:
-        """Levels on which the teacher has collapsed."""
-        return collapse_alarms(stats, self.config.num_prototypes)
-
-    def heads(self) -> tuple[DinoHead, DinoHead]:
-        """The heads that a full checkpoint brings along."""
-        return self.student.head, self.teacher.network.head
-
-    def exported(self) -> Backbone:
-        """The teacher's backbone unless the options ask for the student's."""
-        return self.distillation.exported(self.student.backbone, self.teacher.network.backbone)
 
 
 @dataclass(frozen=True)
