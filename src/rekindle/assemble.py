@@ -72,7 +72,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     """
     folder = RunFolder(_required("out", resolved.options.out))
     watcher = watcher or LoggingWatcher()
-    _check_request(resolved.options)
+    check_request(resolved.options)
     images = find_images(resolved.options.images)
     watcher.message(f"{len(images)} images in {resolved.options.images}")
     resolved = with_recipe(resolved, len(images))
@@ -92,7 +92,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     )
     watcher.message(match)
     base_hash, base_licence = model_hash(backbone), backbone.identity.licence
-    _check_views(options, backbone)
+    check_views(options, backbone)
     method, attachment = build_method(resolved, backbone)
     plan = plan_steps(options, len(images), backbone if fabric.world_size == 1 else None)
     if rank() == 0:
@@ -208,7 +208,8 @@ def _required(name: str, value: str) -> str:
     return value
 
 
-def _check_request(options: PretrainOptions) -> None:
+def check_request(options: PretrainOptions) -> None:
+    """Check what needs neither images nor weights. Raises RequestError that names the option."""
     _required("images", options.images)
     _required("backbone", options.backbone)
     if options.init == "random" and options.train != "all":
@@ -217,7 +218,8 @@ def _check_request(options: PretrainOptions) -> None:
         raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
 
 
-def _check_views(options: PretrainOptions, backbone: Backbone) -> None:
+def check_views(options: PretrainOptions, backbone: Backbone) -> None:
+    """Check that the backbone's patches divide the views. Raises RequestError that names a size that they do."""
     patch = backbone.patch_size
     sizes = {"global_size_px": options.views.global_size_px}
     if options.views.num_local:

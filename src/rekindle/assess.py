@@ -134,16 +134,13 @@ def run_evaluate(
     """Do what `rekindle evaluate` does: check, measure, write the result file."""
     watcher = watcher or LoggingWatcher()
     _require("evaluate", MODEL=options.model, data=options.data)
-    train, test = _checked_data(options.data, options.train_split, options.split)
-    model = _load(options.model, options, watcher, backbone)
+    train, test = checked_data(options.data, options.train_split, options.split)
+    model = load_model(options.model, options, watcher, backbone)
     group = protocol_options(options, options.protocol)
-    protocol = _protocol(options.protocol, group, model, train, test, watcher)
+    protocol = build_protocol(options.protocol, group, model, train, test, watcher)
     protocol.check()
     protocol.prepare()
-    outcome = protocol.run(options.seed)
-    path = result_path(options)
-    result = _result(outcome, options.protocol, group, model, options, seed=options.seed)
-    return write_result(result, path, outcome.items, outcome.statistics)
+    return measure_seed(protocol, options.protocol, model, options, seed=options.seed, path=result_path(options))[0]
 
 
 def result_path(options: EvaluateOptions) -> Path:
@@ -159,30 +156,29 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
     """Do what `rekindle compare` does: check, measure every model with the same seeds, compare, write."""
     watcher = watcher or LoggingWatcher()
     _require("compare", BASE=options.base, MODEL=options.models, data=options.data, protocol=options.protocol)
-    train, test = _checked_data(options.data, options.train_split, options.split)
-    models = [_load(name, options, watcher) for name in (options.base, *options.models)]
+    train, test = checked_data(options.data, options.train_split, options.split)
+    models = [load_model(name, options, watcher) for name in (options.base, *options.models)]
     plan = [
-        (name, group, [_protocol(name, group, m, train, test, watcher) for m in models])
-        for name, group in ((name, protocol_options(options, name)) for name in options.protocol)
+        (name, [build_protocol(name, protocol_options(options, name), m, train, test, watcher) for m in models])
+        for name in options.protocol
     ]
-    for _, _, protocols in plan:  # every request is checked before the first feature
+    for _, protocols in plan:  # every request is checked before the first feature
         for protocol in protocols:
             protocol.check()
     out, clock = comparison_folder(options), _Clock(len(plan) * len(models) * options.seeds, watcher)
     rows: list[Row] = []
     results: list[EvalResult] = []
-    for name, group, protocols in plan:
+    for name, protocols in plan:
         sides: list[list[SegmentationOutcome]] = []
         for number, (model, protocol) in enumerate(zip(models, protocols, strict=True)):
             watcher.message(f"{name}: features of {model.name}")
             protocol.prepare()
             outcomes = []
             for seed in range(options.seeds):
-                outcome = protocol.run(seed)
-                outcomes.append(outcome)
-                result = _result(outcome, name, group, model, options, seed=seed)
                 path = out / f"{name}-{number}-{_slug(model.name)}-s{seed}.json"
-                results.append(write_result(result, path, outcome.items, outcome.statistics))
+                result, outcome = measure_seed(protocol, name, model, options, seed=seed, path=path)
+                outcomes.append(outcome)
+                results.append(result)
                 clock.tick(f"{name}: {model.name}, seed {seed}: mIoU {100 * outcome.metrics['mIoU']:.2f} %")
             sides.append(outcomes)
         protocols.clear()  # lets the cached features go
@@ -216,7 +212,7 @@ def run_extract(options: ExtractOptions, *, watcher: Watcher | None = None) -> E
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"--out {out} is not an empty folder; choose another one, or clear it")
     source = find_images(options.images)
-    extractor = _load(options.model, options, watcher).extractor
+    extractor = load_model(options.model, options, watcher).extractor
     skipped: list[str] = []
     kept: list[int] = []
 
@@ -283,14 +279,16 @@ def _require(command: str, **values: object) -> None:
             raise RequestError(f"{shown} is missing; `rekindle {command} --help` says what it may be")
 
 
-def _checked_data(root: str, train: str, test: str) -> tuple[SegmentationFolder, SegmentationFolder]:
+def checked_data(root: str, train: str, test: str) -> tuple[SegmentationFolder, SegmentationFolder]:
+    """Return the two splits of labelled data. Raises RequestError that lists what is wrong with them."""
     folders = SegmentationFolder(root, train), SegmentationFolder(root, test)
     for folder in folders:
         folder.check()
     return folders
 
 
-def _load(name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None) -> LoadedModel:
+def load_model(name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None) -> LoadedModel:
+    """Read a MODEL (or take `backbone`) and put it where the options say. Raises RequestError, RekindleError."""
     if backbone is None:
         backbone, match = load_backbone(name, options.network, init=options.init)
         watcher.message(match)
@@ -304,7 +302,7 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _protocol(
+def build_protocol(
     name: str,
     group: Options,
     model: LoadedModel,
@@ -312,29 +310,31 @@ def _protocol(
     test: SegmentationFolder,
     watcher: Watcher,
 ) -> AnyProtocol:
+    """Return the protocol `name` for one model; its `check` and `prepare` are the caller's to call."""
     news: Callable[[str], None] = lambda text: watcher.message(f"{name}: {text}")  # noqa: E731
     protocol: AnyProtocol = import_named(PROTOCOLS, "protocol", name)(group, model.extractor, train, test, news)
     return protocol
 
 
-def _result(
-    outcome: SegmentationOutcome,
-    protocol: str,
-    group: Options,
+def measure_seed(
+    protocol: AnyProtocol,
+    name: str,
     model: LoadedModel,
     options: EvaluateOptions | CompareOptions,
     *,
     seed: int,
-) -> EvalResult:
-    setting = {"train_split": options.train_split, "precision": options.precision, "init": options.init}
-    return EvalResult(
-        protocol=protocol,
+    path: Path,
+) -> tuple[EvalResult, SegmentationOutcome]:
+    """Run a prepared protocol with one seed and write its result to `path`, the values of the images beside it."""
+    outcome = protocol.run(seed)
+    result = EvalResult(
+        protocol=name,
         model=model.name,
         model_hash=model.hash,
         data=options.data,
         split=options.split,
         seed=seed,
-        config=group.model_dump(mode="json") | setting,
+        config=result_config(options, name),
         metrics=outcome.metrics,
         per_item=None,
         counts=outcome.counts,
@@ -346,6 +346,13 @@ def _result(
             "device": model.extractor.device.type,
         },
     )
+    return write_result(result, path, outcome.items, outcome.statistics), outcome
+
+
+def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
+    """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
+    setting = {"train_split": options.train_split, "precision": options.precision, "init": options.init}
+    return protocol_options(options, protocol).model_dump(mode="json") | setting
 
 
 def _verdict(base: list[SegmentationOutcome], model: list[SegmentationOutcome], options: CompareOptions) -> Verdict:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rekindle.assess_options import CompareOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.compare_grid import run_grid
 
 if TYPE_CHECKING:
     from rekindle.assess import Comparison
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
 The verdict is "better" or "worse" where the whole interval of the difference is on one side of zero.
+
+a matrix: rekindle compare --grid GRID.yaml [--out DIR] [--json] [--dry-run]
+trains every start x method x framework x seed of the grid, measures all of them against their starts, and writes one table
+(table.json, table.csv, table.md). What is done is kept and what was interrupted goes on: run the same command again.
+--dry-run lists the cells and what is done. examples/grids/first.yaml is a grid with every part explained. Exit code 1 if a cell
+failed or the matrix was stopped.
 """
 
 
@@ -26,6 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         print_help(None, with_protocols(CompareOptions, named or ()), program="compare")
         print(EPILOGUE)
         return 0
+    if any(argument.partition("=")[0] == "--grid" for argument in arguments):
+        return run_grid(arguments)
     taken = take(arguments, flags=["--json"])
     protocols = named or CompareOptions.model_fields["protocol"].default
     options = parse(with_protocols(CompareOptions, protocols), taken.rest, program="compare")

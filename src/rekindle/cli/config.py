@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     if wants_yaml:
         print(resolved.to_yaml(), end="")
         return 0
-    values = {}
+    values: dict[str, dict[str, object]] = {}
     for name in leaves(tree):
         value = tree
         for part in name.split("."):

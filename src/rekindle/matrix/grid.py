@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grid file of `rekindle compare --grid`: what is trained, what it is measured with. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from rekindle.assess_options import CompareOptions, compare_options, group_name, with_protocols
+from rekindle.config import checked
+from rekindle.core.errors import RequestError, unknown_name
+from rekindle.core.options import Options
+from rekindle.methods import METHODS
+
+Tree = dict[str, Any]
+"""Options of a run, as in a run file."""
+DECIDED = {"images": "images", "out": "out", "seed": "seeds"}
+"""Options of a run that the grid has at its top -> their names there."""
+
+
+class MethodEntry(Options):
+    """One way to learn."""
+
+    method: str = ""
+    """Method (`rekindle list methods`); without it, the entry's name."""
+    set: Tree = Field(default_factory=dict)
+    """Options of these runs; they win over `common`, the start's and the framework's."""
+
+
+class Skip(Options):
+    """Cells to leave out: those that match everything given."""
+
+    start: str | None = None
+    """Name of a start."""
+    method: str | None = None
+    """Name of an entry of `methods`."""
+    framework: str | None = None
+    """Name of a framework."""
+    seed: int | None = None
+    """Seed of the training."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Skip:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(
+                "an entry that names nothing would leave out everything; name start, method, framework or seed"
+            )
+        return self
+
+
+class Grid(Options):
+    """Train every start x method x framework x seed, measure all of them and their starts, and write one table."""
+
+    images: str = ""
+    """Images to learn from, for all runs: whatever `rekindle pretrain --images` takes."""
+    data: str = ""
+    """Labelled images of the protocols: a folder with images/<split>, masks/<split> and classes.json."""
+    out: str = ""
+    """Folder of the table, the runs and the results; --out on the command line wins."""
+    protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
+    """How to measure (`rekindle list protocols`); the options of each stand at the top, as linear_seg: {steps: 300}."""
+    evaluation_seeds: int = Field(3, ge=1)
+    """Seeds of every measurement: 0, 1, ..."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Seeds of the training; each is a run."""
+    starts: dict[str, str | Tree] = Field(default_factory=dict)
+    """Name -> MODEL to start from, or a tree with `backbone` and other options of the runs that start there."""
+    methods: dict[str, MethodEntry] = Field(default_factory=dict)
+    """Name in the table -> method and its options; `glare: {}` is the method glare as it is."""
+    frameworks: dict[str, Tree] = Field(default_factory=lambda: {"adapters": {"train": "adapters"}})
+    """Name -> options of the runs under it, such as {train: all} or {adapter: {kind: lora, rank: 16}}."""
+    common: Tree = Field(default_factory=dict)
+    """Options of every run; a method's group counts for the cells of that method. Order: common < start < framework < set."""
+    skip: tuple[Skip, ...] = ()
+    """Cells that are left out."""
+    split: str = "val"
+    """Split that the metrics are of."""
+    train_split: str = "train"
+    """Split that heads learn from and memories hold."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to measure (training has `accelerator`)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the backbone while measuring (training has its own)."""
+    resamples: int = Field(2000, ge=100)
+    """Draws of the bootstrap."""
+    level: float = Field(0.95, gt=0.5, lt=1.0)
+    """Coverage of the interval."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise ValueError("seeds are whole numbers from 0 on, each once")
+        return seeds
+
+    @field_validator("protocols")
+    @classmethod
+    def _each_once(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(protocols))
+
+    @field_validator("methods", "frameworks", mode="before")
+    @classmethod
+    def _nothing_is_a_default(cls, entries: Any) -> Any:
+        """In YAML `glare:` alone is null; it means the method as it is."""
+        if not isinstance(entries, dict):
+            return entries
+        return {name: {} if entry is None else entry for name, entry in entries.items()}
+
+    @field_validator("starts", "methods", "frameworks")
+    @classmethod
+    def _distinct_folders(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        taken: dict[str, str] = {}
+        for name in entries:
+            folder = folder_name(name).lower()  # some disks do not tell upper from lower case
+            if not folder:
+                raise ValueError(f"the name {name!r} has no letter or digit to make a folder of")
+            if folder in taken:
+                raise ValueError(
+                    f"the names {taken[folder]!r} and {name!r} would share the folder {folder}; rename one"
+                )
+            taken[folder] = name
+        return entries
+
+    def measuring(self, run: Tree | None = None) -> CompareOptions:
+        """How models are measured; `run` has the `init` and `network` that a start is read with."""
+        run = run or {}
+        groups = {group_name(name): getattr(self, group_name(name)).model_dump() for name in self.protocols}
+        shared = ("data", "split", "train_split", "device", "precision", "resamples", "level")
+        tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
+        return compare_options(tree | groups | {"protocol": self.protocols, "seeds": self.evaluation_seeds})
+
+
+def read_grid(path: str | Path, *, out: str = "") -> Grid:
+    """Read and check a grid file; `out` wins over the file's.
+
+    Raises: RequestError that names the file, the option, what it may be, and the nearest known name.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"--grid {path}: {error.strerror}; give the path of a YAML grid") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"--grid {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"--grid {path}: a grid holds `name: value` lines; see examples/grids/first.yaml")
+    return check_grid(content | ({"out": out} if out else {}), str(path))
+
+
+def check_grid(content: Mapping[str, Any], where: str = "grid") -> Grid:
+    """Check the tree of a grid. Raises: RequestError, as `read_grid` does."""
+    for name in METHODS:
+        if name in content:
+            raise RequestError(
+                f"{where}: {name} holds options of the method {name}; put them under common, or under methods.<name>.set"
+            )
+    protocols = content.get("protocols", Grid.model_fields["protocols"].default)
+    if isinstance(protocols, str) or not isinstance(protocols, list | tuple):
+        raise RequestError(f"{where}: protocols = {protocols!r} must be a list of names, such as [linear-seg]")
+    try:
+        model = with_protocols(Grid, list(dict.fromkeys(map(str, protocols))))
+    except RequestError as error:
+        raise RequestError(f"{where}: protocols: {error}") from error
+    grid = checked(model, content, where)
+    _require(grid, where)
+    _refuse_decided(grid, where)
+    known: dict[str, list[str]] = {
+        "start": list(grid.starts),
+        "method": list(grid.methods),
+        "framework": list(grid.frameworks),
+    }
+    for skip in grid.skip:
+        for kind, value in skip.model_dump(exclude_none=True).items():
+            if kind == "seed" and value not in grid.seeds:
+                raise RequestError(f"{where}: skip: seed {value} is not among seeds = {list(grid.seeds)}")
+            if kind != "seed" and value not in known[kind]:
+                raise RequestError(f"{where}: skip: {unknown_name(kind, value, known[kind])}")
+    return grid
+
+
+def folder_name(name: str) -> str:
+    """A name of the grid as one folder: letters, digits and `._=+-`, without dots or dashes at its ends.
+
+    Example: "glare, no blur" -> "glare-no-blur".
+    """
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name)[:80].strip("-.")
+
+
+def _require(grid: Grid, where: str) -> None:
+    examples = {
+        "images": "images: my_images",
+        "data": "data: my_labelled_data",
+        "out": "out: runs/table1, or --out on the command line",
+        "starts": "starts: {dino: vit_small_patch16_224.dino}",
+        "methods": "methods: {glare: {}}",
+        "frameworks": "frameworks: {adapters: {train: adapters}}",
+    }
+    for name, example in examples.items():
+        if not getattr(grid, name):
+            raise RequestError(f"{where}: {name} is missing; for example {example}")
+
+
+def _refuse_decided(grid: Grid, where: str) -> None:
+    """Refuse what the grid decides inside the options of runs, where it would be overwritten in silence."""
+    starts = {name: entry for name, entry in grid.starts.items() if isinstance(entry, dict)}
+    for name, entry in starts.items():
+        if not isinstance(entry.get("backbone"), str):
+            raise RequestError(f"{where}: starts.{name} has no backbone; name the MODEL that its runs start from")
+    trees = {"common": grid.common}
+    trees |= {f"frameworks.{name}": tree for name, tree in grid.frameworks.items()}
+    trees |= {f"methods.{name}.set": entry.set for name, entry in grid.methods.items()}
+    for place, tree in (trees | {f"starts.{name}": entry for name, entry in starts.items()}).items():
+        for option, home in DECIDED.items():
+            if option in tree:
+                raise RequestError(f"{where}: {place}.{option} is for the whole grid to say; use {home} at the top")
+        if "method" in tree:
+            raise RequestError(f"{where}: {place}.method: the methods of the cells stand under methods, one entry each")
+        if "backbone" in tree and place in trees:
+            raise RequestError(f"{where}: {place}.backbone: what the cells start from stands under starts")

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring one model with every protocol and seed of a grid; result files that are still valid are not made again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rekindle.assess import LoadedModel, build_protocol, load_model, measure_seed, result_config
+from rekindle.assess_options import CompareOptions, protocol_options
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.data.segmentation import SegmentationFolder
+from rekindle.engine.watcher import Watcher
+from rekindle.evaluation.result import EvalResult, Statistics, read_result, read_statistics
+from rekindle.matrix.table import METRICS, Scores
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model under one protocol.
+
+    Attributes:
+        scores: what the table says of it.
+        statistics: [E, n, 3, C] pixel counts of E evaluation seeds on n images.
+        seconds: wall time; 0 if nothing was missing.
+    """
+
+    scores: Scores
+    statistics: Statistics
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The labelled data, and where results lie.
+
+    Attributes:
+        out: folder of the matrix.
+        train: images that heads learn from.
+        test: images that the metrics are of.
+        watcher: told how it goes.
+    """
+
+    out: Path
+    train: SegmentationFolder
+    test: SegmentationFolder
+    watcher: Watcher
+
+    def measure(self, name: str, model_hash: str, options: CompareOptions, place: Path) -> dict[str, Measured]:
+        """Return a model under every protocol, measuring what no valid result file holds.
+
+        A file is valid if it is of the same tensors, protocol, options, data and images.
+
+        Args:
+            name: MODEL; read only if something is to be measured.
+            model_hash: of its tensors.
+            options: protocols, seeds, and how the model is read.
+            place: of its results, below results/<protocol>; the seed is added to its name.
+
+        Raises: RekindleError, RequestError as `rekindle evaluate` does.
+        """
+        model: LoadedModel | None = None
+        measured = {}
+        for protocol in options.protocol:
+            paths = [self.result_path(protocol, place, seed) for seed in range(options.seeds)]
+            sides = [self._kept(path, protocol, model_hash, options, seed) for seed, path in enumerate(paths)]
+            began, is_kept = time.monotonic(), None not in sides
+            if not is_kept:
+                model = model or load_model(name, options, self.watcher)
+                if model.hash != model_hash:
+                    raise RekindleError(f"{name} has changed while the matrix ran; start the matrix again")
+                group = protocol_options(options, protocol)
+                running = build_protocol(protocol, group, model, self.train, self.test, self.watcher)
+                running.check()
+                self.watcher.message(f"{protocol}: features of {name}")
+                running.prepare()
+                for seed, path in enumerate(paths):
+                    if sides[seed] is None:
+                        result, outcome = measure_seed(running, protocol, model, options, seed=seed, path=path)
+                        sides[seed] = result, outcome.statistics
+            seconds = 0.0 if is_kept else time.monotonic() - began
+            measured[protocol] = _joined([side for side in sides if side is not None], paths, self.out, seconds)
+        return measured
+
+    def num_results(self, options: CompareOptions, place: Path) -> int:
+        """How many of a model's result files are there, valid or not."""
+        seeds = range(options.seeds)
+        return sum(self.result_path(name, place, seed).exists() for name in options.protocol for seed in seeds)
+
+    def result_path(self, protocol: str, place: Path, seed: int) -> Path:
+        """Where the result of one evaluation seed lies."""
+        return self.out / "results" / protocol / place.parent / f"{place.name}-eval-{seed}.json"
+
+    def _kept(
+        self, path: Path, protocol: str, model_hash: str, options: CompareOptions, seed: int
+    ) -> tuple[EvalResult, Statistics] | None:
+        """Read a result if it is there and of this request."""
+        if not path.exists():
+            return None
+        try:
+            result = read_result(path)
+            items, statistics = read_statistics(path.parent / (result.per_item or ""))
+        except RequestError as error:
+            self.watcher.message(f"measuring again: {error}")
+            return None
+        found = (result.protocol, result.model_hash, result.data, result.split, result.seed, result.config)
+        wanted = (protocol, model_hash, options.data, options.split, seed, result_config(options, protocol))
+        return (result, statistics) if found == wanted and items == self.test.items else None
+
+
+def _joined(sides: list[tuple[EvalResult, Statistics]], paths: list[Path], out: Path, seconds: float) -> Measured:
+    metrics = {name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in METRICS}
+    scores = Scores(
+        by_seed=[result.metrics["mIoU"] for result, _ in sides],
+        metrics=metrics,
+        results=[str(path.relative_to(out)) for path in paths],
+    )
+    return Measured(scores, np.stack([statistics for _, statistics in sides]), seconds)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a matrix: check everything, then train and measure cell by cell, and write the table after each."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rekindle.adapters.saved import read_description
+from rekindle.assemble import pretrain
+from rekindle.assess import checked_data
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.engine.run_folder import RunFolder
+from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.matrix.cells import Cell, Key, plan_cells
+from rekindle.matrix.grid import Grid, check_grid, folder_name, read_grid
+from rekindle.matrix.measure import Bench, Measured
+from rekindle.matrix.pooling import pool
+from rekindle.matrix.starts import check_start, start_model, start_tree
+from rekindle.matrix.table import CellRecord, Row, Scores, StartRecord, Table, mean_metrics, write_table
+
+INTERVAL = (
+    "Intervals: a bootstrap that draws images, evaluation seeds and training seeds with replacement, paired with the start "
+    "on images and evaluation seeds; they assume the training seeds that were run, and with few of them are too narrow."
+)
+
+
+def compare_grid(grid: str | Path | Mapping[str, Any], *, out: str = "", watcher: Watcher | None = None) -> Table:
+    """Run a matrix from a grid file or its tree; what is done already is kept.
+
+    Example: `compare_grid("examples/grids/first.yaml", out="runs/first")`.
+    """
+    if isinstance(grid, Mapping):
+        return run_matrix(check_grid(dict(grid) | ({"out": out} if out else {})), "grid", watcher=watcher)
+    return run_matrix(read_grid(grid, out=out), str(grid), watcher=watcher)
+
+
+def run_matrix(grid: Grid, where: str, *, watcher: Watcher | None = None) -> Table:
+    """Train and measure every cell that is not done, and write the table after each.
+
+    A cell that fails is recorded, and the others go on. An interrupt ends it cleanly; calling it again continues.
+
+    Args: where, the name of the grid for messages.
+    Raises: RequestError before anything runs, if a cell cannot be; RekindleError if a start cannot be measured.
+    """
+    watcher = watcher or LoggingWatcher()
+    cells, bench = _planned(grid, where, watcher)
+    hashes = {
+        name: check_start(grid, name, [c for c in cells if c.key.start == name], bench, where)
+        for name in dict.fromkeys(cell.key.start for cell in cells)
+    }
+    with RunFolder(grid.out).locked():
+        matrix = _Matrix(grid, cells, hashes, bench)
+        try:
+            with _terminated_as_interrupt():
+                matrix.run()
+        except KeyboardInterrupt:
+            matrix.is_stopped = True
+        matrix.write()
+    return matrix.table()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a matrix would do for one cell.
+
+    Attributes:
+        key: which cell.
+        state: of its training: `finished`, `started` or `new`.
+        steps: optimizer steps of the run; steps_done: of these, done.
+        results: result files that are there; of `results_wanted`.
+    """
+
+    key: Key
+    state: str
+    steps: int
+    steps_done: int
+    results: int
+    results_wanted: int
+
+
+def survey(grid: Grid, where: str) -> list[Plan]:
+    """What `run_matrix` would do; everything is checked but what needs a start's weights, and nothing is written.
+
+    Raises: RequestError as `run_matrix` does.
+    """
+    cells, bench = _planned(grid, where, LoggingWatcher())
+    options = grid.measuring()
+    wanted = len(options.protocol) * options.seeds
+    return [
+        Plan(c.key, c.state, c.steps, c.steps_done, bench.num_results(options, c.key.folder), wanted) for c in cells
+    ]
+
+
+def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Bench]:
+    cells = plan_cells(grid, where)
+    if RunFolder(grid.out).holds_run:
+        raise RequestError(f"{where}: out = {grid.out} is the folder of a run; give the matrix one of its own")
+    return cells, Bench(Path(grid.out), *checked_data(grid.data, grid.train_split, grid.split), watcher)
+
+
+class _Matrix:
+    """A matrix under way: records of starts and cells, and pixel counts of the kind in hand."""
+
+    def __init__(self, grid: Grid, cells: list[Cell], hashes: Mapping[str, str], bench: Bench) -> None:
+        self.grid, self.cells, self.bench, self.watcher = grid, cells, bench, bench.watcher
+        self.is_stopped = False
+        spent = _times_spent(bench.out / "table.json")
+        self.records = [_waiting(cell, bench.out, *spent.get(str(cell.key), (0.0, 0.0))) for cell in cells]
+        self.starts = {
+            name: StartRecord(name=name, model=start_model(grid, name), model_hash=found, scores={})
+            for name, found in hashes.items()
+        }
+        self.rows: dict[tuple[str, str, str], Row] = {}
+        self._start_side: dict[str, Measured] = {}  # of the start in hand, by protocol
+        self._sides: dict[int, dict[str, Measured]] = {}  # of the kind in hand: training seed -> by protocol
+
+    def run(self) -> None:
+        """Go through the cells in order; returns early, with `is_stopped`, where a training was asked to stop."""
+        before: Cell | None = None
+        left = sum(cell.steps - cell.steps_done for cell in self.cells)
+        began, steps_here = time.monotonic(), 0
+        for index, cell in enumerate(self.cells):
+            if before is None or before.key.start != cell.key.start:
+                self._measure_start(cell.key.start)
+            if before is None or before.key.kind != cell.key.kind:
+                self._sides = {}
+            before = cell
+            todo = cell.steps - cell.steps_done
+            self._run_cell(index, cell)
+            self.write()
+            steps_here, left = steps_here + todo, left - todo
+            elapsed = time.monotonic() - began
+            eta = f"; ETA {timedelta(seconds=round(elapsed / steps_here * left))}" if steps_here and left else ""
+            self.watcher.message(f"[{index + 1}/{len(self.cells)}] {_told(self.records[index])}{eta}")
+            if self.is_stopped:
+                return
+
+    def table(self) -> Table:
+        """The table as it stands."""
+        return Table(
+            grid=self.grid.model_dump(mode="json"),
+            protocols=list(self.grid.protocols),
+            is_complete=all(record.state == "finished" for record in self.records),
+            is_stopped=self.is_stopped,
+            starts=list(self.starts.values()),
+            cells=self.records,
+            rows=[self._row(kind) for kind in dict.fromkeys(cell.key.kind for cell in self.cells)],
+            interval=INTERVAL,
+        )
+
+    def write(self) -> None:
+        """Write the table as it stands."""
+        write_table(self.table(), self.bench.out)
+
+    def _measure_start(self, name: str) -> None:
+        record = self.starts[name]
+        options = self.grid.measuring(start_tree(self.grid, name))
+        self._start_side = self.bench.measure(
+            record.model, record.model_hash, options, Path(folder_name(name)) / "start"
+        )
+        scores = {protocol: side.scores for protocol, side in self._start_side.items()}
+        self.starts[name] = record.model_copy(update={"scores": scores})
+        self.write()
+
+    def _run_cell(self, index: int, cell: Cell) -> None:
+        """Train and measure one cell, as far as it is not done; leaves its record and its kind's row."""
+        news: dict[str, Any] = {}
+        try:
+            if cell.run.is_finished or self._train(index, cell):
+                news = self._measure_cell(index, cell) | {"state": "finished"}
+            else:
+                self.is_stopped, news["state"] = True, "stopped"
+        except RekindleError as error:
+            news = {"state": "failed", "error": str(error)}
+        except KeyboardInterrupt:
+            news["state"] = "stopped"
+            raise
+        finally:
+            self._update(index, steps_done=cell.steps_done, **news)
+
+    def _train(self, index: int, cell: Cell) -> bool:
+        """Train until the run is finished, or until it is asked to stop: then False."""
+        done = cell.steps_done
+        what = f"continuing after step {done} of {cell.steps}" if done else f"training {cell.steps} steps"
+        self.watcher.message(f"[{index + 1}/{len(self.cells)}] {cell.key}: {what}")
+        began = time.monotonic()
+        try:
+            return pretrain(cell.resolved, resume=True, watcher=self.watcher).is_finished
+        finally:
+            self._update(index, train_s=self.records[index].train_s + time.monotonic() - began)
+
+    def _measure_cell(self, index: int, cell: Cell) -> dict[str, Any]:
+        found = str(read_description(cell.run.path)["model_hash"])
+        sides = self.bench.measure(str(cell.run.path), found, self.grid.measuring(), cell.key.folder)
+        self._sides[cell.key.seed] = sides
+        self._pool(cell)
+        seconds = self.records[index].measure_s + sum(side.seconds for side in sides.values())
+        return {"model_hash": found, "scores": {p: s.scores for p, s in sides.items()}, "measure_s": seconds}
+
+    def _pool(self, cell: Cell) -> None:
+        start, method, framework = cell.key.kind
+        pooled, metrics = {}, {}
+        for protocol in self.grid.protocols:
+            sides = [by_protocol[protocol] for by_protocol in self._sides.values()]
+            pooled[protocol] = pool(
+                self._start_side[protocol].statistics,
+                [side.statistics for side in sides],
+                level=self.grid.level,
+                resamples=self.grid.resamples,
+            )
+            metrics[protocol] = mean_metrics([side.scores for side in sides])
+        self.rows[cell.key.kind] = Row(
+            start=start,
+            method=method,
+            framework=framework,
+            seeds=list(self._sides),
+            failed={},
+            waiting=[],
+            pooled=pooled,
+            metrics=metrics,
+        )
+
+    def _row(self, kind: tuple[str, str, str]) -> Row:
+        """The row of a kind, with what failed and what is missing as the records say."""
+        own = [r for r in self.records if r.key.kind == kind]
+        failed = {r.key.seed: r.error or "" for r in own if r.state == "failed"}
+        waiting = [r.key.seed for r in own if r.state in ("waiting", "stopped")]
+        row = self.rows.get(kind)
+        if row is None:
+            start, method, framework = kind
+            row = Row(
+                start=start,
+                method=method,
+                framework=framework,
+                seeds=[],
+                failed={},
+                waiting=[],
+                pooled={},
+                metrics={},
+            )
+        return row.model_copy(update={"failed": failed, "waiting": waiting})
+
+    def _update(self, index: int, **news: Any) -> None:
+        self.records[index] = self.records[index].model_copy(update=news)
+
+
+def _waiting(cell: Cell, out: Path, train_s: float, measure_s: float) -> CellRecord:
+    return CellRecord(
+        key=cell.key,
+        run=str(cell.run.path.relative_to(out)),
+        state="waiting",
+        error=None,
+        steps=cell.steps,
+        steps_done=cell.steps_done,
+        train_s=train_s,
+        measure_s=measure_s,
+        model_hash=None,
+        options=cell.resolved.options.model_dump(mode="json"),
+        scores={},
+    )
+
+
+def _told(record: CellRecord) -> str:
+    """One line about a cell that was just gone through."""
+    if record.state == "failed":
+        return f"{record.key} failed: {record.error}"
+    if record.state == "stopped":
+        return f"{record.key}: stopped after step {record.steps_done} of {record.steps}"
+    scores: Mapping[str, Scores] = record.scores
+    values = ", ".join(f"{name} {100 * s.metrics['mIoU']:.2f} %" for name, s in scores.items())
+    return f"{record.key}: {record.steps} steps in {record.train_s:.0f} s; mIoU {values}"
+
+
+def _times_spent(path: Path) -> dict[str, tuple[float, float]]:
+    """Seconds of training and measuring in earlier calls, by cell; nothing where no table, or none of this form, lies."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        records = [CellRecord.model_validate(cell) for cell in cells]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {str(record.key): (record.train_s, record.measure_s) for record in records}
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM as Ctrl-C: while a training runs, the engine handles both and saves; elsewhere files are whole or not there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The starts of a matrix: how each is read, and whether all that begins there can run."""
+
+from __future__ import annotations
+
+import copy
+
+from rekindle.adapters.saved import load_backbone, model_hash, read_description
+from rekindle.assemble import build_method, check_request, check_views
+from rekindle.assess import build_protocol, load_model
+from rekindle.assess_options import CompareOptions, protocol_options
+from rekindle.config import PretrainOptions
+from rekindle.core.errors import RekindleError, RequestError
+from rekindle.matrix.cells import Cell, overlay, placed
+from rekindle.matrix.grid import Grid, Tree
+from rekindle.matrix.measure import Bench
+from rekindle.networks.backbone import Backbone
+
+
+def start_tree(grid: Grid, name: str) -> Tree:
+    """Options that a start is read with: `common`, and what stands under its name."""
+    start = grid.starts[name]
+    tree = copy.deepcopy(grid.common)
+    overlay(tree, {"backbone": start} if isinstance(start, str) else start)
+    return tree
+
+
+def start_model(grid: Grid, name: str) -> str:
+    """The MODEL of a start."""
+    return str(start_tree(grid, name)["backbone"])
+
+
+def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: str) -> str:
+    """Load a start, and see that the protocols and every kind of cell fit it; return its hash.
+
+    Raises: RequestError that names the grid and the cell.
+    """
+    options = grid.measuring(start_tree(grid, name))
+    model_name = start_model(grid, name)
+    try:
+        backbone, match = load_backbone(model_name, options.network, init=options.init)
+    except RekindleError as error:
+        raise placed(error, f"{where}: starts.{name}") from error
+    bench.watcher.message(match)
+    firsts: dict[tuple[tuple[str, str, str], bool], Cell] = {}  # seeds of a kind differ in nothing that is checked here
+    for cell in cells:
+        firsts.setdefault((cell.key.kind, cell.run.is_finished), cell)
+    for (_, is_finished), cell in firsts.items():
+        try:
+            base = _read(cell.resolved.options, options, backbone)
+            if is_finished:
+                _refuse_other_base(cell, base)
+            else:
+                check_request(cell.resolved.options)
+                check_views(cell.resolved.options, base)
+                build_method(cell.resolved, base)
+        except RekindleError as error:
+            raise placed(error, f"{where}, cell {cell.key}") from error
+    model = load_model(model_name, options, bench.watcher, backbone)
+    for protocol in grid.protocols:
+        group = protocol_options(options, protocol)
+        build_protocol(protocol, group, model, bench.train, bench.test, bench.watcher).check()
+    return model.hash
+
+
+def _read(run: PretrainOptions, start: CompareOptions, backbone: Backbone) -> Backbone:
+    """The backbone as a run reads it: a copy of the start's, unless framework or method read it in another way."""
+    if run.network.model_copy(update={"drop_path": start.network.drop_path}) == start.network:
+        return copy.deepcopy(backbone)
+    return load_backbone(run.backbone, run.network, init=run.init)[0]
+
+
+def _refuse_other_base(cell: Cell, base: Backbone) -> None:
+    """Raise RequestError if a finished run began with other weights than its start has now."""
+    options = cell.resolved.options
+    then, now = read_description(cell.run.path)["base"]["sha256"], model_hash(base)
+    if then != now and options.init == "pretrained":  # random weights follow the seed
+        raise RequestError(
+            f"{cell.run.path} was trained from a start with hash {then[:12]}, and {options.backbone} now has {now[:12]}; "
+            "put it back, or give the grid another out"
+        )
