@@ -63,6 +63,7 @@ def test_a_whole_backbone_gets_a_smaller_rate_than_adapters() -> None:
     rates = [_filled(500, train=train).options.optim.lr_per_256 for train in ("adapters", "all")]
     assert rates[1] <= rates[0] / 5
     assert "adapter.scale" not in _filled(500, train="all").reasons
+    assert "adapter.scale" not in _filled(500, adapter={"kind": "lora"}).reasons
 
 
 def test_adapters_of_a_run_are_trained_on_as_they_are(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
         chosen["steps"] = Choice(
             steps, f"{images} in steps of {batch}: {steps * batch / num_images:.0f} passes over them"
         )
-    if options.train == "adapters":
+    if options.train == "adapters" and options.adapter.kind in ("uniadapter", "adaptformer"):
         chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results.md)")
     method = {
         "momentum": Choice(
