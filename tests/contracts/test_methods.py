@@ -17,7 +17,7 @@ from rekindle.core.rng import seeded_default
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods import METHODS, SUMMARIES
 from rekindle.methods.base import Method
-from rekindle.methods.distillation import DistillationOptions
+from rekindle.methods.distillation import CentredOptions
 from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
 
 TRAIN = ("adapters", "all", "norm")
@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, object]] = {
     "flsl": {"window": 2, "local_window": 1},
 }
 ARCHES = {"udi": f"{ARCH},registers=1"}
-SHARED_OPTIONS = {"rekindle.methods.distillation": DistillationOptions}
+SHARED_OPTIONS = {"rekindle.methods.distillation": CentredOptions}
 """Options that several methods inherit, and the module that reads them."""
 
 

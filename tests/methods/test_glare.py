@@ -176,7 +176,7 @@ def test_crops_that_do_not_overlap_give_zero_patch_terms_zero_gradient_and_no_na
     half = torch.full((2, 3), 0.5)
     left = torch.tensor([[0.0] * 3, [0.5] * 3])
     no = torch.zeros(2, 3, dtype=torch.bool)
-    crops = Crops(torch.zeros(2, 3), left, torch.ones(2, 3), half - 1e-3, no, no)
+    crops = Crops(torch.zeros(2, 3), left, torch.ones(2, 3), half - 1e-3, no, no, *[torch.full((2, 3), 60.0)] * 2)
     apart = ViewBatch(Views(batch.global_views.pixels, crops), batch.local_views, batch.image_index)
     method = tiny_glare(global_weight=0.0, distortion="none")
     terms = method(apart, START)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import pytest
@@ -37,7 +38,8 @@ def crop(
     dtype: torch.dtype = torch.float32,
 ) -> Crops:
     y, x, h, w = (torch.tensor([value], dtype=dtype) for value in (top, left, height, width))
-    return Crops(y, x, h, w, torch.tensor([flipped]), torch.tensor([flipped_vertically]))
+    side = torch.full((1,), 480.0)
+    return Crops(y, x, h, w, torch.tensor([flipped]), torch.tensor([flipped_vertically]), side, side)
 
 
 def random_crops(seed: int, count: int) -> Crops:
@@ -45,7 +47,8 @@ def random_crops(seed: int, count: int) -> Crops:
     height, width = (0.2 + 0.8 * torch.rand(count, generator=source) for _ in range(2))
     top, left = (torch.rand(count, generator=source) * (1 - extent) for extent in (height, width))
     flips = torch.rand(2, count, generator=source) < 0.5
-    return Crops(top, left, height, width, flips[0], flips[1])
+    side = torch.full((count,), 480.0)
+    return Crops(top, left, height, width, flips[0], flips[1], side, side)
 
 
 def column_mirror(grid: Grid) -> Tensor:
@@ -166,7 +169,7 @@ def test_flipping_a_crop_permutes_its_side_of_the_relation(mode: MatchMode) -> N
     plain = match_patches(student, teacher, (4, 5), (3, 4), mode=mode).relation
 
     def mirrored(c: Crops) -> Crops:
-        return Crops(c.top, c.left, c.height, c.width, ~c.flipped, c.flipped_vertically)
+        return replace(c, flipped=~c.flipped)
 
     rows = match_patches(mirrored(student), teacher, (4, 5), (3, 4), mode=mode).relation
     columns = match_patches(student, mirrored(teacher), (4, 5), (3, 4), mode=mode).relation
@@ -205,8 +208,8 @@ def test_center_takes_the_lowest_index_where_a_centre_lies_on_a_shared_edge() ->
 @given(st.integers(0, 10**6), st.floats(0.3, 1.0), st.floats(0.0, 0.3))
 def test_moving_and_scaling_both_boxes_leaves_the_relation(seed: int, scale: float, shift: float) -> None:
     def moved(c: Crops) -> Crops:
-        places = (c.top.double() * scale + shift, c.left.double() * scale + shift / 2)
-        return Crops(*places, c.height.double() * scale, c.width.double() * scale, c.flipped, c.flipped_vertically)
+        top, left = c.top.double() * scale + shift, c.left.double() * scale + shift / 2
+        return replace(c, top=top, left=left, height=c.height.double() * scale, width=c.width.double() * scale)
 
     a, b = random_crops(seed, 2), random_crops(seed + 1, 2)
     plain = match_patches(moved(a), moved(b), (4, 4), (5, 5), eps=1e-9 * scale).relation
@@ -219,7 +222,7 @@ def test_pixel_space_and_normalised_space_agree() -> None:
     a, b = random_crops(7, 5), random_crops(8, 5)
 
     def in_pixels(c: Crops) -> Crops:
-        return Crops(c.top * 360, c.left * 480, c.height * 360, c.width * 480, c.flipped, c.flipped_vertically)
+        return replace(c, top=c.top * 360, left=c.left * 480, height=c.height * 360, width=c.width * 480)
 
     pixels = match_patches(in_pixels(a), in_pixels(b), (5, 5), (5, 5), eps=1e-4)
     assert torch.equal(pixels.relation, match_patches(a, b, (5, 5), (5, 5)).relation)

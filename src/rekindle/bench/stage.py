@@ -59,7 +59,9 @@ def fixed_views(case: Mapping[str, object]) -> ViewBatch:
     ).transpose(0, 1)  # [V, B, 4]
     mirrored = torch.rand(edges.shape[:2], generator=generator(seed, "bench flips")) < options.hflip_p
     top, left, extent_y, extent_x = edges.unbind(-1)
-    crops = Crops(top, left, extent_y, extent_x, mirrored, torch.zeros_like(mirrored))
+    crops = Crops(
+        top, left, extent_y, extent_x, mirrored, torch.zeros_like(mirrored), *[torch.full_like(top, 512.0)] * 2
+    )
     source = generator(seed, "bench pixels")
 
     def views(first: int, last: int, side: int) -> Views:

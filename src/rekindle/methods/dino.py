@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, new_centres, new_head
+from rekindle.methods.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
 from rekindle.methods.heads import HeadPair, class_comparison
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import EmaTeacher
@@ -20,7 +20,7 @@ from rekindle.objectives.prototypes import TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch
 
 
-class DinoOptions(DistillationOptions):
+class DinoOptions(CentredOptions):
     """Options of DINO; defaults as continual pre-training uses them (GLARE, section 8.1 of the specification)."""
 
 

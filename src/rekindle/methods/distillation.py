@@ -39,12 +39,17 @@ class DistillationOptions(Options):
     """Epochs of that warm-up; at most 0.3 of the run."""
     momentum: tuple[float, float] = (0.996, 1.0)
     """Weight of the teacher's old value, cosine from the first step to the last."""
-    centre_momentum: float = Field(0.9, ge=0, le=1)
-    """Weight of a centre's old value."""
     freeze_last_layer_epochs: int = Field(1, ge=0)
     """Epochs in which the prototypes do not move."""
     export: Literal["teacher", "student"] = "teacher"
     """Which network is saved and evaluated."""
+
+
+class CentredOptions(DistillationOptions):
+    """The same for a method whose targets are centred."""
+
+    centre_momentum: float = Field(0.9, ge=0, le=1)
+    """Weight of a centre's old value."""
 
 
 class StudentWithHead(nn.Module):
@@ -75,7 +80,7 @@ def new_head(config: DistillationOptions, width: int) -> DinoHead:
     )
 
 
-def new_centres(levels: Sequence[str], config: DistillationOptions) -> nn.ModuleDict:
+def new_centres(levels: Sequence[str], config: CentredOptions) -> nn.ModuleDict:
     """One running centre per level."""
     return nn.ModuleDict({level: Centre(config.num_prototypes, config.centre_momentum) for level in levels})
 

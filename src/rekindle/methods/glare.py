@@ -15,7 +15,7 @@ from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, new_centres, new_head
+from rekindle.methods.distillation import CentredOptions, Distillation, new_centres, new_head
 from rekindle.methods.heads import Comparison, HeadPair, class_comparison
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import EmaTeacher
@@ -34,7 +34,7 @@ Level = Literal["cls", "patch", "region"]
 LEVELS: tuple[Level, ...] = ("cls", "patch", "region")
 
 
-class GlareOptions(DistillationOptions):
+class GlareOptions(CentredOptions):
     """Options of GLARE. [P] stated in the paper, [R] from the code it builds on, [D] decided here; see docs/methods/glare.md."""
 
     global_weight: float = Field(1.0, ge=0)

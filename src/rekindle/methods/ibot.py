@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, new_centres, new_head
+from rekindle.methods.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
 from rekindle.methods.heads import Comparison, HeadPair, class_comparison
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import EmaTeacher
@@ -24,7 +24,7 @@ from rekindle.views.batch import ViewBatch
 from rekindle.views.distortion import draw_patch_mask
 
 
-class IbotOptions(DistillationOptions):
+class IbotOptions(CentredOptions):
     """Options of iBOT; defaults as continual pre-training uses them (GLARE, section 8.2 of the specification)."""
 
     global_weight: float = Field(1.0, ge=0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, new_centres, new_head
+from rekindle.methods.distillation import CentredOptions, Distillation, new_centres, new_head
 from rekindle.methods.heads import Comparison, HeadPair
 from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import EmaTeacher
@@ -31,7 +31,7 @@ from rekindle.views.windows import sample_windows
 LEVELS = ("cls", "cls+", "patch")
 
 
-class UdiOptions(DistillationOptions):
+class UdiOptions(CentredOptions):
     """Options of UDI; defaults as continual pre-training uses them (GLARE, section 8.3 of the specification)."""
 
     mixture: float = Field(0.5, ge=0, le=1)

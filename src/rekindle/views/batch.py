@@ -21,6 +21,7 @@ class Crops:
         height, width: the extent, in (0, 1].
         flipped: True where the view was mirrored left-right after cropping.
         flipped_vertically: True where it was mirrored top-bottom after cropping.
+        image_height, image_width: of the original image, in pixels, float32; for what depends on whole pixels.
     """
 
     top: Tensor
@@ -29,6 +30,8 @@ class Crops:
     width: Tensor
     flipped: Tensor
     flipped_vertically: Tensor
+    image_height: Tensor
+    image_width: Tensor
 
     def __getitem__(self, index: int | slice | Tensor) -> Crops:
         """Index the leading axes of every field."""

@@ -31,6 +31,8 @@ class ViewsOptions(Options):
     """Smallest and largest width / height of a crop, drawn log-uniformly (DINO's code)."""
     hflip_p: float = 0.5
     """Probability that a view is mirrored left-right (DINO's code)."""
+    flip_first: bool = True
+    """Mirror the first global view as well as the others (LOCA's reference view is never mirrored)."""
     vflip_p: float = 0.0
     """Probability that a view is mirrored top-bottom; 0.5 suits aerial images and microscopy."""
     jitter_p: float = 0.8

@@ -44,7 +44,8 @@ class ViewPlan:
         )
         top, left, extent_y, extent_x = torch.from_numpy(edges.T.astype(np.float32)).unbind(0)
         flipped, flipped_vertically = torch.from_numpy(np.array(self.flips, np.bool_).T.copy()).unbind(0)
-        return Crops(top, left, extent_y, extent_x, flipped, flipped_vertically)
+        sizes = (torch.full_like(top, float(side)) for side in self.image_size)
+        return Crops(top, left, extent_y, extent_x, flipped, flipped_vertically, *sizes)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def draw_plan(image_size: tuple[int, int], options: ViewsOptions, generator: tor
     boxes = sample_boxes(image_size, options, uniform)
     flips, chains = [], []
     for index in range(len(boxes)):
-        flips.append((uniform.chance(options.hflip_p), uniform.chance(options.vflip_p)))
+        flip = uniform.chance(options.hflip_p), uniform.chance(options.vflip_p)
+        flips.append(flip if index or options.flip_first else (False, False))
         chains.append(draw_photometric(options, index, uniform))
     return ViewPlan(image_size, tuple(boxes), tuple(flips), tuple(chains))
