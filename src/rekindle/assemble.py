@@ -160,7 +160,9 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
         backbone.attend_plainly()
     with seeded_default(options.seed, "init"):
         attachment = attach(backbone, options.adapter, train=options.train)
-        method: Method = import_named(METHODS, "method", options.method)(resolved.method_options(), backbone)
+        method_class = import_named(METHODS, "method", options.method)
+        side = options.views.global_size_px // backbone.patch_size
+        method: Method = method_class(method_class.fitted(resolved.method_options(), (side, side)), backbone)
     return method, attachment
 
 

@@ -98,7 +98,7 @@ def test_micro_batches_keep_centre_teacher_and_random_draws_right(images: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["flsl", "glare", "ibot", "mae", "paka", "udi"])
+@pytest.mark.parametrize("method", ["flsl", "glare", "ibot", "loca", "mae", "paka", "udi"])
 def test_two_processes_equal_one_that_sees_both_halves(method: str, images: Path, tmp_path: Path) -> None:
     """MoCo v3 is no such method: its batch statistics are a process's own. DINO is GLARE's first term."""
     changes = _tiny(method)
@@ -157,6 +157,8 @@ def _tiny(method: str) -> dict[str, Any]:
     }
     if method in ("udi", "flsl"):
         options |= {"window": 2, "local_window": 1}
+    if method == "loca":
+        options["mask_ratio"] = 0.5
     if method == "udi":
         changes["backbone"] = TINY["backbone"] + ",registers=1"
     if method in ("mae", "paka"):

@@ -97,6 +97,11 @@ class Method(nn.Module, ABC):
     """The loss of an image depends on the others of its share (negatives, batch statistics). The batch is then not cut into
     shares, unless a size of shares is asked for."""
 
+    @classmethod
+    def fitted(cls, config: Options, grid: tuple[int, int]) -> Options:
+        """Return the options for large views of `grid` patches, where a size that nobody set follows from it."""
+        return config
+
     upkeep: Upkeep | None = None
     """Does what the hooks below ask for; a method without one defines them itself."""
 

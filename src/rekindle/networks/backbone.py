@@ -132,6 +132,7 @@ class Backbone(nn.Module):
         mask_token: Float[Tensor, " D"] | None = None,
         cls_attention: bool = False,
         norm: bool = True,
+        positions: bool = True,
     ) -> Tokens:
         """Return the tokens after the last block, normally after the final norm.
 
@@ -143,6 +144,7 @@ class Backbone(nn.Module):
             cls_attention: also return the last block's attention of the class token to the patches, without
                 gradient.
             norm: False leaves the final norm out (UDI's patch branch has its own).
+            positions: False hides from the network where its patches lie (LOCA's queries without clusters).
 
         Raises:
             ValueError: for a size that the patch does not divide, for a mask without a token, and for
@@ -151,7 +153,7 @@ class Backbone(nn.Module):
         """
         if cls_attention and not self.has_class_token:
             raise ValueError("cls_attention=True needs a network with a class token; this one has none")
-        x, ropes, grid = self._embed(pixels, patch_mask, mask_token)
+        x, ropes, grid = self._embed(pixels, patch_mask, mask_token, positions=positions)
         *early, last = self.vit.blocks
         paths = self._draw_paths(x)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
@@ -177,12 +179,14 @@ class Backbone(nn.Module):
         """Return class token and registers after the final norm, without the last block's work on the patches."""
         return self._first_tokens(pixels, self.num_prefix)
 
-    def visible_tokens(self, pixels: Float[Tensor, "N C H W"], keep: Int64[Tensor, "N L"]) -> Float[Tensor, "N T D"]:
+    def visible_tokens(
+        self, pixels: Float[Tensor, "N C H W"], keep: Int64[Tensor, "N L"], *, positions: bool = True
+    ) -> Float[Tensor, "N T D"]:
         """Return prefix tokens and the patches `keep` of each image, encoded without the others, after the final norm.
 
         The position is added (or the rotary table chosen) before patches are dropped, as in MAE (arXiv:2111.06377), sec. 3.
         """
-        x, ropes, _ = self._embed(pixels)
+        x, ropes, _ = self._embed(pixels, positions=positions)
         prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
         x = torch.cat([prefix, patches.gather(1, keep[..., None].expand(-1, -1, self.width))], dim=1)
         ropes = [None if rope is None else _rows_of(rope, keep) for rope in ropes]
@@ -306,7 +310,12 @@ class Backbone(nn.Module):
         return index % self.depth
 
     def _embed(
-        self, pixels: Tensor, patch_mask: Tensor | None = None, mask_token: Tensor | None = None
+        self,
+        pixels: Tensor,
+        patch_mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+        *,
+        positions: bool = True,
     ) -> tuple[Tensor, list[Tensor | None], tuple[int, int]]:
         """Tokens before the first block, one rotary table per block (None without), and the grid."""
         height, width = pixels.shape[-2:]
@@ -328,7 +337,7 @@ class Backbone(nn.Module):
                 )
             x = torch.where(patch_mask.flatten(1)[..., None], mask_token.to(x.dtype), x)
         prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
-        if vit.pos_embed is None:
+        if vit.pos_embed is None or not positions:
             x = torch.cat([*prefix, x], dim=1)
         else:
             rows = 0 if vit.no_embed_class else self.num_prefix
@@ -336,7 +345,8 @@ class Backbone(nn.Module):
             table = interpolate_positions(vit.pos_embed, grid, native, num_prefix=rows, mode=self.pos_interp)
             # a table without prefix rows is added before class and register tokens join
             x = torch.cat([*prefix, x + table], 1) if vit.no_embed_class else torch.cat([*prefix, x], 1) + table
-        return vit.norm_pre(vit.pos_drop(x)), self._rotary_tables(grid), grid
+        ropes: list[Tensor | None] = self._rotary_tables(grid) if positions else [None] * self.depth
+        return vit.norm_pre(vit.pos_drop(x)), ropes, grid
 
     def _rotary_tables(self, grid: tuple[int, int]) -> list[Tensor | None]:
         if not self.is_rotary:

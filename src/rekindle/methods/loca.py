@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LOCA: location-aware pre-training, where a query lies in its reference and what cluster it shows (Caron et al., 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
+
+from rekindle.core.distributed import all_sum_with_gradient, world_size
+from rekindle.core.errors import RequestError
+from rekindle.core.options import Options
+from rekindle.core.progress import Progress
+from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.distillation import Distillation, DistillationOptions, new_head
+from rekindle.methods.teacher import EmaTeacher
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.heads import DinoHead
+from rekindle.networks.query_block import QueryBlock
+from rekindle.networks.tokens import Tokens
+from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.clustering import volume
+from rekindle.objectives.pairs import share_of_all
+from rekindle.views.batch import Crops, ViewBatch
+from rekindle.views.token_masks import VisibleShape, draw_kept
+from rekindle.views.tracking import relative_box, track_patches
+
+
+class LocaOptions(DistillationOptions):
+    """Options of LOCA; defaults are the paper's, from its released code where the two differ."""
+
+    position_weight: float = Field(1.0, ge=0)
+    """Weight of L_pos; 0 for clusters only."""
+    cluster_weight: float = Field(1.0, ge=0)
+    """Weight of L_clu; 0 for positions only: the reference branch then trains, and queries have no position embedding."""
+    memax_weight: float = Field(1.0, ge=0)
+    """Weight of the mean-entropy maximisation."""
+    reference_grid: int | None = Field(None, ge=1)
+    """Patches per side of the reference view, which are the classes of L_pos; None: as the views have them."""
+    position_target: Literal["all", "central", "box"] = "all"
+    """What is located: every patch of a query, its central patch, or its box (l1 and generalised IoU, as UP-DETR)."""
+    mask_ratio: float = Field(0.8, ge=0, le=1)
+    """Share eta of the reference's patches that queries cannot see; 1 hides all."""
+    mask_shape: VisibleShape = "structured"
+    """Which stay visible: a run in reading order, the first ones, any, or a rectangle."""
+    shared_masks: bool = True
+    """One draw for all images of a step, of what stays visible and of what a large query keeps."""
+    query_keep: float = Field(0.36, gt=0, le=1)
+    """Share of the large query's patches that enter the encoder (70 of 196)."""
+    cluster_level: Literal["patch", "image_cls", "image_gap"] = "patch"
+    """What is clustered: patches, class tokens, or the mean of the patches."""
+    sinkhorn: bool = True
+    """Balance the targets over the step's reference rows."""
+    sinkhorn_iterations: int = Field(3, ge=1)
+    """Iterations of Sinkhorn-Knopp."""
+    num_prototypes: int = Field(4096, ge=2)
+    """Clusters K, the outputs of the head."""
+    norm_last_layer: bool = True
+    """Prototypes have unit length, so that scores are cosines."""
+    teacher_temperature: tuple[float, float] = (0.05, 0.05)
+    """Sharpening of the targets."""
+    teacher_temperature_epochs: int = Field(0, ge=0)
+    """Epochs between the two."""
+    freeze_last_layer_epochs: int = Field(0, ge=0)
+    """Epochs in which the prototypes do not move."""
+    export: Literal["teacher", "student"] = "student"
+    """Which network is saved and evaluated."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LocaOptions:
+        if not (self.position_weight or self.cluster_weight):
+            raise ValueError("position_weight and cluster_weight are both 0, so there is no loss; raise one of them")
+        return self
+
+
+class LocaStudent(nn.Module):
+    """What the student trains and the teacher averages: backbone, prototypes, and what locates a query."""
+
+    def __init__(self, backbone: Backbone, head: DinoHead, locate: Locator | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.locate = locate
+
+
+class Locator(nn.Module):
+    """Block g and classifier W: query patches read the visible reference and say where they lie in it.
+
+    Args: width, heads of the backbone; num_places, classes; box: predict (cx, cy, w, h) of the query instead.
+    """
+
+    def __init__(self, width: int, heads: int, num_places: int, *, box: bool) -> None:
+        super().__init__()
+        self.block = QueryBlock(width, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        hidden = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()] if box else []
+        self.predict = nn.Sequential(*hidden, nn.Linear(width, 4 if box else num_places))
+        self.box = box
+
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """[N, Q, D] and [N, M, D] -> logits [N, Q, places], or boxes [N, 4]."""
+        read = self.norm(self.block(tokens, visible))
+        out: Tensor = self.predict(read.mean(dim=1)).sigmoid() if self.box else self.predict(read)
+        return out
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of one size, queries first.
+
+    Attributes:
+        tokens: [V * B, Q, D] of the student.
+        cls: [V * B, D] class tokens, None where nobody asks for them.
+        index: [V * B, Q] reference patch of each; valid: [V * B, Q], whether there is one.
+        central: place of the central patch among the Q.
+        box: [V * B, 4] in fractions of the reference; has_box: [V * B].
+    """
+
+    tokens: Tensor
+    cls: Tensor | None
+    index: Tensor
+    valid: Tensor
+    central: int
+    box: Tensor
+    has_box: Tensor
+
+
+class Loca(Method):
+    """Query patches predict which reference patch shows the same, and in which cluster the teacher puts that one.
+
+    The reference is the first large view, the first query the second one with some of its patches, the others the small ones.
+    Deviations: the teacher runs in evaluation mode; brightness is multiplied, as everywhere here; gradients are clipped per
+    tensor; sums over valid patches run over all processes. A backbone's class token stays in its sequence. Targets are
+    balanced, and predictions averaged, over the images that are computed at a time (without `engine.micro-batch-size` a
+    process's batch). The single-view variant is not offered yet.
+    """
+
+    Config = LocaOptions
+    upkeep: Distillation
+    COMPARES_IMAGES: ClassVar[bool] = True
+    NEEDS: ClassVar[Mapping[str, object]] = {
+        "views.global_scale": (0.32, 1.0),
+        "views.local_scale": (0.05, 0.32),
+        "views.num_local": 9,
+        "views.flip_first": False,
+    }
+    PAPER: ClassVar[Mapping[str, object]] = {
+        "optim.lr_per_256": 2.5e-4,
+        "optim.warmup_epochs": 15.0,
+        "optim.final_lr": 1e-5,
+        "optim.weight_decay": 0.1,
+        "optim.clip_norm": 1.0,
+    }
+
+    def __init__(self, config: LocaOptions, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        if config.cluster_level == "image_cls" and not backbone.has_class_token:
+            raise RequestError(
+                "--loca.cluster-level image_cls needs a class token, and this backbone has none; use image_gap or patch"
+            )
+        self.side = config.reference_grid or int(backbone.vit.patch_embed.grid_size[0])
+        locate = None
+        if config.position_weight:
+            is_box = config.position_target == "box"
+            locate = Locator(backbone.width, backbone.num_heads, self.side**2, box=is_box)
+            if not self._num_visible:
+                locate.block.stop_reading()
+        head = new_head(config, backbone.width)
+        if not config.cluster_weight:
+            head.requires_grad_(False)
+        self.student = LocaStudent(backbone, head, locate)
+        self.teacher = EmaTeacher(self.student)
+        self.upkeep = Distillation(config, self.student, self.teacher)
+
+    @classmethod
+    def fitted(cls, config: Options, grid: tuple[int, int]) -> Options:
+        """Count the reference's patches where nobody did."""
+        assert isinstance(config, LocaOptions)
+        return config if config.reference_grid else config.model_copy(update={"reference_grid": grid[0]})
+
+    def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """Return L_pos + L_clu + L_me (eqs. 1 and 2)."""
+        config = self.config
+        reference = batch.global_views.pixels[0]
+        grid = self._grid(reference)
+        if grid != (self.side, self.side):
+            raise RequestError(
+                f"the reference view has {grid[0]} x {grid[1]} patches and the classifier {self.side} x {self.side} places; "
+                f"set --loca.reference-grid {grid[0]}, or leave it out"
+            )
+        visible_index = self._draw(
+            progress, len(batch), grid, self._num_visible, config.mask_shape, "visible reference"
+        )
+        target, visible = self._reference(reference, visible_index.to(reference.device))
+        queries = self._queries(batch, progress)
+        terms: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        matched = torch.cat([q.valid.flatten() for q in queries]).float().mean()
+        stats = {"matched": matched}
+        if self.student.locate is not None:
+            terms["position"] = self._position(queries, visible, stats)
+            weights["position"] = config.position_weight
+        if target is not None:
+            terms["cluster"], terms["memax"] = self._cluster(queries, target, progress, stats)
+            weights |= {"cluster": config.cluster_weight, "memax": config.memax_weight}
+        return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, matched))
+
+    # Views
+
+    @property
+    def _num_visible(self) -> int:
+        """Patches of the reference that queries may read: 39 of 196 at a ratio of 0.8, as in the code."""
+        return int((1 - self.config.mask_ratio) * self.side**2 + 1e-9)
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
+        patch = self.student.backbone.patch_size
+        return pixels.shape[-2] // patch, pixels.shape[-1] // patch
+
+    def _draw(
+        self, progress: Progress, rows: int, grid: tuple[int, int], count: int, shape: VisibleShape, purpose: str
+    ) -> Tensor:
+        return draw_kept(progress, rows, grid, count, shape=shape, shared=self.config.shared_masks, purpose=purpose)
+
+    def _reference(self, pixels: Tensor, index: Tensor) -> tuple[Tokens | None, Tensor]:
+        """The teacher's tokens of the reference, and those of its patches that queries may read (late dropping).
+
+        Without clusters no target is wanted: the student encodes the visible patches alone, with gradient (early dropping).
+        """
+        backbone = self.student.backbone
+        if not self.config.cluster_weight:
+            return None, backbone.visible_tokens(pixels, index)[:, backbone.num_prefix :]
+        with torch.no_grad():
+            target: Tokens = self.teacher.network.backbone(pixels)
+        patches = target.patches.flatten(1, 2)
+        return target, patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
+
+    def _queries(self, batch: ViewBatch, progress: Progress) -> list[Queries]:
+        """The large query with the patches it keeps, then the small ones."""
+        backbone, positions = self.student.backbone, self.config.cluster_weight > 0
+        large = batch.global_views.pixels[1]
+        grid = self._grid(large)
+        count = max(1, int(self.config.query_keep * grid[0] * grid[1]))
+        keep = self._draw(progress, len(batch), grid, count, "unstructured", "large query")
+        central = grid[0] // 2 * grid[1] + grid[1] // 2
+        if self.config.position_target == "central":  # it has to be among them
+            keep = _with_first(keep, central)
+        keep = keep.to(large.device)
+        tokens = backbone.visible_tokens(large, keep, positions=positions)
+        found = [
+            self._tracked(
+                tokens[:, backbone.num_prefix :],
+                tokens[:, 0],
+                batch,
+                batch.global_views.crops[1:],
+                grid,
+                large,
+                keep,
+                0,
+            )
+        ]
+        if batch.local_views is not None:
+            pixels = batch.local_views.pixels.flatten(0, 1)
+            small: Tokens = backbone(pixels, positions=positions)
+            side = self._grid(pixels)
+            middle = side[0] // 2 * side[1] + side[1] // 2
+            cls = small.cls if small.cls is not None else small.patches.flatten(1, 2)[:, 0]
+            crops = batch.local_views.crops
+            found.append(self._tracked(small.patches.flatten(1, 2), cls, batch, crops, side, pixels, None, middle))
+        return found
+
+    def _tracked(
+        self,
+        tokens: Tensor,
+        cls: Tensor,
+        batch: ViewBatch,
+        crops: Crops,
+        grid: tuple[int, int],
+        pixels: Tensor,
+        keep: Tensor | None,
+        central: int,
+    ) -> Queries:
+        """Put beside the tokens of queries where they lie in the reference of their image."""
+        num = crops.top.shape[0]
+        reference = batch.global_views.crops[:1]
+        reference = Crops(*(getattr(reference, n).expand(num, -1).flatten() for n in Crops.__dataclass_fields__))
+        own = crops.flatten()
+        found = track_patches(
+            reference,
+            own,
+            reference_grid=(self.side, self.side),
+            query_size_px=int(pixels.shape[-1]),
+            query_grid=grid,
+        )
+        index, valid = found.index.to(tokens.device), found.valid.to(tokens.device)
+        if keep is not None:
+            index, valid = index.gather(1, keep), valid.gather(1, keep)
+        box, has_box = (t.to(tokens.device) for t in relative_box(reference, own))
+        wants_cls = self.config.cluster_level == "image_cls"
+        return Queries(tokens, cls if wants_cls else None, index, valid, central, box, has_box)
+
+    # Terms
+
+    def _position(self, queries: list[Queries], visible: Tensor, stats: dict[str, Tensor]) -> Tensor:
+        """Eq. 1: each query patch that the reference holds is classified by its place there."""
+        assert self.student.locate is not None
+        losses, hits, counts = [], [], []
+        for query in queries:
+            memory = visible.repeat(len(query.tokens) // len(visible), 1, 1)
+            found = self.student.locate(query.tokens, memory).float()
+            if self.config.position_target == "box":
+                losses.append((_box_error(found, query.box) * query.has_box).sum())
+                counts.append(query.has_box.sum())
+                continue
+            index, valid = query.index, query.valid
+            if self.config.position_target == "central":
+                at = slice(query.central, query.central + 1)
+                found, index, valid = found[:, at], index[:, at], valid[:, at]
+            losses.append(F.cross_entropy(found[valid], index[valid], reduction="sum"))
+            hits.append((found[valid].argmax(dim=-1) == index[valid]).sum())
+            counts.append(valid.sum())
+        total = torch.stack(counts).sum()
+        if hits:
+            stats["position_accuracy"] = torch.stack(hits).sum() / total.clamp_min(1)
+        return torch.stack(losses).sum() / share_of_all(total)
+
+    def _cluster(
+        self, queries: list[Queries], target: Tokens, progress: Progress, stats: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Eq. 2 and the mean-entropy maximisation."""
+        images, level = target.patches.shape[0], self.config.cluster_level
+        wanted = self._targets(self._level(target.patches.flatten(1, 2), target.cls), progress)
+        log_p, row, valid = [], [], []
+        for query in queries:
+            rows = self._level(query.tokens, query.cls)
+            log_p.append(F.log_softmax(self.student.head(rows).float() / self.config.student_temperature, dim=-1))
+            image = torch.arange(len(query.tokens), device=rows.device) % images
+            if level == "patch":
+                row.append((image[:, None] * self.side**2 + query.index).flatten())
+                valid.append(query.valid.flatten())
+            else:
+                row.append(image)
+                valid.append(torch.ones_like(image, dtype=torch.bool))
+        scores, at, counts = torch.cat(log_p), torch.cat(row), torch.cat(valid)
+        entropy = -(wanted[at[counts]] * scores[counts]).sum() / share_of_all(counts.sum())
+        mean = all_sum_with_gradient(scores.exp().sum(dim=0)) / (len(scores) * world_size())
+        with torch.no_grad():
+            stats["prediction_entropy"] = -torch.special.xlogy(mean, mean).sum()
+            stats["target_confidence"] = wanted.amax(dim=-1).mean()
+            stats["used_prototypes"] = (
+                (torch.bincount(scores.argmax(dim=-1), minlength=scores.shape[1]) > 0).sum().float()
+            )
+            stats["entropy_patch"] = -torch.special.xlogy(wanted, wanted).sum(dim=-1).mean()
+        return entropy, volume(mean) - math.log(len(mean))
+
+    def _level(self, patches: Tensor, cls: Tensor | None) -> Tensor:
+        """Rows that are clustered: patches [N * Q, D], class tokens or means [N, D]."""
+        if self.config.cluster_level == "patch":
+            return patches.flatten(0, 1)
+        if self.config.cluster_level == "image_gap":
+            return patches.mean(dim=1)
+        assert cls is not None
+        return cls
+
+    @torch.no_grad()
+    def _targets(self, rows: Tensor, progress: Progress) -> Tensor:
+        """The teacher's assignments of the reference's rows, sharpened and balanced over all of them, float32."""
+        sharp: Tensor = (self.teacher.network.head(rows).float() / self.upkeep.temperature(progress)).log_softmax(
+            dim=-1
+        )
+        if not self.config.sinkhorn:
+            return sharp.exp()
+        balanced: Tensor = sinkhorn(sharp, temperature=1.0, iterations=self.config.sinkhorn_iterations)
+        return balanced
+
+
+def _with_first(keep: Tensor, patch: int) -> Tensor:
+    """Kept patches [N, L] with `patch` in the first place; it takes the place of the last one where it was not among them."""
+    leaves = keep == patch
+    leaves[~leaves.any(dim=1), -1] = True
+    return torch.cat([torch.full((len(keep), 1), patch), keep[~leaves].view(len(keep), -1)], dim=1)
+
+
+def _box_error(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """5 * l1 + 2 * (1 - GIoU) of each box (DETR's weights). Args: (cx, cy, w, h) predicted; (y, x, h, w) wanted, [N, 4]."""
+    y, x, h, w = wanted.unbind(dim=1)
+    centred = torch.stack([x + w / 2, y + h / 2, w, h], dim=1)
+    corners = [torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], dim=1) for b in (predicted, centred)]
+    overlap: Tensor = generalized_box_iou_loss(corners[0], corners[1], reduction="none")
+    return 5 * (predicted - centred).abs().sum(dim=1) + 2 * overlap
