@@ -112,10 +112,10 @@ def test_invisible_reference_patches_do_not_matter_and_visible_ones_do() -> None
     keep = draw_kept(START, 1, (4, 4), 6, shape="structured", purpose="p")[0]
     plain = locate(tokens, reference[:, keep])
     hidden = reference.clone()
-    hidden[:, [i for i in range(16) if i not in keep.tolist()]] += 1
+    hidden[:, [i for i in range(16) if i not in keep.tolist()]] += torch.randn(32)
     assert torch.equal(locate(tokens, hidden[:, keep]), plain)
     seen = reference.clone()
-    seen[:, keep[2]] += 1
+    seen[:, keep[2]] += torch.randn(32)
     assert not torch.allclose(locate(tokens, seen[:, keep]), plain)
     alone = locate(tokens, reference[:, :0])  # eta = 1: nothing to read
     torch.testing.assert_close(alone, locate(tokens, torch.randn(1, 0, 32)))
@@ -167,6 +167,22 @@ def test_without_positions_a_shuffled_query_has_shuffled_tokens() -> None:
         )
 
 
+@torch.no_grad()
+def test_in_a_single_view_the_context_does_not_know_the_other_patches_and_nobody_knows_places() -> None:
+    method, batch = tiny_loca("all", cluster_weight=0.0, position_mode="single").eval(), tiny_batch(2)
+    pixels = batch.global_views.pixels[0]
+    keep = draw_kept(START, 2, (4, 4), 8, shape="structured", purpose="visible reference")
+    unread = torch.ones(2, 16, dtype=torch.bool).scatter_(1, keep, False).view(2, 4, 4)
+    plain = method.student.backbone(pixels, positions=False, unread=unread).patches.flatten(1, 2)
+    noise = torch.randn_like(pixels) * unread[:, None].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    other = method.student.backbone(pixels + noise, positions=False, unread=unread).patches.flatten(1, 2)
+    assert torch.equal(other[~unread.flatten(1)], plain[~unread.flatten(1)])
+    assert not torch.allclose(other[unread.flatten(1)], plain[unread.flatten(1)])
+    assert method.student.locate is not None
+    expected = F.cross_entropy(method.student.locate(plain, plain[:, :0]).flatten(0, 1), torch.arange(16).repeat(2))
+    torch.testing.assert_close(method(batch, START).total, expected)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -181,6 +197,7 @@ def test_without_positions_a_shuffled_query_has_shuffled_tokens() -> None:
         {"position_weight": 0.0},
         {"cluster_weight": 0.0},
         {"cluster_weight": 0.0, "mask_ratio": 0.9},
+        {"cluster_weight": 0.0, "position_mode": "single"},
     ],
     ids=str,
 )
@@ -196,7 +213,9 @@ def test_every_variant_trains_all_its_parameters(options: dict[str, Any]) -> Non
         losses.append(float(found.total.detach()))
     untouched = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert not untouched
-    if method.student.locate is not None:  # with nothing to read, what reads is frozen
+    if (
+        method.student.locate is not None and method.student.locate.block is not None
+    ):  # with nothing to read, what reads is frozen
         assert method.student.locate.block.query.weight.requires_grad == (options.get("mask_ratio") != 1.0)
     assert losses[-1] < losses[0]
 
@@ -244,6 +263,8 @@ def test_the_central_patch_is_kept_once_and_first() -> None:
 def test_wrong_requests_are_named() -> None:
     with pytest.raises(ValidationError, match="so there is no loss"):
         LocaOptions(position_weight=0, cluster_weight=0)
+    with pytest.raises(ValidationError, match="set cluster_weight = 0 and position_target = all"):
+        LocaOptions(position_mode="single")
     with pytest.raises(RequestError, match="image_cls needs a class token"):
         tiny_loca(arch=f"{ARCH},class_token=false", cluster_level="image_cls")
     with pytest.raises(

@@ -293,3 +293,17 @@ def test_an_added_register_trains_and_the_rest_keeps_its_weights(name: str) -> N
     assert "vit.reg_token" in attachment.trained and "vit.cls_token" in attachment.frozen
     with pytest.raises(RequestError, match=r"--network\.add-register: .* has 2 register"):
         create_backbone(TINY + ",registers=2", options, init="random")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.values(), ids=ARCHITECTURES)
+@pytest.mark.parametrize("plain", [False, True])
+def test_tokens_that_read_only_the_readable_ones_equal_those_encoded_without_the_others(name: str, plain: bool) -> None:
+    backbone = build(name)
+    if plain:
+        backbone.attend_plainly()
+    pixels, keep = images(4 * backbone.patch_size), torch.tensor([[0, 3, 5, 10], [2, 7, 8, 15]])
+    unread = torch.ones(2, 16, dtype=torch.bool).scatter_(1, keep, False)
+    full = backbone(pixels, unread=unread.view(2, 4, 4)).sequence
+    first = backbone.num_prefix
+    expected = torch.cat([full[:, :first], full[:, first:][torch.arange(2)[:, None], keep]], dim=1)
+    torch.testing.assert_close(backbone.visible_tokens(pixels, keep), expected, atol=1e-4, rtol=1e-4)

@@ -43,13 +43,18 @@ class ReplacingBlock(ComposedBlock):
         """Parameters with which the plain block gives the same output, by their names in the block."""
 
     def forward(
-        self, x: Tensor, rope: Tensor | None = None, rows: int | None = None, paths: Paths | None = None
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        rows: int | None = None,
+        paths: Paths | None = None,
+        unread: Tensor | None = None,
     ) -> Tensor:
         """Return the tokens after the block; arguments as in `run_block`."""
         if not self.enabled:
-            return run_block(self.block, x, rope, rows, paths)
+            return run_block(self.block, x, rope, rows, paths, unread)
         with self._replaced():
-            return run_block(self.block, x, rope, rows, paths)
+            return run_block(self.block, x, rope, rows, paths, unread)
 
     def first_row_attention(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Return the first token's attention with the replaced weights, [N, heads, T]."""

@@ -116,17 +116,22 @@ class AdaptedBlock(ComposedBlock):
                 )
 
     def forward(
-        self, x: Tensor, rope: Tensor | None = None, rows: int | None = None, paths: Paths | None = None
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        rows: int | None = None,
+        paths: Paths | None = None,
+        unread: Tensor | None = None,
     ) -> Tensor:
         """Return the tokens after the block; arguments as in `run_block`."""
         if not self.enabled:
-            return run_block(self.block, x, rope, rows, paths)
+            return run_block(self.block, x, rope, rows, paths, unread)
         adapter: UniAdapter = self.adapter
         if self.position == "after_block":
-            y = run_block(self.block, x, rope, rows, paths)
+            y = run_block(self.block, x, rope, rows, paths, unread)
             return adapter(y, onto=y)  # type: ignore[no-any-return]
         kept, (attention_path, mlp_path) = x if rows is None else x[:, :rows], paths or (None, None)
-        attended = attention_output(self.block, x, rope, rows)
+        attended = attention_output(self.block, x, rope, rows, unread)
         if self.position == "attn_branch":
             attended = adapter(attended, onto=attended)
         y = add_branch(kept, attended, attention_path)

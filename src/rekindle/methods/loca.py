@@ -44,6 +44,9 @@ class LocaOptions(DistillationOptions):
     """Weight of the mean-entropy maximisation."""
     reference_grid: int | None = Field(None, ge=1)
     """Patches per side of the reference view, which are the classes of L_pos; None: as the views have them."""
+    position_mode: Literal["query_reference", "single"] = "query_reference"
+    """Queries are located in a reference, or every patch of one view in that view, without position embedding, where all patches
+    read only the visible ones (Zhai et al., arXiv:2207.07611); needs cluster_weight 0."""
     position_target: Literal["all", "central", "box"] = "all"
     """What is located: every patch of a query, its central patch, or its box (l1 and generalised IoU, as UP-DETR)."""
     mask_ratio: float = Field(0.8, ge=0, le=1)
@@ -77,6 +80,11 @@ class LocaOptions(DistillationOptions):
     def _consistent(self) -> LocaOptions:
         if not (self.position_weight or self.cluster_weight):
             raise ValueError("position_weight and cluster_weight are both 0, so there is no loss; raise one of them")
+        if self.position_mode == "single" and (self.cluster_weight or self.position_target != "all"):
+            raise ValueError(
+                "position_mode = single locates all patches of a view in itself, without clusters; set cluster_weight = 0 and "
+                "position_target = all"
+            )
         return self
 
 
@@ -93,20 +101,26 @@ class LocaStudent(nn.Module):
 class Locator(nn.Module):
     """Block g and classifier W: query patches read the visible reference and say where they lie in it.
 
-    Args: width, heads of the backbone; num_places, classes; box: predict (cx, cy, w, h) of the query instead.
+    Args: width, heads of the backbone (None for no block: tokens are classified as they are); num_places, classes; box: predict
+    (cx, cy, w, h) of the query instead.
     """
 
-    def __init__(self, width: int, heads: int, num_places: int, *, box: bool) -> None:
+    def __init__(self, width: int, heads: int | None, num_places: int, *, box: bool) -> None:
         super().__init__()
-        self.block = QueryBlock(width, heads)
+        self.block = None if heads is None else QueryBlock(width, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         hidden = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()] if box else []
         self.predict = nn.Sequential(*hidden, nn.Linear(width, 4 if box else num_places))
         self.box = box
 
+    def stop_reading(self) -> None:
+        """Freeze what reads the reference, for one of which nothing is visible."""
+        assert self.block is not None
+        self.block.stop_reading()
+
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """[N, Q, D] and [N, M, D] -> logits [N, Q, places], or boxes [N, 4]."""
-        read = self.norm(self.block(tokens, visible))
+        read = self.norm(tokens if self.block is None else self.block(tokens, visible))
         out: Tensor = self.predict(read.mean(dim=1)).sigmoid() if self.box else self.predict(read)
         return out
 
@@ -139,7 +153,7 @@ class Loca(Method):
     Deviations: the teacher runs in evaluation mode; brightness is multiplied, as everywhere here; gradients are clipped per
     tensor; sums over valid patches run over all processes. A backbone's class token stays in its sequence. Targets are
     balanced, and predictions averaged, over the images that are computed at a time (without `engine.micro-batch-size` a
-    process's batch). The single-view variant is not offered yet.
+    process's batch).
     """
 
     Config = LocaOptions
@@ -168,11 +182,15 @@ class Loca(Method):
             )
         self.side = config.reference_grid or int(backbone.vit.patch_embed.grid_size[0])
         locate = None
-        if config.position_weight:
+        if config.position_weight and config.position_mode == "single":
+            locate = Locator(backbone.width, None, self.side**2, box=False)
+            if backbone.vit.pos_embed is not None:  # nobody sees it
+                backbone.vit.pos_embed.requires_grad_(False)
+        elif config.position_weight:
             is_box = config.position_target == "box"
             locate = Locator(backbone.width, backbone.num_heads, self.side**2, box=is_box)
             if not self._num_visible:
-                locate.block.stop_reading()
+                locate.stop_reading()
         head = new_head(config, backbone.width)
         if not config.cluster_weight:
             head.requires_grad_(False)
@@ -199,6 +217,8 @@ class Loca(Method):
         visible_index = self._draw(
             progress, len(batch), grid, self._num_visible, config.mask_shape, "visible reference"
         )
+        if config.position_mode == "single":
+            return self._single(reference, visible_index.to(reference.device), progress)
         target, visible = self._reference(reference, visible_index.to(reference.device))
         queries = self._queries(batch, progress)
         terms: dict[str, Tensor] = {}
@@ -212,6 +232,20 @@ class Loca(Method):
             terms["cluster"], terms["memax"] = self._cluster(queries, target, progress, stats)
             weights |= {"cluster": config.cluster_weight, "memax": config.memax_weight}
         return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, matched))
+
+    def _single(self, pixels: Tensor, index: Tensor, progress: Progress) -> LossBreakdown:
+        """Every patch of a view is classified by its own place; keys and values are the visible patches alone."""
+        assert self.student.locate is not None
+        unread = torch.ones(len(pixels), self.side**2, dtype=torch.bool, device=pixels.device).scatter_(1, index, False)
+        tokens: Tokens = self.student.backbone(pixels, positions=False, unread=unread.view(-1, self.side, self.side))
+        patches = tokens.patches.flatten(1, 2)
+        logits = self.student.locate(patches, patches[:, :0]).float().flatten(0, 1)
+        wanted = torch.arange(self.side**2, device=pixels.device).repeat(len(pixels))
+        loss = F.cross_entropy(logits, wanted)
+        stats = {"position_accuracy": (logits.argmax(dim=-1) == wanted).float().mean()}
+        return LossBreakdown.weigh(
+            {"position": loss}, {"position": self.config.position_weight}, stats | self.upkeep.stats(progress, {}, loss)
+        )
 
     # Views
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
@@ -133,6 +134,7 @@ class Backbone(nn.Module):
         cls_attention: bool = False,
         norm: bool = True,
         positions: bool = True,
+        unread: Bool[Tensor, "N gh gw"] | None = None,
     ) -> Tokens:
         """Return the tokens after the last block, normally after the final norm.
 
@@ -145,6 +147,7 @@ class Backbone(nn.Module):
                 gradient.
             norm: False leaves the final norm out (UDI's patch branch has its own).
             positions: False hides from the network where its patches lie (LOCA's queries without clusters).
+            unread: True for patches that no token may read in any block; they read the others themselves.
 
         Raises:
             ValueError: for a size that the patch does not divide, for a mask without a token, and for
@@ -156,13 +159,14 @@ class Backbone(nn.Module):
         x, ropes, grid = self._embed(pixels, patch_mask, mask_token, positions=positions)
         *early, last = self.vit.blocks
         paths = self._draw_paths(x)
+        hidden = None if unread is None else F.pad(unread.flatten(1), (self.num_prefix, 0), value=False)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self._run(block, x, rope, paths=path)
+            x = self._run(block, x, rope, paths=path, unread=hidden)
         attention = None
         if cls_attention:
             attention = first_row_attention(last, x, ropes[-1])[:, :, self.num_prefix :]
             attention = attention.reshape(*attention.shape[:2], *grid)
-        return self._tokens(self._run(last, x, ropes[-1], paths=paths[-1]), grid, attention, norm=norm)
+        return self._tokens(self._run(last, x, ropes[-1], paths=paths[-1], unread=hidden), grid, attention, norm=norm)
 
     def class_token(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
         """Return what `forward(pixels).class_token` is, without the last block's work on the patches.
@@ -296,13 +300,19 @@ class Backbone(nn.Module):
         return draw_paths(torch.tensor(keep, device=x.device, dtype=x.dtype), len(x))
 
     def _run(
-        self, block: Any, x: Tensor, rope: Tensor | None, rows: int | None = None, paths: Paths | None = None
+        self,
+        block: Any,
+        x: Tensor,
+        rope: Tensor | None,
+        rows: int | None = None,
+        paths: Paths | None = None,
+        unread: Tensor | None = None,
     ) -> Tensor:
         if self.recompute_blocks and torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
-            return recompute_block(block, x, rope, rows, paths)
+            return recompute_block(block, x, rope, rows, paths, unread)
         if self.compiled is not None:
-            return self.compiled[block](x, rope, rows, paths)
-        return run_block(block, x, rope, rows, paths)
+            return self.compiled[block](x, rope, rows, paths, unread)
+        return run_block(block, x, rope, rows, paths, unread)
 
     def _block_index(self, index: int) -> int:
         if not -self.depth <= index < self.depth:

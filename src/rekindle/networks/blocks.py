@@ -38,7 +38,12 @@ class ComposedBlock(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, rope: Tensor | None = None, rows: int | None = None, paths: Paths | None = None
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        rows: int | None = None,
+        paths: Paths | None = None,
+        unread: Tensor | None = None,
     ) -> Tensor:
         """Return the tokens after the block: arguments as in `run_block`."""
 
@@ -68,6 +73,7 @@ def run_block(
     rope: Tensor | None = None,
     rows: int | None = None,
     paths: Paths | None = None,
+    unread: Tensor | None = None,
 ) -> Tensor:
     """Return the tokens after `block`, plain or composed.
 
@@ -77,14 +83,15 @@ def run_block(
             the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most
             of it.
         paths: stochastic depth, see `draw_paths`; None keeps every branch, whatever the mode.
+        unread: [N, T], True for tokens whose keys and values nobody reads; they still read the others. Not with `rows`.
 
     """
     if isinstance(block, ComposedBlock):
-        out: Tensor = block(x, rope, rows, paths)
+        out: Tensor = block(x, rope, rows, paths, unread)
         return out
     check_block(block)
     kept, (attention_path, mlp_path) = x if rows is None else x[:, :rows], paths or (None, None)
-    y = add_branch(kept, attention_output(block, x, rope, rows), attention_path)
+    y = add_branch(kept, attention_output(block, x, rope, rows, unread), attention_path)
     return add_branch(y, mlp_output(block, y), mlp_path)
 
 
@@ -126,6 +133,7 @@ def recompute_block(
     rope: Tensor | None = None,
     rows: int | None = None,
     paths: Paths | None = None,
+    unread: Tensor | None = None,
 ) -> Tensor:
     """What `run_block` returns, keeping the block's input alone: its activations are computed again on the way back.
 
@@ -135,7 +143,7 @@ def recompute_block(
     names, tensors = zip(*runner.named_parameters(), strict=True)
 
     def run(x: Tensor, *tensors: Tensor) -> Tensor:
-        out: Tensor = functional_call(runner, dict(zip(names, tensors, strict=True)), (x, rope, rows, paths))
+        out: Tensor = functional_call(runner, dict(zip(names, tensors, strict=True)), (x, rope, rows, paths, unread))
         return out
 
     out: Tensor = checkpoint(run, x, *tensors, use_reentrant=False)
@@ -149,18 +157,29 @@ class _Runner(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor, rope: Tensor | None, rows: int | None, paths: Paths | None) -> Tensor:
-        return run_block(self.block, x, rope, rows, paths)
+    def forward(
+        self, x: Tensor, rope: Tensor | None, rows: int | None, paths: Paths | None, unread: Tensor | None
+    ) -> Tensor:
+        return run_block(self.block, x, rope, rows, paths, unread)
 
 
-def attention_output(block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None) -> Tensor:
+def attention_output(
+    block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None, unread: Tensor | None = None
+) -> Tensor:
     """Return LayerScale(Attention(norm1(x))): the attention branch before stochastic depth, of all or the first `rows`."""
-    y = block.norm1(x)
+    y, mask = block.norm1(x), None
+    if unread is not None:
+        if rows is not None:
+            raise ValueError("tokens that nobody reads are not supported where only the first rows are computed")
+        mask = torch.zeros_like(unread, dtype=y.dtype).masked_fill_(unread, torch.finfo(y.dtype).min)[:, None, None]
     if isinstance(block, EvaBlock):
-        out: Tensor = block.attn(y, rope=rope) if rows is None else _attend_first(block.attn, y, rope, rows)
+        attended = (
+            block.attn(y, rope=rope, attn_mask=mask) if rows is None else _attend_first(block.attn, y, rope, rows)
+        )
+        out: Tensor = attended
         return out if block.gamma_1 is None else block.gamma_1 * out
     check_block(block)
-    out = block.ls1(block.attn(y) if rows is None else _attend_first(block.attn, y, rope, rows))
+    out = block.ls1(block.attn(y, attn_mask=mask) if rows is None else _attend_first(block.attn, y, rope, rows))
     return out
 
 
