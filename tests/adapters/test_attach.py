@@ -14,6 +14,7 @@ from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.uniadapter import AdaptedBlock, Position, UniAdapter
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.blocks import BlockPass
 from rekindle.networks.checkpoints import write_checkpoint
 from rekindle.networks.create import create_backbone
 from rekindle.networks.options import NetworkOptions
@@ -205,6 +206,6 @@ def test_drop_path_runs_around_adapted_branches() -> None:
         block = AdaptedBlock.wrap(backbone.vit.blocks[1], 32, options(position)).train()
         assert block.block.drop_path1.drop_prob == pytest.approx(0.9)
         paths = torch.where(torch.arange(64) % 2 == 0, 0.0, 10.0)[:, None, None]
-        found = block(x, paths=(paths, paths))  # the adapter itself still adds nothing
+        found = block(x, BlockPass(paths=(paths, paths)))  # the adapter itself still adds nothing
         assert torch.equal(found[::2], x[::2]), position
         assert not bool((found[1::2] == x[1::2]).flatten(1).all(1).any()), position

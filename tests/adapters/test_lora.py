@@ -15,6 +15,7 @@ from rekindle.adapters.attach import adapter_parameters, adapters_enabled, attac
 from rekindle.adapters.lora import LoraBlock, LowRank
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
+from rekindle.networks.blocks import BlockPass
 from tests.adapters.networks import GATED, PLAIN, ROTARY, ROTARY_GATED, adapted, build, images
 
 ALL = ("qkv", "proj", "fc1", "fc2")
@@ -93,7 +94,7 @@ def test_three_maps_in_place_of_one_get_one_update_each(attn_type: str) -> None:
         nn.init.normal_(parameter, std=0.2)
     changed = wrapped(x)
     assert not torch.allclose(changed, plain, atol=1e-3)
-    torch.testing.assert_close(wrapped(x, rows=1), changed[:, :1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(wrapped(x, BlockPass(rows=1)), changed[:, :1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(wrapped.fold()(x), changed, atol=1e-5, rtol=1e-4)
 
 

@@ -132,7 +132,7 @@ def test_recomputed_blocks_give_the_same_gradients(kind: str, name: str) -> None
 
 _TRACE = """
 import sys, torch
-from rekindle.networks.blocks import run_block
+from rekindle.networks.blocks import BlockPass, run_block
 from tests.adapters.networks import adapted
 
 for kind in sys.argv[1:]:
@@ -140,7 +140,7 @@ for kind in sys.argv[1:]:
     block, x = adapted(kind).vit.blocks[0], torch.randn(2, 17, 32)
     traced = torch.compile(run_block, backend="aot_eager", fullgraph=True)
     for rows in (None, 1, None):
-        torch.testing.assert_close(traced(block, x, None, rows), run_block(block, x, None, rows))
+        torch.testing.assert_close(traced(block, x, BlockPass(rows=rows)), run_block(block, x, BlockPass(rows=rows)))
         with torch.no_grad():
             for parameter in block.adapter.parameters():
                 parameter += 0.1

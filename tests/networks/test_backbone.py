@@ -11,7 +11,7 @@ from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone, BackboneIdentity
-from rekindle.networks.blocks import draw_paths, run_block
+from rekindle.networks.blocks import BlockPass, draw_paths, run_block
 from rekindle.networks.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 
@@ -186,7 +186,7 @@ def test_branches_put_together_are_timms_block_bit_for_bit(name: str) -> None:
     x, ropes, _ = backbone._embed(images(4 * backbone.patch_size))
     block, rope = backbone.vit.blocks[0], ropes[0]
     expected = block(x) if rope is None else block(x, rope=rope)
-    assert torch.equal(run_block(block, x, rope), expected)
+    assert torch.equal(run_block(block, x, BlockPass(rope)), expected)
 
 
 def test_unknown_block_type_is_named() -> None:
@@ -228,7 +228,7 @@ def test_stochastic_depth_drops_whole_branches_of_images_and_scales_what_it_keep
     block = build().vit.blocks[0]
     x = torch.randn(2, 17, 32)
     paths = torch.tensor([0.0, 2.0])[:, None, None], torch.tensor([0.0, 0.0])[:, None, None]
-    found = run_block(block, x, paths=paths)
+    found = run_block(block, x, BlockPass(paths=paths))
     assert torch.equal(found[0], x[0])
     torch.testing.assert_close(found[1], x[1] + 2 * block.attn(block.norm1(x))[1])
 

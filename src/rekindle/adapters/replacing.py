@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError
-from rekindle.networks.blocks import ComposedBlock, Paths, TimmBlock, first_row_attention, run_block
+from rekindle.networks.blocks import PLAIN, BlockPass, ComposedBlock, TimmBlock, first_row_attention, run_block
 
 Replacement = Tensor | Callable[[Tensor], Tensor]
 _ONE_AT_A_TIME = threading.RLock()
@@ -42,19 +42,12 @@ class ReplacingBlock(ComposedBlock):
     def merged(self) -> dict[str, Tensor]:
         """Parameters with which the plain block gives the same output, by their names in the block."""
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        rows: int | None = None,
-        paths: Paths | None = None,
-        unread: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
         """Return the tokens after the block; arguments as in `run_block`."""
         if not self.enabled:
-            return run_block(self.block, x, rope, rows, paths, unread)
+            return run_block(self.block, x, how)
         with self._replaced():
-            return run_block(self.block, x, rope, rows, paths, unread)
+            return run_block(self.block, x, how)
 
     def first_row_attention(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Return the first token's attention with the replaced weights, [N, heads, T]."""

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
-from rekindle.networks.blocks import ComposedBlock, Paths, add_branch, attention_output, mlp_output, run_block
+from rekindle.networks.blocks import (
+    PLAIN,
+    BlockPass,
+    ComposedBlock,
+    add_branch,
+    attention_output,
+    mlp_output,
+    run_block,
+)
 
 Position = Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"]
 
@@ -115,23 +123,16 @@ class AdaptedBlock(ComposedBlock):
                     f"(adapter.{name} = {value}), or start from the base they stand on"
                 )
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        rows: int | None = None,
-        paths: Paths | None = None,
-        unread: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
         """Return the tokens after the block; arguments as in `run_block`."""
         if not self.enabled:
-            return run_block(self.block, x, rope, rows, paths, unread)
+            return run_block(self.block, x, how)
         adapter: UniAdapter = self.adapter
         if self.position == "after_block":
-            y = run_block(self.block, x, rope, rows, paths, unread)
+            y = run_block(self.block, x, how)
             return adapter(y, onto=y)  # type: ignore[no-any-return]
-        kept, (attention_path, mlp_path) = x if rows is None else x[:, :rows], paths or (None, None)
-        attended = attention_output(self.block, x, rope, rows, unread)
+        kept, (attention_path, mlp_path) = x if how.rows is None else x[:, : how.rows], how.paths or (None, None)
+        attended = attention_output(self.block, x, how)
         if self.position == "attn_branch":
             attended = adapter(attended, onto=attended)
         y = add_branch(kept, attended, attention_path)

@@ -23,7 +23,7 @@ from rekindle.exporting.parity import check_parity, native_size
 from rekindle.exporting.plain import Obstacle, folded
 from rekindle.exporting.source import Exported, Source
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.blocks import run_block
+from rekindle.networks.blocks import BlockPass, run_block
 from rekindle.networks.position import DINO_OFFSET, PositionMode
 from rekindle.networks.tokens import Tokens
 
@@ -140,7 +140,7 @@ class _Traceable(nn.Module):
         if backbone.is_rotary:
             ropes = [rotary_table(vit.rope, (gh, gw))] * backbone.depth
         for block, rope in zip(vit.blocks, ropes, strict=True):
-            x = run_block(block, x, rope)
+            x = run_block(block, x, BlockPass(rope))
         sequence = vit.norm(x)
         patches = sequence[:, backbone.num_prefix :]
         if backbone.patch_norm is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import (
+    BlockPass,
     Paths,
     check_block,
     draw_paths,
@@ -161,12 +162,14 @@ class Backbone(nn.Module):
         paths = self._draw_paths(x)
         hidden = None if unread is None else F.pad(unread.flatten(1), (self.num_prefix, 0), value=False)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self._run(block, x, rope, paths=path, unread=hidden)
+            x = self._run(block, x, BlockPass(rope, paths=path, unread=hidden))
         attention = None
         if cls_attention:
             attention = first_row_attention(last, x, ropes[-1])[:, :, self.num_prefix :]
             attention = attention.reshape(*attention.shape[:2], *grid)
-        return self._tokens(self._run(last, x, ropes[-1], paths=paths[-1], unread=hidden), grid, attention, norm=norm)
+        return self._tokens(
+            self._run(last, x, BlockPass(ropes[-1], paths=paths[-1], unread=hidden)), grid, attention, norm=norm
+        )
 
     def class_token(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
         """Return what `forward(pixels).class_token` is, without the last block's work on the patches.
@@ -195,7 +198,7 @@ class Backbone(nn.Module):
         x = torch.cat([prefix, patches.gather(1, keep[..., None].expand(-1, -1, self.width))], dim=1)
         ropes = [None if rope is None else _rows_of(rope, keep) for rope in ropes]
         for block, rope, path in zip(self.vit.blocks, ropes, self._draw_paths(x), strict=True):
-            x = self._run(block, x, rope, paths=path)
+            x = self._run(block, x, BlockPass(rope, paths=path))
         encoded: Tensor = self.vit.norm(x)
         return encoded
 
@@ -205,8 +208,8 @@ class Backbone(nn.Module):
         *early, last = self.vit.blocks
         paths = self._draw_paths(x)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self._run(block, x, rope, paths=path)
-        tokens: Tensor = self.vit.norm(self._run(last, x, ropes[-1], rows=rows, paths=paths[-1]))
+            x = self._run(block, x, BlockPass(rope, paths=path))
+        tokens: Tensor = self.vit.norm(self._run(last, x, BlockPass(ropes[-1], rows, paths[-1])))
         return tokens
 
     def intermediate(
@@ -224,7 +227,7 @@ class Backbone(nn.Module):
         for i, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
             if i > max(indices, default=-1):
                 break
-            x = run_block(block, x, rope)
+            x = run_block(block, x, BlockPass(rope))
             if i in indices:
                 kept[i] = self._tokens(x, grid, None, norm=norm)
         return [kept[i] for i in indices]
@@ -233,7 +236,7 @@ class Backbone(nn.Module):
         """Return what timm's method of this name does: all tokens after the final norm, patches last."""
         x, ropes, _ = self._embed(pixels)
         for block, rope in zip(self.vit.blocks, ropes, strict=True):
-            x = run_block(block, x, rope)
+            x = run_block(block, x, BlockPass(rope))
         features: Tensor = self.vit.norm(x)
         return features
 
@@ -270,7 +273,7 @@ class Backbone(nn.Module):
         for i, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
             if stop_early and i > wanted[-1]:
                 break
-            x = run_block(block, x, rope)
+            x = run_block(block, x, BlockPass(rope))
             if i in wanted:
                 outputs.append(self.vit.norm(x) if norm else x)
         patches = [y[:, self.num_prefix :] for y in outputs]
@@ -299,20 +302,12 @@ class Backbone(nn.Module):
             return [None] * self.depth
         return draw_paths(torch.tensor(keep, device=x.device, dtype=x.dtype), len(x))
 
-    def _run(
-        self,
-        block: Any,
-        x: Tensor,
-        rope: Tensor | None,
-        rows: int | None = None,
-        paths: Paths | None = None,
-        unread: Tensor | None = None,
-    ) -> Tensor:
+    def _run(self, block: Any, x: Tensor, how: BlockPass) -> Tensor:
         if self.recompute_blocks and torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
-            return recompute_block(block, x, rope, rows, paths, unread)
+            return recompute_block(block, x, how)
         if self.compiled is not None:
-            return self.compiled[block](x, rope, rows, paths, unread)
-        return run_block(block, x, rope, rows, paths, unread)
+            return self.compiled[block](x, how)
+        return run_block(block, x, how)
 
     def _block_index(self, index: int) -> int:
         if not -self.depth <= index < self.depth:

@@ -8,6 +8,7 @@ branches equals the block bit for bit. Stochastic depth alone is ours, drawn for
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,29 @@ Paths = tuple[Tensor, Tensor]
 """Factors [N, 1, 1] of a block's attention branch and of its MLP branch."""
 
 
+@dataclass(frozen=True)
+class BlockPass:
+    """How a block is run.
+
+    Attributes:
+        rope: the rotary table, if there is one.
+        rows: return only the first tokens of each image (prefix tokens); the others are still read, so that the result is
+            the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most
+            of it.
+        paths: stochastic depth, see `draw_paths`; None keeps every branch, whatever the mode.
+        unread: [N, T], True for tokens whose keys and values nobody reads; they still read the others. Not with `rows`.
+
+    """
+
+    rope: Tensor | None = None
+    rows: int | None = None
+    paths: Paths | None = None
+    unread: Tensor | None = None
+
+
+PLAIN = BlockPass()
+
+
 class ComposedBlock(nn.Module, ABC):
     """A block around a timm block: what `Backbone` runs in place of the plain one."""
 
@@ -37,14 +61,7 @@ class ComposedBlock(nn.Module, ABC):
     """False runs the plain block."""
 
     @abstractmethod
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        rows: int | None = None,
-        paths: Paths | None = None,
-        unread: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
         """Return the tokens after the block: arguments as in `run_block`."""
 
     def first_row_attention(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
@@ -67,31 +84,14 @@ def plain_block(block: TimmBlock) -> TimmBlock:
     return block.block if isinstance(block, ComposedBlock) else block
 
 
-def run_block(
-    block: TimmBlock,
-    x: Tensor,
-    rope: Tensor | None = None,
-    rows: int | None = None,
-    paths: Paths | None = None,
-    unread: Tensor | None = None,
-) -> Tensor:
-    """Return the tokens after `block`, plain or composed.
-
-    Args:
-        rope: the rotary table, if there is one.
-        rows: return only the first tokens of each image (prefix tokens); the others are still read, so that the result is
-            the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most
-            of it.
-        paths: stochastic depth, see `draw_paths`; None keeps every branch, whatever the mode.
-        unread: [N, T], True for tokens whose keys and values nobody reads; they still read the others. Not with `rows`.
-
-    """
+def run_block(block: TimmBlock, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
+    """Return the tokens [N, T, D] after `block`, plain or composed."""
     if isinstance(block, ComposedBlock):
-        out: Tensor = block(x, rope, rows, paths, unread)
+        out: Tensor = block(x, how)
         return out
     check_block(block)
-    kept, (attention_path, mlp_path) = x if rows is None else x[:, :rows], paths or (None, None)
-    y = add_branch(kept, attention_output(block, x, rope, rows, unread), attention_path)
+    kept, (attention_path, mlp_path) = x if how.rows is None else x[:, : how.rows], how.paths or (None, None)
+    y = add_branch(kept, attention_output(block, x, how), attention_path)
     return add_branch(y, mlp_output(block, y), mlp_path)
 
 
@@ -127,14 +127,7 @@ class _AddScaled(torch.autograd.Function):
         return gradient, gradient * path, None
 
 
-def recompute_block(
-    block: TimmBlock,
-    x: Tensor,
-    rope: Tensor | None = None,
-    rows: int | None = None,
-    paths: Paths | None = None,
-    unread: Tensor | None = None,
-) -> Tensor:
+def recompute_block(block: TimmBlock, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
     """What `run_block` returns, keeping the block's input alone: its activations are computed again on the way back.
 
     They are computed with the weights in force now, also if these are bfloat16 copies that are gone by then.
@@ -143,7 +136,7 @@ def recompute_block(
     names, tensors = zip(*runner.named_parameters(), strict=True)
 
     def run(x: Tensor, *tensors: Tensor) -> Tensor:
-        out: Tensor = functional_call(runner, dict(zip(names, tensors, strict=True)), (x, rope, rows, paths, unread))
+        out: Tensor = functional_call(runner, dict(zip(names, tensors, strict=True)), (x, how))
         return out
 
     out: Tensor = checkpoint(run, x, *tensors, use_reentrant=False)
@@ -157,29 +150,29 @@ class _Runner(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(
-        self, x: Tensor, rope: Tensor | None, rows: int | None, paths: Paths | None, unread: Tensor | None
-    ) -> Tensor:
-        return run_block(self.block, x, rope, rows, paths, unread)
+    def forward(self, x: Tensor, how: BlockPass) -> Tensor:
+        return run_block(self.block, x, how)
 
 
-def attention_output(
-    block: TimmBlock, x: Tensor, rope: Tensor | None = None, rows: int | None = None, unread: Tensor | None = None
-) -> Tensor:
-    """Return LayerScale(Attention(norm1(x))): the attention branch before stochastic depth, of all or the first `rows`."""
+def attention_output(block: TimmBlock, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
+    """Return LayerScale(Attention(norm1(x))): the attention branch before stochastic depth, of all or the first rows."""
     y, mask = block.norm1(x), None
-    if unread is not None:
-        if rows is not None:
+    if how.unread is not None:
+        if how.rows is not None:
             raise ValueError("tokens that nobody reads are not supported where only the first rows are computed")
-        mask = torch.zeros_like(unread, dtype=y.dtype).masked_fill_(unread, torch.finfo(y.dtype).min)[:, None, None]
+        hidden = torch.zeros_like(how.unread, dtype=y.dtype).masked_fill_(how.unread, torch.finfo(y.dtype).min)
+        mask = hidden[:, None, None]
+    attended: Tensor
+    if how.rows is not None:
+        attended = _attend_first(block.attn, y, how.rope, how.rows)
+    elif isinstance(block, EvaBlock):
+        attended = block.attn(y, rope=how.rope, attn_mask=mask)
+    else:
+        attended = block.attn(y, attn_mask=mask)
     if isinstance(block, EvaBlock):
-        attended = (
-            block.attn(y, rope=rope, attn_mask=mask) if rows is None else _attend_first(block.attn, y, rope, rows)
-        )
-        out: Tensor = attended
-        return out if block.gamma_1 is None else block.gamma_1 * out
+        return attended if block.gamma_1 is None else block.gamma_1 * attended
     check_block(block)
-    out = block.ls1(block.attn(y, attn_mask=mask) if rows is None else _attend_first(block.attn, y, rope, rows))
+    out: Tensor = block.ls1(attended)
     return out
 
 
