@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
@@ -148,7 +149,7 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
     merged: dict[str, Any] = {}
     sources: dict[str, Source] = {name: "default" for name in leaves(model().model_dump())}
     for source, layer in layers:
-        _merge(merged, layer)
+        overlay(merged, layer)
         sources.update({name: source for name in leaves(layer) if name in sources})
     where = file_name if file else "options"
     options = checked(model, merged, where)
@@ -233,9 +234,10 @@ def nested(flat: Mapping[str, object]) -> dict[str, Any]:
     return tree
 
 
-def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+def overlay(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Lay one tree of options over another, in place; nothing of `layer` is shared afterwards."""
     for key, value in layer.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+            overlay(into[key], value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+            into[key] = copy.deepcopy(value)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rekindle.config import PretrainOptions, Resolved, checked, nested
+from rekindle.config import PretrainOptions, Resolved, checked, nested, overlay
 from rekindle.core.options import Options
 
 TEACHER_MEMORY = 0.01
@@ -112,7 +112,7 @@ def with_recipe(resolved: Resolved, num_images: int) -> Resolved:
     if not free:
         return resolved
     tree = options.model_dump()
-    _merge(tree, nested({name: choice.value for name, choice in free.items()}))
+    overlay(tree, nested({name: choice.value for name, choice in free.items()}))
     filled = checked(type(options), tree, "recipe")
     sources = resolved.sources | {name: "base" if name in inherited else "recipe" for name in free}
     return replace(resolved, options=filled, sources=sources, reasons={n: c.why for n, c in free.items()})
@@ -141,11 +141,3 @@ def _adapters_of(options: PretrainOptions) -> dict[str, Choice]:
     why = f"as the adapters of {options.backbone}, which are trained on"
     known: type[Options] = type(options.adapter)
     return {f"adapter.{name}": Choice(value, why) for name, value in stored.items() if name in known.model_fields}
-
-
-def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, Mapping):
-            _merge(into[key], value)
-        else:
-            into[key] = value

@@ -56,9 +56,9 @@ def test_the_loss_is_the_mean_over_pairs_that_share_a_region_written_as_loops() 
     views += [(v, batch.local_views, i) for i, v in enumerate(batch.local_views.pixels)]
     losses = []
     for s, (pixels, group, number) in enumerate(views):
-        own = method.student.backbone(pixels).patches
+        own = method.student(pixels).patches
         for t in range(2):
-            given = method.teacher.network.backbone(batch.global_views.pixels[t]).patches
+            given = method.teacher.network(batch.global_views.pixels[t]).patches
             for image in range(3):
                 if s == t:
                     continue

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from rekindle.config import PretrainOptions, Resolved, leaves, read_run_file, resolve
+from rekindle.config import PretrainOptions, Resolved, leaves, overlay, read_run_file, resolve
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.options import Options
 from rekindle.data.images import find_images
@@ -173,15 +172,6 @@ def refuse_other_options(cell: Cell) -> None:
                 f"{folder.path} {done} with {name} = {before.get(name)!r}, and the grid now says {now.get(name)!r}; put "
                 "it back, remove that folder to train anew, or give the grid another out"
             )
-
-
-def overlay(into: Tree, layer: Mapping[str, Any]) -> None:
-    """Lay one tree over another, in place."""
-    for name, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(into.get(name), dict):
-            overlay(into[name], value)
-        else:
-            into[name] = copy.deepcopy(value)
 
 
 def _comparable(options: PretrainOptions) -> dict[str, Any]:

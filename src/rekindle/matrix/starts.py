@@ -9,9 +9,9 @@ from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.assemble import build_method, check_request, check_views
 from rekindle.assess import build_protocol, load_model
 from rekindle.assess_options import CompareOptions, protocol_options
-from rekindle.config import PretrainOptions
+from rekindle.config import PretrainOptions, overlay
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.matrix.cells import Cell, overlay, placed
+from rekindle.matrix.cells import Cell, placed
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.matrix.measure import Bench
 from rekindle.networks.backbone import Backbone

@@ -110,7 +110,7 @@ class Flsl(Method):
             with torch.no_grad():
                 there = soft_read(query, memory.repeat(count, 1, 1), temperature=config.cluster_temperature)  # z^+_i
                 found.append(there.flatten(0, 1).to(z.dtype))
-        log_p = self._log_probs(torch.cat(means), self.student)
+        log_p = self._log_probs(torch.cat(means))
         targets = self._targets(torch.cat(found), progress)
         assigned = all_sum_with_gradient(log_p.exp().sum(dim=0)) / (len(log_p) * world_size())  # mean assignment
         terms = {
@@ -137,9 +137,9 @@ class Flsl(Method):
         )
         return z.gather(1, index.flatten(0, 1).to(z.device)[..., None].expand(-1, -1, z.shape[-1]))
 
-    def _log_probs(self, means: Tensor, student: StudentWithHead) -> Tensor:
+    def _log_probs(self, means: Tensor) -> Tensor:
         """Return log softmax(g(z^_i) / tau_s), in float32."""
-        return F.log_softmax(student.head(means).float() / self.config.student_temperature, dim=-1)
+        return F.log_softmax(self.student.head(means).float() / self.config.student_temperature, dim=-1)
 
     @torch.no_grad()
     def _targets(self, found: Tensor, progress: Progress) -> Tensor:

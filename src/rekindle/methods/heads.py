@@ -78,11 +78,10 @@ class HeadPair:
         """What trains in the student's head, as `gradient_in_advance` wants it."""
         return [*self._student.mlp.parameters(), self._prototypes]
 
-    def targets(self, tokens: Tensor, centre: Centre | None, used: Tensor | None = None) -> TargetRows:
+    def targets(self, tokens: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
         """Centred and sharpened targets of the teacher's tokens [T, D], of all or of the `used` rows (indices).
 
         The centre takes note of every row, used or not: its mean comes from the mean of the rows, for logits are linear.
-        Without a centre targets are sharpened alone.
         """
         return self.targets_of(self.project(tokens), centre, used)
 
@@ -92,15 +91,14 @@ class HeadPair:
         return self._teacher.project(tokens)
 
     @torch.no_grad()
-    def targets_of(self, rows: Tensor, centre: Centre | None, used: Tensor | None = None) -> TargetRows:
+    def targets_of(self, rows: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
         """What `targets` gives, from rows that `project` returned or mixtures of them."""
         prototypes = self._teacher_prototypes
-        if centre is not None:
-            centre.observe_rows(rows, prototypes)
+        centre.observe_rows(rows, prototypes)
         return TargetRows.centred(
             rows if used is None else rows[used],
             prototypes.to(rows.dtype),
-            prototypes.new_zeros(len(prototypes)) if centre is None else centre.value,
+            centre.value,
             temperature=self._teacher_temperature,
         )
 

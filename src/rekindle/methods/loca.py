@@ -131,7 +131,7 @@ class Queries:
 
     Attributes:
         tokens: [V * B, Q, D] of the student.
-        cls: [V * B, D] class tokens, None where nobody asks for them.
+        cls: [V * B, D] class tokens, None for a backbone without.
         index: [V * B, Q] reference patch of each; valid: [V * B, Q], whether there is one.
         central: place of the central patch among the Q.
         box: [V * B, 4] in fractions of the reference; has_box: [V * B].
@@ -291,7 +291,7 @@ class Loca(Method):
         found = [
             self._tracked(
                 tokens[:, backbone.num_prefix :],
-                tokens[:, 0],
+                tokens[:, 0] if backbone.has_class_token else None,
                 batch,
                 batch.global_views.crops[1:],
                 grid,
@@ -305,15 +305,16 @@ class Loca(Method):
             small: Tokens = backbone(pixels, positions=positions)
             side = self._grid(pixels)
             middle = side[0] // 2 * side[1] + side[1] // 2
-            cls = small.cls if small.cls is not None else small.patches.flatten(1, 2)[:, 0]
             crops = batch.local_views.crops
-            found.append(self._tracked(small.patches.flatten(1, 2), cls, batch, crops, side, pixels, None, middle))
+            found.append(
+                self._tracked(small.patches.flatten(1, 2), small.cls, batch, crops, side, pixels, None, middle)
+            )
         return found
 
     def _tracked(
         self,
         tokens: Tensor,
-        cls: Tensor,
+        cls: Tensor | None,
         batch: ViewBatch,
         crops: Crops,
         grid: tuple[int, int],
@@ -337,8 +338,7 @@ class Loca(Method):
         if keep is not None:
             index, valid = index.gather(1, keep), valid.gather(1, keep)
         box, has_box = (t.to(tokens.device) for t in relative_box(reference, own))
-        wants_cls = self.config.cluster_level == "image_cls"
-        return Queries(tokens, cls if wants_cls else None, index, valid, central, box, has_box)
+        return Queries(tokens, cls, index, valid, central, box, has_box)
 
     # Terms
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
@@ -37,14 +37,6 @@ class PakaOptions(Options):
     """Which network is saved and evaluated."""
 
 
-class PakaStudent(nn.Module):
-    """The backbone alone: the method has no head."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-
 class Paka(Method):
     """The similarities among the student's tokens of a region agree with those among the teacher's of the same region.
 
@@ -59,14 +51,14 @@ class Paka(Method):
     def __init__(self, config: PakaOptions, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
-        self.student = PakaStudent(backbone)
+        self.student = backbone  # no head
         self.teacher = EmaTeacher(self.student)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """1 - CKA, mean over the pairs of a student view and a teacher view that share a region."""
         large = batch.global_views.pixels.flatten(0, 1)
         with torch.no_grad():
-            target: Tokens = self.teacher.network.backbone(large)
+            target: Tokens = self.teacher.network(large)
         losses, shares = zip(*self._pairs(batch, target), strict=True)
         loss, usable = torch.cat(losses), torch.cat(shares)
         alignment = (loss * usable).sum() / share_of_all(usable.sum())
@@ -80,7 +72,7 @@ class Paka(Method):
         groups = [batch.global_views] + ([] if batch.local_views is None else [batch.local_views])
         teacher_crops = batch.global_views.crops
         for group, views in enumerate(groups):
-            tokens: Tokens = self.student.backbone(views.pixels.flatten(0, 1))
+            tokens: Tokens = self.student(views.pixels.flatten(0, 1))
             for place in range(2):  # the teacher's view
                 rows = slice(place * images, (place + 1) * images)
                 for number in range(len(views.pixels)):
@@ -104,7 +96,7 @@ class Paka(Method):
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
-        return self.teacher.network.backbone if self.config.export == "teacher" else self.student.backbone
+        return self.teacher.network if self.config.export == "teacher" else self.student
 
 
 def grid_points(region: Float[Tensor, "N 4"], side: int) -> Float[Tensor, "N M 2"]:
