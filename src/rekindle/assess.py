@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,18 +32,19 @@ from rekindle.config import import_named
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
+from rekindle.data import KINDS
 from rekindle.data.images import UnreadableImage, find_images
-from rekindle.data.segmentation import SegmentationFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.protocol import SegmentationOutcome, SegmentationProtocol
+from rekindle.evaluation.protocol import Outcome, Protocol, Split
 from rekindle.evaluation.result import EvalResult, write_json, write_result
+from rekindle.evaluation.scores import AnyScore
 from rekindle.networks.backbone import Backbone
 
-AnyProtocol = SegmentationProtocol[Any]
+AnyProtocol = Protocol[Any, Any]
 
 
 class Row(Options):
@@ -51,6 +54,8 @@ class Row(Options):
     """Name of the protocol."""
     metric: str
     """What is compared."""
+    score: AnyScore
+    """How it follows from single items, and which direction is good."""
     model: str
     """The model's name."""
     verdict: Verdict
@@ -134,13 +139,13 @@ def run_evaluate(
     """Do what `rekindle evaluate` does: check, measure, write the result file."""
     watcher = watcher or LoggingWatcher()
     _require("evaluate", MODEL=options.model, data=options.data)
-    train, test = checked_data(options.data, options.train_split, options.split)
+    data = LabelledData(options.data, options.train_split, options.split, [options.protocol])
     model = load_model(options.model, options, watcher, backbone)
-    group = protocol_options(options, options.protocol)
-    protocol = build_protocol(options.protocol, group, model, train, test, watcher)
+    protocol = build_protocol(options.protocol, options, model, data, watcher)
     protocol.check()
     protocol.prepare()
-    return measure_seed(protocol, options.protocol, model, options, seed=options.seed, path=result_path(options))[0]
+    measurement = Measurement(options.protocol, protocol, model, data, options)
+    return measurement.of_seed(options.seed, result_path(options))[0]
 
 
 def result_path(options: EvaluateOptions) -> Path:
@@ -156,35 +161,39 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
     """Do what `rekindle compare` does: check, measure every model with the same seeds, compare, write."""
     watcher = watcher or LoggingWatcher()
     _require("compare", BASE=options.base, MODEL=options.models, data=options.data, protocol=options.protocol)
-    train, test = checked_data(options.data, options.train_split, options.split)
+    data = LabelledData(options.data, options.train_split, options.split, options.protocol)
     models = [load_model(name, options, watcher) for name in (options.base, *options.models)]
-    plan = [
-        (name, [build_protocol(name, protocol_options(options, name), m, train, test, watcher) for m in models])
-        for name in options.protocol
-    ]
-    for _, protocols in plan:  # every request is checked before the first feature
-        for protocol in protocols:
-            protocol.check()
-    out, clock = comparison_folder(options), _Clock(len(plan) * len(models) * options.seeds, watcher)
-    rows: list[Row] = []
+    for name in options.protocol:  # every request is checked before the first feature
+        for model in models:
+            build_protocol(name, options, model, data, watcher).check()
+    out, clock = comparison_folder(options), _Clock(len(options.protocol) * len(models) * options.seeds, watcher)
+    sides: dict[str, list[list[Outcome]]] = {name: [] for name in options.protocol}
     results: list[EvalResult] = []
-    for name, protocols in plan:
-        sides: list[list[SegmentationOutcome]] = []
-        for number, (model, protocol) in enumerate(zip(models, protocols, strict=True)):
+    for number, model in enumerate(models):
+        for name in options.protocol:
             watcher.message(f"{name}: features of {model.name}")
+            protocol = build_protocol(name, options, model, data, watcher)
             protocol.prepare()
+            measurement = Measurement(name, protocol, model, data, options)
             outcomes = []
             for seed in range(options.seeds):
                 path = out / f"{name}-{number}-{_slug(model.name)}-s{seed}.json"
-                result, outcome = measure_seed(protocol, name, model, options, seed=seed, path=path)
+                result, outcome = measurement.of_seed(seed, path)
                 outcomes.append(outcome)
                 results.append(result)
-                clock.tick(f"{name}: {model.name}, seed {seed}: mIoU {100 * outcome.metrics['mIoU']:.2f} %")
-            sides.append(outcomes)
-        protocols.clear()  # lets the cached features go
-        for model, side in zip(models[1:], sides[1:], strict=True):
-            verdict = _verdict(sides[0], side, options)
-            rows.append(Row(protocol=name, metric="mIoU", model=model.name, verdict=verdict))
+                clock.tick(f"{name}: {model.name}, seed {seed}: {outcome.shown}")
+            sides[name].append(outcomes)
+    rows = [
+        Row(
+            protocol=name,
+            metric=base[0].score.name,
+            score=base[0].score,
+            model=model.name,
+            verdict=_verdict(base, side, options),
+        )
+        for name, (base, *others) in sides.items()
+        for model, side in zip(models[1:], others, strict=True)
+    ]
     comparison = Comparison(
         base=options.base,
         data=options.data,
@@ -279,12 +288,52 @@ def _require(command: str, **values: object) -> None:
             raise RequestError(f"{shown} is missing; `rekindle {command} --help` says what it may be")
 
 
-def checked_data(root: str, train: str, test: str) -> tuple[SegmentationFolder, SegmentationFolder]:
-    """Return the two splits of labelled data. Raises RequestError that lists what is wrong with them."""
-    folders = SegmentationFolder(root, train), SegmentationFolder(root, test)
-    for folder in folders:
-        folder.check()
-    return folders
+class LabelledData:
+    """Labelled data under the protocols that will read it: each kind is opened and checked once.
+
+    Args:
+        root: the data.
+        train: split to learn from or to remember.
+        test: split that the metrics are of.
+        protocols: names; their classes say what kind of data they read.
+
+    Raises: RequestError that lists what is wrong with the files.
+    """
+
+    def __init__(self, root: str, train: str, test: str, protocols: Sequence[str]) -> None:
+        self._kind_of: dict[str, str] = {}
+        self._test: dict[str, Split] = {}
+        self._train: dict[str, Split] = {}
+        self._learns: set[str] = set()
+        for name in protocols:
+            protocol = import_named(PROTOCOLS, "protocol", name)
+            kind = self._kind_of[name] = protocol.DATA
+            reader = import_named(KINDS, "kind of data", kind)
+            if kind not in self._test:
+                self._test[kind] = reader(root, test)
+                self._test[kind].check()
+            if protocol.USES_TRAIN:
+                self._learns.add(name)
+                if kind not in self._train:
+                    self._train[kind] = reader(root, train)
+                    self._train[kind].check()
+
+    def test(self, protocol: str) -> Split:
+        """Return the split that the metrics of a protocol are of."""
+        return self._test[self._kind_of[protocol]]
+
+    def train(self, protocol: str) -> Split | None:
+        """Return what a protocol learns from; None if it does not learn."""
+        return self._train[self._kind_of[protocol]] if protocol in self._learns else None
+
+    def fingerprint(self, protocol: str, config: Mapping[str, Any]) -> str:
+        """Identify what is measured: numbers of one fingerprint may be compared.
+
+        It covers the protocol, its options and the names of the items of both splits; neither model nor seed.
+        """
+        train = self.train(protocol)
+        told = [protocol, config, self.test(protocol).items, None if train is None else train.items]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_model(name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None) -> LoadedModel:
@@ -303,50 +352,61 @@ def _device(name: str) -> torch.device:
 
 
 def build_protocol(
-    name: str,
-    group: Options,
-    model: LoadedModel,
-    train: SegmentationFolder,
-    test: SegmentationFolder,
-    watcher: Watcher,
+    name: str, options: EvaluateOptions | CompareOptions, model: LoadedModel, data: LabelledData, watcher: Watcher
 ) -> AnyProtocol:
     """Return the protocol `name` for one model; its `check` and `prepare` are the caller's to call."""
     news: Callable[[str], None] = lambda text: watcher.message(f"{name}: {text}")  # noqa: E731
-    protocol: AnyProtocol = import_named(PROTOCOLS, "protocol", name)(group, model.extractor, train, test, news)
+    group = protocol_options(options, name)
+    kind = import_named(PROTOCOLS, "protocol", name)
+    protocol: AnyProtocol = kind(group, model.extractor, data.train(name), data.test(name), news)
     return protocol
 
 
-def measure_seed(
-    protocol: AnyProtocol,
-    name: str,
-    model: LoadedModel,
-    options: EvaluateOptions | CompareOptions,
-    *,
-    seed: int,
-    path: Path,
-) -> tuple[EvalResult, SegmentationOutcome]:
-    """Run a prepared protocol with one seed and write its result to `path`, the values of the images beside it."""
-    outcome = protocol.run(seed)
-    result = EvalResult(
-        protocol=name,
-        model=model.name,
-        model_hash=model.hash,
-        data=options.data,
-        split=options.split,
-        seed=seed,
-        config=result_config(options, name),
-        metrics=outcome.metrics,
-        per_item=None,
-        counts=outcome.counts,
-        software={
-            "rekindle": version("rekindle"),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "python": platform.python_version(),
-            "device": model.extractor.device.type,
-        },
-    )
-    return write_result(result, path, outcome.items, outcome.statistics), outcome
+@dataclass(frozen=True)
+class Measurement:
+    """A prepared protocol, and what a result file says besides its outcome.
+
+    Attributes:
+        name: of the protocol.
+        protocol: prepared.
+        model: what it measures.
+        data: what it reads.
+        options: the request.
+
+    """
+
+    name: str
+    protocol: AnyProtocol
+    model: LoadedModel
+    data: LabelledData
+    options: EvaluateOptions | CompareOptions
+
+    def of_seed(self, seed: int, path: Path) -> tuple[EvalResult, Outcome]:
+        """Run the protocol with one seed and write its result to `path`, the values of the items beside it."""
+        outcome = self.protocol.run(seed)
+        options, config = self.options, result_config(self.options, self.name)
+        result = EvalResult(
+            protocol=self.name,
+            model=self.model.name,
+            model_hash=self.model.hash,
+            data=options.data,
+            split=options.split,
+            seed=seed,
+            config=config,
+            fingerprint=self.data.fingerprint(self.name, config),
+            metrics=outcome.metrics,
+            score=outcome.score,
+            per_item=None,
+            counts=outcome.counts,
+            software={
+                "rekindle": version("rekindle"),
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+                "device": self.model.extractor.device.type,
+            },
+        )
+        return write_result(result, path, outcome.items, outcome.rows), outcome
 
 
 def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
@@ -355,13 +415,13 @@ def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> d
     return protocol_options(options, protocol).model_dump(mode="json") | setting
 
 
-def _verdict(base: list[SegmentationOutcome], model: list[SegmentationOutcome], options: CompareOptions) -> Verdict:
+def _verdict(base: list[Outcome], model: list[Outcome], options: CompareOptions) -> Verdict:
     if any(outcome.items != base[0].items for outcome in [*base, *model]):
-        raise RekindleError("the models were not evaluated on the same images; did the data change meanwhile?")
+        raise RekindleError("the models were not evaluated on the same items; did the data change meanwhile?")
     return paired_bootstrap(
-        np.stack([outcome.statistics for outcome in base]),
-        np.stack([outcome.statistics for outcome in model]),
-        class_names=base[0].class_names,
+        np.stack([outcome.rows for outcome in base]),
+        np.stack([outcome.rows for outcome in model]),
+        base[0].score,
         level=options.level,
         resamples=options.resamples,
     )

@@ -12,7 +12,7 @@ from pydantic import Field, create_model
 from rekindle.config import checked, import_named
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
-from rekindle.evaluation import OPTIONS, PROTOCOLS
+from rekindle.evaluation import OPTIONS
 from rekindle.networks.options import NetworkOptions
 
 Request = TypeVar("Request", bound=Options)
@@ -57,8 +57,8 @@ class CompareOptions(ModelOptions):
     """The model to compare with."""
     models: tyro.conf.Positional[tuple[str, ...]] = ()
     """One or more models."""
-    protocol: tuple[str, ...] = tuple(PROTOCOLS)
-    """Protocols, all by default; the options of each stand under its name, as --linear-seg.steps."""
+    protocol: tuple[str, ...] = ("linear-seg", "dense-retrieval")
+    """Protocols that read this data; the options of each stand under its name, as --linear-seg.steps."""
     data: str = ""
     """Folder with images/<split>, masks/<split> and classes.json."""
     split: str = "val"

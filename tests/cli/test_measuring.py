@@ -15,7 +15,8 @@ from rekindle.assess import compare, evaluate
 from rekindle.cli import main
 from rekindle.core.errors import RequestError
 from rekindle.evaluation.bootstrap import paired_bootstrap
-from rekindle.evaluation.result import read_result, read_statistics
+from rekindle.evaluation.result import read_result, read_rows
+from rekindle.evaluation.scores import MeanIou
 from rekindle.networks.catalogue import BACKBONES
 from tests.evaluation.toy import NAMES, TINY, save_tiny, stripes, write_data, write_item
 
@@ -48,9 +49,9 @@ def test_evaluate_writes_the_result_and_its_table(
     assert result.config["train_split"] == "train"
     assert 0 <= result.metrics["mIoU"] <= 1
     assert result.per_item is not None
-    items, statistics = read_statistics(out.parent / result.per_item)
+    items, rows = read_rows(out.parent / result.per_item, result)
     assert items == ["val0", "val1", "val2"]
-    assert statistics.shape == (3, 3, len(NAMES))
+    assert rows.shape == (3, 3 * len(NAMES))
 
 
 def test_evaluate_json_is_one_object_and_has_a_default_place(
@@ -91,7 +92,7 @@ def test_compare_exits_with_one_if_worse_was_asked_about(
 ) -> None:
     """The better side is made by hand: the verdict's arithmetic has tests of its own."""
     arranged = paired_bootstrap(
-        np.array([[[[9], [10], [10]]] * 4]), np.array([[[[1], [10], [10]]] * 4]), class_names=["a"]
+        np.array([[[9, 10, 10]] * 4]), np.array([[[1, 10, 10]] * 4]), MeanIou(class_names=["a"])
     )
     monkeypatch.setattr("rekindle.assess.paired_bootstrap", lambda *sides, **options: arranged)
     request = ["compare", str(model), str(model), "--protocol", "dense-retrieval", "--data", str(data)]

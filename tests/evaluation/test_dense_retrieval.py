@@ -18,7 +18,7 @@ from rekindle.evaluation.dense_retrieval import (
 )
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.options import DenseRetrievalOptions
-from rekindle.evaluation.protocol import SegmentationOutcome
+from rekindle.evaluation.protocol import Outcome
 from tests.evaluation.toy import ColourExtractor, stripes, tiny_backbone, write_data, write_item, write_noise
 
 PLAIN = DenseRetrievalOptions(size_px=48, augmentation_epochs=0, num_neighbours=3)
@@ -31,7 +31,7 @@ def protocol(
     return DenseRetrieval(config, extractor or ColourExtractor(), train, test)
 
 
-def outcome(root: Path, config: DenseRetrievalOptions = PLAIN, seed: int = 0) -> SegmentationOutcome:
+def outcome(root: Path, config: DenseRetrievalOptions = PLAIN, seed: int = 0) -> Outcome:
     made = protocol(root, config)
     made.check()
     made.prepare()
@@ -87,7 +87,7 @@ def test_class_features_on_stripes_reach_one(tmp_path: Path) -> None:
 def test_one_class_in_memory_gives_a_constant_prediction(tmp_path: Path) -> None:
     root = write_data(tmp_path, num_train=0)
     write_item(root, "train", "green", np.ones((16, 48), np.uint8))
-    predicted = outcome(root).statistics[:, 2]
+    predicted = outcome(root).rows[:, 6:9]
     assert predicted[:, 1].tolist() == [48 * 48] * 3
     assert predicted.sum() == 3 * 48 * 48
 
@@ -109,8 +109,8 @@ def test_memory_is_bounded_and_drawn_by_the_seed(tmp_path: Path) -> None:
     made.prepare()
     first = made.run(0)
     assert first.counts["memory_patches"] == 12
-    assert np.array_equal(made.run(0).statistics, first.statistics)
-    assert not np.array_equal(made.run(1).statistics, first.statistics)
+    assert np.array_equal(made.run(0).rows, first.rows)
+    assert not np.array_equal(made.run(1).rows, first.rows)
 
 
 def test_augmentation_crops_image_and_mask_alike() -> None:

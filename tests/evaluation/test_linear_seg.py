@@ -13,7 +13,7 @@ from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.linear_seg import LinearHead, LinearSeg, four_blocks, linear_rate
 from rekindle.evaluation.options import LinearSegOptions
-from rekindle.evaluation.protocol import SegmentationOutcome
+from rekindle.evaluation.protocol import Outcome
 from tests.evaluation.toy import ColourExtractor, stripes, tiny_backbone, write_data, write_item, write_noise
 
 QUICK = LinearSegOptions(size_px=16, steps=150, batch_size=2, lr=0.05, warmup_steps=5, loss_stride=1)
@@ -24,7 +24,7 @@ def protocol(root: Path, extractor: FeatureExtractor, config: LinearSegOptions =
     return LinearSeg(config, extractor, train, test)
 
 
-def outcome(root: Path, extractor: FeatureExtractor, config: LinearSegOptions = QUICK) -> SegmentationOutcome:
+def outcome(root: Path, extractor: FeatureExtractor, config: LinearSegOptions = QUICK) -> Outcome:
     made = protocol(root, extractor, config)
     made.check()
     made.prepare()
@@ -73,7 +73,7 @@ def test_images_of_several_sizes_and_ignored_pixels(tmp_path: Path) -> None:
     write_item(root, "train", "wide", mask)
     write_item(root, "val", "wide", mask)
     found = outcome(root, ColourExtractor(), QUICK.model_copy(update={"size_px": 32}))
-    assert found.statistics[-1, 1].sum() == 48 * 32
+    assert found.rows[-1, 3:6].sum() == 48 * 32
     assert found.metrics["mIoU"] > 0.9
 
 
@@ -83,10 +83,10 @@ def test_backbone_stays_as_it_is_and_a_seed_repeats(tmp_path: Path) -> None:
     made = protocol(write_noise(tmp_path), FeatureExtractor(backbone), QUICK.model_copy(update={"steps": 10}))
     made.prepare()
     torch.manual_seed(1)
-    first = made.run(0).statistics
+    first = made.run(0).rows
     torch.manual_seed(2)
-    assert np.array_equal(made.run(0).statistics, first)
-    assert not np.array_equal(made.run(1).statistics, first)
+    assert np.array_equal(made.run(0).rows, first)
+    assert not np.array_equal(made.run(1).rows, first)
     assert model_hash(backbone) == before
     assert all(p.grad is None for p in backbone.parameters())
 

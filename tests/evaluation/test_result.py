@@ -11,7 +11,8 @@ import pytest
 
 from rekindle.core.errors import RequestError
 from rekindle.evaluation import OPTIONS, PROTOCOLS, SUMMARIES
-from rekindle.evaluation.result import EvalResult, read_result, read_statistics, write_result
+from rekindle.evaluation.result import EvalResult, read_result, read_rows, write_result
+from rekindle.evaluation.scores import MeanIou, Means
 
 RESULT = EvalResult(
     protocol="linear-seg",
@@ -21,7 +22,9 @@ RESULT = EvalResult(
     split="val",
     seed=0,
     config={"steps": 3},
+    fingerprint="f",
     metrics={"mIoU": 0.5},
+    score=MeanIou(class_names=["a", "b", "c", "d"]),
     per_item=None,
     counts={"images": 2},
     software={"torch": "2"},
@@ -29,17 +32,17 @@ RESULT = EvalResult(
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    statistics = np.arange(2 * 3 * 4).reshape(2, 3, 4)
-    written = write_result(RESULT, tmp_path / "r.json", ["a", "deep/b"], statistics)
+    rows = np.arange(2 * 3 * 4).reshape(2, -1)
+    written = write_result(RESULT, tmp_path / "r.json", ["a", "deep/b"], rows)
     assert read_result(tmp_path / "r.json") == written
     assert written.per_item == "r.csv"
-    items, again = read_statistics(tmp_path / "r.csv")
+    items, again = read_rows(tmp_path / "r.csv", written)
     assert items == ["a", "deep/b"]
-    assert np.array_equal(again, statistics)
+    assert np.array_equal(again, rows)
     header = (tmp_path / "r.csv").read_text().splitlines()[0].split(",")
     assert header[:2] == ["item", "intersection_0"]
     assert header[-1] == "predicted_3"
-    keys = "protocol model model_hash data split seed config metrics per_item counts software"
+    keys = "protocol model model_hash data split seed config fingerprint metrics score per_item counts software"
     assert list(json.loads((tmp_path / "r.json").read_text())) == keys.split()
 
 
@@ -55,10 +58,22 @@ def test_other_files_are_refused(tmp_path: Path, content: str | None, message: s
         read_result(path)
 
 
-def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "r.csv").write_text("item,intersection_0,label_0,predicted_0\na,1,x,3\n")
+@pytest.mark.parametrize(
+    "text", ["item,intersection_0,label_0,predicted_0\na,1,2,3\n", "item,{columns}\na,1,x" + ",3" * 10 + "\n"]
+)
+def test_a_damaged_table_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.csv").write_text(text.format(columns=",".join(RESULT.score.columns)))
     with pytest.raises(RequestError, match="evaluate again"):
-        read_statistics(tmp_path / "r.csv")
+        read_rows(tmp_path / "r.csv", RESULT)
+
+
+def test_real_numbers_are_read_back_to_the_last_digit(tmp_path: Path) -> None:
+    score = Means(headline="accuracy", names=["accuracy", "MSE (log²)"])
+    rows = np.random.default_rng(0).standard_normal((5, 3))
+    written = write_result(RESULT.model_copy(update={"score": score}), tmp_path / "r.json", list("abcde"), rows)
+    read = read_result(tmp_path / "r.json")
+    assert read.score == score
+    assert np.array_equal(read_rows(tmp_path / "r.csv", written)[1], rows)
 
 
 def test_tables_name_the_same_protocols() -> None:

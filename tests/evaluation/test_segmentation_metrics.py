@@ -6,13 +6,12 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from rekindle.evaluation.pixel_counts import image_statistics, reduce_zero_label
 from rekindle.evaluation.segmentation_metrics import (
     class_iou,
-    image_statistics,
     mean_accuracy,
     mean_iou,
     pixel_accuracy,
-    reduce_zero_label,
     segmentation_metrics,
 )
 

@@ -17,12 +17,14 @@ from rekindle.assess import Comparison, Row
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.evaluation.bootstrap import Verdict
 from rekindle.evaluation.result import EvalResult
+from rekindle.evaluation.scores import MeanIou
 from rekindle.exporting.card import escape, hub_name
 from rekindle.exporting.parity import check_parity
 from rekindle.exporting.source import short_name
 from rekindle.networks.tokens import Tokens
 from tests.exporting.making import VIT, write_base, write_run
 
+IOU = MeanIou(class_names=["a"])
 WRITERS = {
     "timm": "timm_model.tensors_of",
     "hf": "hf_names.tensors_of",
@@ -188,11 +190,11 @@ def _comparison(content: str) -> Comparison:
             verdict="better", difference=0.05, low=0.01, high=0.09, level=0.95, base=base, model=base + 0.05,
             base_std=0.0, model_std=0.0, per_class={},
         )  # fmt: skip
-        return Row(protocol="knn", metric="mIoU", model=model, verdict=verdict)
+        return Row(protocol="knn", metric="mIoU", score=IOU, model=model, verdict=verdict)
 
     result = EvalResult(
-        protocol="knn", model="runs/mine", model_hash=content, data="d", split="val", seed=0, config={}, metrics={},
-        per_item=None, counts={}, software={},
+        protocol="knn", model="runs/mine", model_hash=content, data="d", split="val", seed=0, config={}, fingerprint="f",
+        metrics={}, score=IOU, per_item=None, counts={}, software={},
     )  # fmt: skip
     return Comparison(
         base="b",

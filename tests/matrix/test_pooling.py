@@ -9,23 +9,24 @@ import pytest
 from rekindle.core.errors import RekindleError
 from rekindle.core.rng import derived_seed
 from rekindle.evaluation.bootstrap import draw_counts, paired_bootstrap
-from rekindle.evaluation.result import Statistics
+from rekindle.evaluation.scores import MeanIou, Rows
 from rekindle.evaluation.segmentation_metrics import mean_iou
 from rekindle.matrix.pooling import pool
 
-NAMES = ["a", "b"]
+IOU = MeanIou(class_names=["a", "b"])
 
 
-def _side(seed: int, quality: int, num_seeds: int = 3) -> Statistics:
+def _side(seed: int, quality: int, num_seeds: int = 3) -> Rows:
     source = np.random.default_rng(seed)
     hit = source.integers(quality, quality + 30, (num_seeds, 12, 1, 2))
-    return np.concatenate([hit, np.full_like(hit, 100), np.full_like(hit, 90)], axis=2).astype(np.int64)
+    rows = np.concatenate([hit, np.full_like(hit, 100), np.full_like(hit, 90)], axis=2)
+    return rows.reshape(num_seeds, 12, -1)
 
 
 def test_one_training_seed_gives_the_verdict_of_compare() -> None:
     start, model = _side(0, 40), _side(1, 50)
-    pooled = pool(start, [model], resamples=300)
-    verdict = paired_bootstrap(start, model, class_names=NAMES, resamples=300)
+    pooled = pool(start, [model], IOU, resamples=300)
+    verdict = paired_bootstrap(start, model, IOU, resamples=300)
     assert (pooled.verdict, pooled.difference, pooled.mean) == (verdict.verdict, verdict.difference, verdict.model)
     assert (pooled.low, pooled.high) == pytest.approx((verdict.low, verdict.high), abs=1e-12)
     assert (pooled.training_std, pooled.evaluation_std) == (0.0, verdict.model_std)
@@ -33,7 +34,7 @@ def test_one_training_seed_gives_the_verdict_of_compare() -> None:
 
 def test_several_agree_with_loops_over_resamples_and_seeds() -> None:
     start, trained, resamples = _side(0, 40), [_side(1, 45), _side(2, 60)], 100
-    pooled = pool(start, trained, resamples=resamples)
+    pooled = pool(start, trained, IOU, resamples=resamples)
     source = np.random.default_rng(derived_seed(0, "bootstrap"))
     items, seeds, trainings = (draw_counts(n, resamples, source) for n in (12, 3, 2))
     draws = []
@@ -41,23 +42,23 @@ def test_several_agree_with_loops_over_resamples_and_seeds() -> None:
         value = 0.0
         for e in range(3):
             drawn = [np.repeat(side[e], items[r], axis=0).sum(axis=0) for side in (start, *trained)]
-            ours = sum(trainings[r, t] * mean_iou(drawn[1 + t]) for t in range(2)) / 2
-            value += seeds[r, e] / 3 * (ours - mean_iou(drawn[0]))
+            ours = sum(trainings[r, t] * mean_iou(drawn[1 + t].reshape(3, 2)) for t in range(2)) / 2
+            value += seeds[r, e] / 3 * (ours - mean_iou(drawn[0].reshape(3, 2)))
         draws.append(value)
     assert (pooled.low, pooled.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
-    each = [float(np.mean([mean_iou(side[e].sum(axis=0)) for e in range(3)])) for side in trained]
+    each = [float(np.mean([IOU.value(side[e]) for e in range(3)])) for side in trained]
     assert pooled.by_training_seed == pytest.approx(each)
     assert pooled.training_std == pytest.approx(np.std(each, ddof=1))
 
 
 def test_training_seeds_that_disagree_widen_the_interval() -> None:
     start = _side(0, 40)
-    alike = pool(start, [_side(1, 50), _side(1, 50)])
-    apart = pool(start, [_side(1, 35), _side(1, 65)])
+    alike = pool(start, [_side(1, 50), _side(1, 50)], IOU)
+    apart = pool(start, [_side(1, 35), _side(1, 65)], IOU)
     assert alike.verdict == "better"
     assert apart.high - apart.low > 2 * (alike.high - alike.low)
 
 
 def test_sides_of_other_images_are_refused() -> None:
-    with pytest.raises(RekindleError, match="not evaluated on the same images and seeds"):
-        pool(_side(0, 40), [_side(1, 40, num_seeds=2)])
+    with pytest.raises(RekindleError, match="not evaluated on the same items and seeds"):
+        pool(_side(0, 40), [_side(1, 40, num_seeds=2)], IOU)

@@ -16,7 +16,7 @@ import yaml
 
 from rekindle.adapters.saved import load_backbone, model_hash
 from rekindle.assemble import pretrain
-from rekindle.assess import measure_seed
+from rekindle.assess import Measurement
 from rekindle.cli import main
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import StepReport
@@ -86,14 +86,17 @@ def test_the_table_has_every_start_cell_and_kind(folder: Path, whole: Table) -> 
             assert pooled.low <= pooled.difference <= pooled.high
             assert row.metrics[protocol]["mIoU"] == pytest.approx(pooled.mean)
     assert Table.model_validate_json((out / "table.json").read_text()) == whole
-    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    every = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert {"mIoU", "mAcc", "aAcc", "IoU/red"} <= {row["metric"] for row in every}
+    rows = [row for row in every if row["metric"] == "mIoU"]
+    assert all(not row["verdict"] for row in every if row not in rows)
     names = [(r["start"], r["method"], r["protocol"]) for r in rows]
     kinds = [("tiny", method) for method in ("", "glare", "dino")]
     assert names == [(*kind, protocol) for kind in kinds for protocol in ("linear-seg", "dense-retrieval")]
     assert float(rows[3]["difference"]) == whole.rows[0].pooled["dense-retrieval"].difference
     text = (out / "table.md").read_text()
     assert f"| tiny → dino | adapters | {100 * whole.rows[1].pooled['linear-seg'].mean:.2f}, " in text
-    assert "| start → method | framework | linear-seg | dense-retrieval |" in text
+    assert "| start → method | framework | linear-seg (mIoU, %) | dense-retrieval (mIoU, %) |" in text
 
 
 def test_a_stopped_matrix_goes_on_and_gives_the_same_table(folder: Path, whole: Table) -> None:
@@ -123,15 +126,15 @@ def test_a_stopped_matrix_goes_on_and_gives_the_same_table(folder: Path, whole: 
 def test_a_matrix_stopped_while_it_measures_goes_on(
     folder: Path, whole: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, calls = folder / "measuring", [0]
+    out, calls, of_seed = folder / "measuring", [0], Measurement.of_seed
 
     def interrupted(*args: Any, **options: Any) -> Any:
         calls[0] += 1
         if calls[0] == 6:  # of the first cell; four are the start's
             _terminate()
-        return measure_seed(*args, **options)
+        return of_seed(*args, **options)
 
-    monkeypatch.setattr("rekindle.matrix.measure.measure_seed", interrupted)
+    monkeypatch.setattr(Measurement, "of_seed", interrupted)
     stopped = compare_grid(tree(folder), out=str(out))
     assert [cell.state for cell in stopped.cells] == ["stopped", "waiting"]
     assert stopped.cells[0].steps_done == STEPS

@@ -13,6 +13,7 @@ from rekindle.cli.compare_grid import run_grid
 
 if TYPE_CHECKING:
     from rekindle.assess import Comparison
+    from rekindle.evaluation.scores import Score
 
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
@@ -70,24 +71,30 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
     colours = {"better": "green", "no difference": "yellow", "worse": "red"}
     for protocol in options.protocol:
         rows = [row for row in comparison.rows if row.protocol == protocol]
+        score = rows[0].score
+        good = "" if score.higher_is_better else ", lower is better"
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
-        table = Table(title=f"{protocol}: mIoU in % on {comparison.data} ({comparison.split}), {seeds}")
-        for heading in ("model", "mIoU", "difference", f"{options.level:.0%} interval", "verdict"):
+        table = Table(title=f"{protocol}: {score.shown_name} on {comparison.data} ({comparison.split}), {seeds}{good}")
+        for heading in ("model", score.name, "difference", f"{options.level:.0%} interval", "verdict"):
             is_text = heading in ("model", "verdict")
             table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
         first = rows[0].verdict
-        table.add_row(comparison.base, _value(first.base, first.base_std), "", "", "base")
+        table.add_row(comparison.base, _value(first.base, first.base_std, score), "", "", "base")
         for row in rows:
             v = row.verdict
             table.add_row(
                 row.model,
-                _value(v.model, v.model_std),
-                f"{100 * v.difference:+.2f}",
-                f"{100 * v.low:+.2f} to {100 * v.high:+.2f}",
+                _value(v.model, v.model_std, score),
+                _signed(v.difference, score),
+                f"{_signed(v.low, score)} to {_signed(v.high, score)}",
                 f"[{colours[v.verdict]}]{v.verdict}[/]",
             )
         Console().print(table)
 
 
-def _value(mean: float, std: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+def _value(mean: float, std: float, score: Score) -> str:
+    return f"{100 * mean:.2f} ± {100 * std:.2f}" if score.is_fraction else f"{mean:.4g} ± {std:.2g}"
+
+
+def _signed(difference: float, score: Score) -> str:
+    return f"{100 * difference:+.2f}" if score.is_fraction else f"{difference:+.3g}"

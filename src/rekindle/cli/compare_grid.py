@@ -73,10 +73,10 @@ def _print_table(table: Table) -> None:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    from rekindle.matrix.table import heading, lines
+    from rekindle.matrix.table import column, heading, lines
 
     shown = RichTable(title=heading(table), title_justify="left", show_lines=True)
-    for title in ("start → method", "framework", *table.protocols):
+    for title in ("start → method", "framework", *(column(table, protocol) for protocol in table.protocols)):
         shown.add_column(escape(title), overflow="fold")
     for label, framework, fields in lines(table):
         shown.add_row(escape(label), escape(framework), *map(_coloured, fields))

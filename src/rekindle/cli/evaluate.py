@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rekindle.assess_options import EvaluateOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
+from rekindle.evaluation.scores import shown
 
 EPILOGUE = "also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed as well."
 
@@ -33,6 +34,6 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     width = max(map(len, result.metrics))
     for name, value in result.metrics.items():
-        print(f"{name:<{width}}  {100 * value:6.2f} %")
+        print(f"{name:<{width}}  {shown(name, value):>8}")
     print(f"written to {result_path(options)}")
     return 0

@@ -3,14 +3,13 @@
 
 A resample draws images with replacement, and seeds with replacement as well, so that the interval covers both
 the choice of images and the training of the heads (a hierarchical bootstrap). Both sides always get the same
-draw. The metric is computed anew from the summed pixel counts of every resample and averaged over its seeds.
+draw. The score is computed anew from the rows of every resample and averaged over its seeds.
 With one seed the interval covers the images alone; with few seeds it somewhat understates what others would
 change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,10 +18,8 @@ from numpy.typing import NDArray
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.rng import derived_seed
-from rekindle.evaluation.result import Statistics
-from rekindle.evaluation.segmentation_metrics import class_iou, mean_iou
+from rekindle.evaluation.scores import Rows, Score
 
-Metric = Callable[[NDArray[np.number]], NDArray[np.float64]]
 Words = Literal["better", "no difference", "worse"]
 BLOCK_BYTES = 64 << 20
 
@@ -31,7 +28,7 @@ class Verdict(Options):
     """One model against the base."""
 
     verdict: Words
-    """Better or worse where the whole interval is on one side of zero."""
+    """Better or worse where the whole interval is on the good or the bad side of zero."""
     difference: float
     """Model minus base, each the mean over the seeds."""
     low: float
@@ -49,15 +46,15 @@ class Verdict(Options):
     model_std: float
     """Standard deviation over the seeds (n - 1); 0 with one seed."""
     per_class: dict[str, float]
-    """Difference of the class's IoU, mean over the seeds; without classes that a side does not define."""
+    """Difference of each part of the score (the class's IoU), mean over the seeds; without parts that a side does not
+    define. Empty for a score without parts."""
 
 
 def paired_bootstrap(
-    base: Statistics,
-    model: Statistics,
+    base: Rows,
+    model: Rows,
+    score: Score,
     *,
-    class_names: Sequence[str],
-    metric: Metric = mean_iou,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -65,10 +62,9 @@ def paired_bootstrap(
     """Compare two models.
 
     Args:
-        base: [S, n, 3, C] pixel counts of S seeds on n images.
-        model: the same seeds and images of the other model.
-        class_names: C names.
-        metric: of summed counts [..., 3, C].
+        base: [S, n, F] rows of S seeds on n items.
+        model: the same seeds and items of the other model.
+        score: what the rows come to.
         level: of the percentile interval.
         resamples: number of draws.
         seed: of the draws.
@@ -78,23 +74,30 @@ def paired_bootstrap(
     """
     if base.shape != model.shape:
         raise RequestError(
-            f"the two sides were not evaluated on the same seeds, images and classes: {base.shape} and {model.shape}"
+            f"the two sides were not evaluated on the same seeds, items and classes: {base.shape} and {model.shape}"
         )
-    base_values, model_values = metric(base.sum(axis=1)), metric(model.sum(axis=1))
-    draws = bootstrap_differences(base, model, metric=metric, resamples=resamples, seed=seed)
+    base_values, model_values = (np.array([score.value(rows) for rows in side]) for side in (base, model))
+    draws = bootstrap_differences(base, model, score, resamples=resamples, seed=seed)
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return Verdict(
-        verdict="better" if low > 0 else "worse" if high < 0 else "no difference",
+        verdict=words(low, high, score),
         difference=float(model_values.mean() - base_values.mean()),
         low=low,
         high=high,
         level=level,
         base=float(base_values.mean()),
         model=float(model_values.mean()),
-        base_std=_deviation(base_values),
-        model_std=_deviation(model_values),
-        per_class=_per_class(base, model, class_names),
+        base_std=deviation(base_values),
+        model_std=deviation(model_values),
+        per_class=_per_part(base, model, score),
     )
+
+
+def words(low: float, high: float, score: Score) -> Words:
+    """Say what an interval of a difference means for a score."""
+    if low <= 0 <= high:
+        return "no difference"
+    return "better" if (low > 0) == score.higher_is_better else "worse"
 
 
 def draw_counts(num_items: int, resamples: int, source: np.random.Generator) -> NDArray[np.int64]:
@@ -102,39 +105,41 @@ def draw_counts(num_items: int, resamples: int, source: np.random.Generator) -> 
     return source.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=resamples)
 
 
-def bootstrap_differences(
-    base: Statistics, model: Statistics, *, metric: Metric, resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Return the differences of the resamples [R]; both sides see the same images and seeds."""
+def bootstrap_differences(base: Rows, model: Rows, score: Score, *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return the differences of the resamples [R]; both sides see the same items and seeds."""
     num_seeds, num_items = base.shape[:2]
     source = np.random.default_rng(derived_seed(seed, "bootstrap"))
     items = draw_counts(num_items, resamples, source)
     seeds = draw_counts(num_seeds, resamples, source)
-    block = max(1, BLOCK_BYTES // (8 * int(np.prod(base.shape)) // num_items))
+    return resampled(model, score, items, seeds) - resampled(base, score, items, seeds)
+
+
+def resampled(side: Rows, score: Score, items: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the score of each resample [R], averaged over its seeds.
+
+    Args:
+        side: [S, n, F].
+        score: what rows come to.
+        items: [R, n], how often each item is drawn.
+        seeds: [R, S], how often each seed is.
+
+    """
+    num_seeds, _, width = side.shape
+    block = max(1, BLOCK_BYTES // (8 * num_seeds * width))
     parts = []
-    for start in range(0, resamples, block):
-        rows = slice(start, start + block)
-        sides = [_resampled(side, items[rows], seeds[rows], metric) for side in (model, base)]
-        parts.append(sides[0] - sides[1])
+    for first in range(0, len(items), block):
+        drawn = slice(first, first + block)
+        parts.append((score.over(side, items[drawn]) * seeds[drawn]).sum(axis=1) / num_seeds)
     return np.concatenate(parts)
 
 
-def _resampled(
-    side: Statistics, items: NDArray[np.int64], seeds: NDArray[np.int64], metric: Metric
-) -> NDArray[np.float64]:
-    """Return the metric of each resample [R], the mean over its seeds."""
-    num_seeds, num_items = side.shape[:2]
-    rows = side.transpose(1, 0, 2, 3).reshape(num_items, -1).astype(np.float64)
-    totals = (items.astype(np.float64) @ rows).reshape(len(items), num_seeds, *side.shape[2:])
-    values = metric(totals)
-    return np.asarray((values * seeds).sum(axis=1) / num_seeds)
-
-
-def _per_class(base: Statistics, model: Statistics, names: Sequence[str]) -> dict[str, float]:
-    difference = class_iou(model.sum(axis=1)).mean(axis=0) - class_iou(base.sum(axis=1)).mean(axis=0)
-    pairs = zip(names, difference.tolist(), strict=True)
-    return {name: value for name, value in pairs if not np.isnan(value)}
-
-
-def _deviation(values: NDArray[np.float64]) -> float:
+def deviation(values: NDArray[np.float64]) -> float:
+    """Standard deviation (n - 1); 0 of a single value."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _per_part(base: Rows, model: Rows, score: Score) -> dict[str, float]:
+    sides = [[score.parts(rows) for rows in side] for side in (base, model)]
+    known = [name for name in sides[0][0] if all(name in found for side in sides for found in side)]
+    means = [{name: float(np.mean([found[name] for found in side])) for name in known} for side in sides]
+    return {name: means[1][name] - means[0][name] for name in known}

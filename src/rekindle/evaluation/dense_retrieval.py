@@ -22,8 +22,8 @@ from rekindle.core.rng import generator
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.dense_features import extract_each, resize_image, resize_labels
 from rekindle.evaluation.options import DenseRetrievalOptions
-from rekindle.evaluation.protocol import SegmentationOutcome, SegmentationProtocol
-from rekindle.evaluation.segmentation_metrics import image_statistics
+from rekindle.evaluation.pixel_counts import image_statistics
+from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
 
 CROP_AREA = (0.5, 2.0)  # of the image; what is larger is clipped
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -151,7 +151,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
         images = (resize_image(self.test.read(i)[0], size) for i in range(len(self.test)))
         self._queries = [_unit_rows(t[0].patches[0]).half() for t in extract_each(self.extractor, images)]
 
-    def run(self, seed: int) -> SegmentationOutcome:
+    def run(self, seed: int) -> Outcome:
         """Fill the memory, label the patches of every test image, count pixels."""
         memory, labels = self._memory(seed)
         size, num_classes = self.config.size_px, self.test.num_classes

@@ -24,8 +24,8 @@ from rekindle.data.decoding import image_size
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image, resize_labels
 from rekindle.evaluation.options import LinearSegOptions
-from rekindle.evaluation.protocol import SegmentationOutcome, SegmentationProtocol
-from rekindle.evaluation.segmentation_metrics import image_statistics
+from rekindle.evaluation.pixel_counts import image_statistics
+from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
 
 WARMUP_RATIO = 1e-6
 BYTES_PER_VALUE = 2  # float16
@@ -108,7 +108,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
             self._train_cache += list(self._cache(self.train, flipped=True, keep_labels=True))
         self._test_cache = list(self._cache(self.test, flipped=False, keep_labels=False))
 
-    def run(self, seed: int) -> SegmentationOutcome:
+    def run(self, seed: int) -> Outcome:
         """Train a head and count its pixels on the test images."""
         head = self._trained_head(seed).eval()
         num_classes, ignore = self.test.num_classes, self.test.ignore_index

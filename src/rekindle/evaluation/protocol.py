@@ -1,70 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every segmentation protocol is: features once per model, then one outcome per seed."""
+"""What every protocol is: one model on one data set, one outcome per seed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, runtime_checkable
+from typing import Protocol as Interface
+
+import numpy as np
 
 from rekindle.core.options import Options
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.result import Statistics
-from rekindle.evaluation.segmentation_metrics import segmentation_metrics
+from rekindle.evaluation.scores import MeanIou, Rows, Score, shown
 
 Settings = TypeVar("Settings", bound=Options)
 News = Callable[[str], None]
 
 
+@runtime_checkable
+class Split(Interface):
+    """One split of some data; each kind of data has its reader (`rekindle.data.KINDS`)."""
+
+    items: list[str]
+
+    def check(self) -> None:
+        """Raise RequestError that lists what is wrong with the files."""
+
+
+Data = TypeVar("Data", bound=Split)
+
+
 @dataclass(frozen=True)
-class SegmentationOutcome:
+class Outcome:
     """What one seed gave.
 
     Attributes:
-        items: names of the images.
-        statistics: [n, 3, C] pixel counts of each image; see `segmentation_metrics`.
-        class_names: one per class.
+        items: what a resample draws (images, queries, ...), by name.
+        rows: [n, F], the values of each; `score.columns` names them.
+        score: what they come to together.
         counts: what went in (images, training images, pixels, ...).
+        extras: further metrics, which have no interval.
 
     """
 
     items: list[str]
-    statistics: Statistics
-    class_names: list[str]
+    rows: Rows
+    score: Score
     counts: dict[str, int] = field(default_factory=dict)
+    extras: dict[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of all images together."""
-        return segmentation_metrics(self.statistics, self.class_names)
+        """Metrics of all items together, the headline first."""
+        return self.score.metrics(self.rows) | self.extras
+
+    @property
+    def shown(self) -> str:
+        """The headline with its name, as people read it."""
+        return f"{self.score.name} {shown(self.score.name, self.score.value(self.rows))}"
 
 
-class SegmentationProtocol(ABC, Generic[Settings]):
+class Protocol(ABC, Generic[Settings, Data]):
     """One model on one data set under one protocol.
 
     Args:
         config: the protocol's options.
         extractor: the network.
-        train: labelled images to learn or to remember.
-        test: labelled images that the metrics are of; the same classes.
+        train: labelled data to learn or to remember; None for a protocol that needs none.
+        test: data that the metrics are of; the same classes.
         news: takes one line of progress.
 
     """
 
     Config: ClassVar[type[Options]]
+    DATA: ClassVar[str]
+    """Which kind of data it reads: a key of `rekindle.data.KINDS`."""
+    USES_TRAIN: ClassVar[bool] = True
+    """Whether there is anything to learn or to remember."""
 
     def __init__(
         self,
         config: Settings,
         extractor: FeatureExtractor,
-        train: SegmentationFolder,
-        test: SegmentationFolder,
+        train: Data | None,
+        test: Data,
         news: News = lambda text: None,
     ) -> None:
         self.config, self.extractor = config, extractor
-        self.train, self.test, self.news = train, test, news
+        self._train, self.test, self.news = train, test, news
+
+    @property
+    def train(self) -> Data:
+        """Labelled data to learn or to remember."""
+        assert self._train is not None, f"{type(self).__name__} was given no training data"
+        return self._train
 
     @abstractmethod
     def check(self) -> None:
@@ -75,15 +107,22 @@ class SegmentationProtocol(ABC, Generic[Settings]):
         """Extract what all seeds share."""
 
     @abstractmethod
-    def run(self, seed: int) -> SegmentationOutcome:
+    def run(self, seed: int) -> Outcome:
         """Return one seed's outcome; `prepare` has been called."""
 
-    def outcome(self, statistics: Statistics, **counts: int) -> SegmentationOutcome:
-        """Put names and the usual counts to the statistics of the test images."""
+
+class SegmentationProtocol(Protocol[Settings, SegmentationFolder]):
+    """A protocol whose result is a map of classes for every test image."""
+
+    DATA = "segmentation"
+
+    def outcome(self, statistics: Rows, extras: dict[str, float] | None = None, **counts: int) -> Outcome:
+        """Put names and the usual counts to the pixel counts [n, 3, C] of the test images; see `segmentation_metrics`."""
         sizes = {
             "images": len(self.test),
             "train_images": len(self.train),
             "classes": self.test.num_classes,
             "pixels": int(statistics[:, 1].sum()),
         }
-        return SegmentationOutcome(self.test.items, statistics, self.test.names, sizes | counts)
+        rows = np.reshape(statistics, (len(statistics), -1))
+        return Outcome(self.test.items, rows, MeanIou(class_names=self.test.names), sizes | counts, extras or {})

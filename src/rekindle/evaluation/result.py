@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files: one JSON of an evaluation, one CSV of its per-image values. Torch-free."""
+"""Result files: one JSON of an evaluation, one CSV of the values of its items. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
-
-KINDS = ("intersection", "label", "predicted")
-Statistics = NDArray[np.int64]
+from rekindle.evaluation.scores import AnyScore, Rows
 
 
 class EvalResult(Options):
@@ -39,33 +36,36 @@ class EvalResult(Options):
     """Seed of the head, the memory and the order of the batches."""
     config: dict[str, Any]
     """Every option of the protocol."""
+    fingerprint: str
+    """Of protocol, options and items; numbers of one fingerprint may be compared."""
     metrics: dict[str, float]
-    """Fractions in [0, 1]; `IoU/<class>` is left out for a class that neither labels nor predictions hold."""
+    """Fractions in [0, 1] unless the name has a unit; what the data do not define is left out."""
+    score: AnyScore
+    """Which of them is the headline, and how it follows from the rows of the items."""
     per_item: str | None
-    """CSV of the per-image values, relative to this file."""
+    """CSV of the values of single items, relative to this file."""
     counts: dict[str, int]
     """Images, pixels and classes that went in."""
     software: dict[str, str]
     """Versions that computed it."""
 
 
-def write_result(result: EvalResult, path: Path, items: Sequence[str], statistics: Statistics) -> EvalResult:
+def write_result(result: EvalResult, path: Path, items: Sequence[str], rows: Rows) -> EvalResult:
     """Write `path` and, beside it, the CSV that it names; return the result that names it.
 
     Args:
         result: its `per_item` is replaced.
         path: of the JSON file.
-        items: one name per image.
-        statistics: [n, 3, C], pixels per class: intersection, label, predicted.
+        items: one name per item.
+        rows: [n, F], its values as `result.score.columns` names them.
 
     """
     table = path.with_suffix(".csv")
     named = result.model_copy(update={"per_item": table.name})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    num_classes = statistics.shape[2]
-    writer.writerow(["item", *(f"{kind}_{c}" for kind in KINDS for c in range(num_classes))])
-    writer.writerows([item, *row] for item, row in zip(items, statistics.reshape(len(items), -1).tolist(), strict=True))
+    writer.writerow(["item", *result.score.columns])
+    writer.writerows([item, *row] for item, row in zip(items, rows.tolist(), strict=True))
     write_atomically(table, lambda stream: stream.write(text.getvalue().encode()))
     write_json(path, named.model_dump(mode="json"))
     return named
@@ -90,16 +90,17 @@ def read_result(path: str | Path) -> EvalResult:
         raise RequestError(f"{path} is not a result of `rekindle evaluate`: {place}: {first['msg']}") from error
 
 
-def read_statistics(path: str | Path) -> tuple[list[str], Statistics]:
-    """Read the per-image CSV: item names, and pixels per class [n, 3, C]. Raises RequestError."""
+def read_rows(path: str | Path, result: EvalResult) -> tuple[list[str], Rows]:
+    """Read the CSV of a result: the items' names, and their rows [n, F]. Raises RequestError."""
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file))
-        num_classes = (len(header) - 1) // len(KINDS)
-        values = np.array([row[1:] for row in rows], dtype=np.int64)
-        return [row[0] for row in rows], values.reshape(len(rows), len(KINDS), num_classes)
+            header, *lines = list(csv.reader(file))
+        if header[1:] != result.score.columns:
+            raise ValueError("its columns are not those of the score")
+        values = np.array([line[1:] for line in lines], dtype=np.float64)
+        return [line[0] for line in lines], values.reshape(len(lines), len(header) - 1)
     except OSError as error:
         raise RequestError(f"{path}: {error.strerror}; it lies beside its result file") from error
     except ValueError as error:
-        raise RequestError(f"{path} is not a table of per-image values ({error}); evaluate again") from error
+        raise RequestError(f"{path} is not the table of the items' values ({error}); evaluate again") from error

@@ -2,7 +2,7 @@
 """Segmentation metrics from pixel counts of each class; per-image IoUs are never averaged.
 
 Statistics are [..., 3, C] pixel counts: intersection I, label area G, predicted area P; ignored pixels are
-in none of them.
+in none of them. Torch-free.
 """
 
 from __future__ import annotations
@@ -10,31 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-from rekindle.evaluation.result import Statistics
 
 Values = NDArray[np.float64]
-
-
-def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Statistics:
-    """Count the pixels of one image (or several): [3, C] of intersection, label and predicted area.
-
-    Args:
-        prediction: class ids in [0, C).
-        label: class ids of the same shape; `ignore_index` where the pixel does not count.
-        num_classes: C.
-        ignore_index: outside [0, C).
-
-    """
-    matrix = multiclass_confusion_matrix(
-        prediction, label, num_classes=num_classes, ignore_index=ignore_index, validate_args=False
-    )
-    counts = torch.stack([matrix.diagonal(), matrix.sum(dim=1), matrix.sum(dim=0)])
-    return counts.cpu().numpy().astype(np.int64)
 
 
 def class_iou(totals: NDArray[np.number]) -> Values:
@@ -59,7 +37,7 @@ def pixel_accuracy(totals: NDArray[np.number]) -> Values:
     return _ratio(sums[..., 0], sums[..., 1])
 
 
-def segmentation_metrics(statistics: Statistics, names: Sequence[str]) -> dict[str, float]:
+def segmentation_metrics(statistics: NDArray[np.number], names: Sequence[str]) -> dict[str, float]:
     """Return mIoU, mAcc, aAcc, and IoU/<class> where defined, of the images [n, 3, C] together."""
     totals = statistics.sum(axis=0)
     values = {
@@ -73,12 +51,6 @@ def segmentation_metrics(statistics: Statistics, names: Sequence[str]) -> dict[s
         for name, value in [*values.items(), *((f"IoU/{n}", v) for n, v in per_class)]
         if not np.isnan(value)
     }
-
-
-def reduce_zero_label(labels: Tensor, ignore_index: int = 255) -> Tensor:
-    """Make class 0 ("no data") ignored and move the others down by one: 0 -> 255, k -> k - 1, 255 -> 255."""
-    is_ignored = (labels == 0) | (labels == ignore_index)
-    return torch.where(is_ignored, ignore_index, labels.long() - 1)
 
 
 def _ratio(above: Values, below: Values) -> Values:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rekindle.assess import LoadedModel, build_protocol, load_model, measure_seed, result_config
-from rekindle.assess_options import CompareOptions, protocol_options
+from rekindle.assess import LabelledData, LoadedModel, Measurement, build_protocol, load_model, result_config
+from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.data.segmentation import SegmentationFolder
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.result import EvalResult, Statistics, read_result, read_statistics
-from rekindle.matrix.table import METRICS, Scores
+from rekindle.evaluation.result import EvalResult, read_result, read_rows
+from rekindle.evaluation.scores import Rows, Score
+from rekindle.matrix.table import Scores
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Measured:
 
     Attributes:
         scores: what the table says of it.
-        statistics: [E, n, 3, C] pixel counts of E evaluation seeds on n images.
+        rows: [E, n, F], the items' rows of E evaluation seeds.
+        score: what they come to.
         seconds: wall time; 0 if nothing was missing.
     """
 
     scores: Scores
-    statistics: Statistics
+    rows: Rows
+    score: Score
     seconds: float
 
 
@@ -39,20 +41,18 @@ class Bench:
 
     Attributes:
         out: folder of the matrix.
-        train: images that heads learn from.
-        test: images that the metrics are of.
+        data: what the protocols read.
         watcher: told how it goes.
     """
 
     out: Path
-    train: SegmentationFolder
-    test: SegmentationFolder
+    data: LabelledData
     watcher: Watcher
 
     def measure(self, name: str, model_hash: str, options: CompareOptions, place: Path) -> dict[str, Measured]:
         """Return a model under every protocol, measuring what no valid result file holds.
 
-        A file is valid if it is of the same tensors, protocol, options, data and images.
+        A file is valid if it is of the same tensors, data and seed, and has the fingerprint that would be measured.
 
         Args:
             name: MODEL; read only if something is to be measured.
@@ -72,15 +72,15 @@ class Bench:
                 model = model or load_model(name, options, self.watcher)
                 if model.hash != model_hash:
                     raise RekindleError(f"{name} has changed while the matrix ran; start the matrix again")
-                group = protocol_options(options, protocol)
-                running = build_protocol(protocol, group, model, self.train, self.test, self.watcher)
+                running = build_protocol(protocol, options, model, self.data, self.watcher)
                 running.check()
                 self.watcher.message(f"{protocol}: features of {name}")
                 running.prepare()
+                measurement = Measurement(protocol, running, model, self.data, options)
                 for seed, path in enumerate(paths):
                     if sides[seed] is None:
-                        result, outcome = measure_seed(running, protocol, model, options, seed=seed, path=path)
-                        sides[seed] = result, outcome.statistics
+                        result, outcome = measurement.of_seed(seed, path)
+                        sides[seed] = result, outcome.rows
             seconds = 0.0 if is_kept else time.monotonic() - began
             measured[protocol] = _joined([side for side in sides if side is not None], paths, self.out, seconds)
         return measured
@@ -96,26 +96,28 @@ class Bench:
 
     def _kept(
         self, path: Path, protocol: str, model_hash: str, options: CompareOptions, seed: int
-    ) -> tuple[EvalResult, Statistics] | None:
+    ) -> tuple[EvalResult, Rows] | None:
         """Read a result if it is there and of this request."""
         if not path.exists():
             return None
         try:
             result = read_result(path)
-            items, statistics = read_statistics(path.parent / (result.per_item or ""))
+            _, rows = read_rows(path.parent / (result.per_item or ""), result)
         except RequestError as error:
             self.watcher.message(f"measuring again: {error}")
             return None
-        found = (result.protocol, result.model_hash, result.data, result.split, result.seed, result.config)
-        wanted = (protocol, model_hash, options.data, options.split, seed, result_config(options, protocol))
-        return (result, statistics) if found == wanted and items == self.test.items else None
+        fingerprint = self.data.fingerprint(protocol, result_config(options, protocol))
+        found = (result.model_hash, result.data, result.split, result.seed, result.fingerprint)
+        return (result, rows) if found == (model_hash, options.data, options.split, seed, fingerprint) else None
 
 
-def _joined(sides: list[tuple[EvalResult, Statistics]], paths: list[Path], out: Path, seconds: float) -> Measured:
-    metrics = {name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in METRICS}
+def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, seconds: float) -> Measured:
+    score = sides[0][0].score
+    common = [name for name in sides[0][0].metrics if all(name in result.metrics for result, _ in sides)]
     scores = Scores(
-        by_seed=[result.metrics["mIoU"] for result, _ in sides],
-        metrics=metrics,
+        metric=score.name,
+        by_seed=[score.value(rows) for _, rows in sides],
+        metrics={name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in common},
         results=[str(path.relative_to(out)) for path in paths],
     )
-    return Measured(scores, np.stack([statistics for _, statistics in sides]), seconds)
+    return Measured(scores, np.stack([rows for _, rows in sides]), score, seconds)

@@ -17,7 +17,7 @@ from typing import Any
 
 from rekindle.adapters.saved import read_description
 from rekindle.assemble import pretrain
-from rekindle.assess import checked_data
+from rekindle.assess import LabelledData
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
@@ -105,11 +105,11 @@ def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Benc
     cells = plan_cells(grid, where)
     if RunFolder(grid.out).holds_run:
         raise RequestError(f"{where}: out = {grid.out} is the folder of a run; give the matrix one of its own")
-    return cells, Bench(Path(grid.out), *checked_data(grid.data, grid.train_split, grid.split), watcher)
+    return cells, Bench(Path(grid.out), LabelledData(grid.data, grid.train_split, grid.split, grid.protocols), watcher)
 
 
 class _Matrix:
-    """A matrix under way: records of starts and cells, and pixel counts of the kind in hand."""
+    """A matrix under way: records of starts and cells, and rows of the kind in hand."""
 
     def __init__(self, grid: Grid, cells: list[Cell], hashes: Mapping[str, str], bench: Bench) -> None:
         self.grid, self.cells, self.bench, self.watcher = grid, cells, bench, bench.watcher
@@ -213,8 +213,9 @@ class _Matrix:
         for protocol in self.grid.protocols:
             sides = [by_protocol[protocol] for by_protocol in self._sides.values()]
             pooled[protocol] = pool(
-                self._start_side[protocol].statistics,
-                [side.statistics for side in sides],
+                self._start_side[protocol].rows,
+                [side.rows for side in sides],
+                self._start_side[protocol].score,
                 level=self.grid.level,
                 resamples=self.grid.resamples,
             )
@@ -277,8 +278,8 @@ def _told(record: CellRecord) -> str:
     if record.state == "stopped":
         return f"{record.key}: stopped after step {record.steps_done} of {record.steps}"
     scores: Mapping[str, Scores] = record.scores
-    values = ", ".join(f"{name} {100 * s.metrics['mIoU']:.2f} %" for name, s in scores.items())
-    return f"{record.key}: {record.steps} steps in {record.train_s:.0f} s; mIoU {values}"
+    values = ", ".join(f"{name} {s.told}" for name, s in scores.items())
+    return f"{record.key}: {record.steps} steps in {record.train_s:.0f} s; {values}"
 
 
 def _times_spent(path: Path) -> dict[str, tuple[float, float]]:

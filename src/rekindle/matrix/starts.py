@@ -8,7 +8,7 @@ import copy
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.assemble import build_method, check_request, check_views
 from rekindle.assess import build_protocol, load_model
-from rekindle.assess_options import CompareOptions, protocol_options
+from rekindle.assess_options import CompareOptions
 from rekindle.config import PretrainOptions, overlay
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.matrix.cells import Cell, placed
@@ -58,8 +58,7 @@ def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: s
             raise placed(error, f"{where}, cell {cell.key}") from error
     model = load_model(model_name, options, bench.watcher, backbone)
     for protocol in grid.protocols:
-        group = protocol_options(options, protocol)
-        build_protocol(protocol, group, model, bench.train, bench.test, bench.watcher).check()
+        build_protocol(protocol, options, model, bench.data, bench.watcher).check()
     return model.hash
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
 from rekindle.evaluation.result import write_json
+from rekindle.evaluation.scores import is_fraction, shown
 from rekindle.matrix.cells import Key
 from rekindle.matrix.pooling import Pooled
 
-METRICS = ("mIoU", "aAcc", "mAcc")
 State = Literal["finished", "failed", "stopped", "waiting"]
 Parts = tuple[str, ...]
 """What one field of the table to read says: mean (spread), difference [interval], verdict, and what is missing."""
@@ -26,12 +26,24 @@ Line = tuple[str, str, list[Parts]]
 class Scores(Options):
     """One model under one protocol."""
 
+    metric: str
+    """The headline: what is compared."""
     by_seed: list[float]
-    """mIoU of each evaluation seed."""
+    """The headline of each evaluation seed."""
     metrics: dict[str, float]
-    """mIoU, aAcc and mAcc, means over the evaluation seeds."""
+    """Every metric that all evaluation seeds define, mean over them."""
     results: list[str]
     """Result files, below the folder of the matrix."""
+
+    @property
+    def mean(self) -> float:
+        """Mean of the headline over the evaluation seeds."""
+        return sum(self.by_seed) / len(self.by_seed)
+
+    @property
+    def told(self) -> str:
+        """The headline with its mean, as people read it."""
+        return f"{self.metric} {shown(self.metric, self.mean)}"
 
 
 class StartRecord(Options):
@@ -90,9 +102,9 @@ class Row(Options):
     waiting: list[int]
     """Training seeds that are not done."""
     pooled: dict[str, Pooled]
-    """By protocol: mIoU against the start's."""
+    """By protocol: the headline against the start's."""
     metrics: dict[str, dict[str, float]]
-    """By protocol: mIoU, aAcc and mAcc, means over training and evaluation seeds."""
+    """By protocol: every metric, mean over training and evaluation seeds."""
 
 
 class Table(Options):
@@ -115,6 +127,10 @@ class Table(Options):
     interval: str
     """What the intervals cover."""
 
+    def headline(self, protocol: str) -> Scores:
+        """What a start was measured at under a protocol; a kind has no values before its start has."""
+        return next(start.scores[protocol] for start in self.starts if protocol in start.scores)
+
     @property
     def failures(self) -> list[CellRecord]:
         """The cells that failed."""
@@ -122,8 +138,19 @@ class Table(Options):
 
 
 def mean_metrics(scores: Sequence[Scores]) -> dict[str, float]:
-    """Means of the metrics of several models."""
-    return {name: sum(s.metrics[name] for s in scores) / len(scores) for name in METRICS}
+    """Means of the metrics that all of several models define."""
+    common = [name for name in scores[0].metrics if all(name in s.metrics for s in scores)]
+    return {name: sum(s.metrics[name] for s in scores) / len(scores) for name in common}
+
+
+def number(metric: str, value: float, *, sign: str = "") -> str:
+    """Write a value without its unit, a fraction in percent; `sign` "+" shows the sign of a difference.
+
+    Example:
+        >>> number("mIoU", 0.1234), number("mIoU", 0.0312, sign="+"), number("MSE (log²)", 1.5)
+        ('12.34', '+3.12', '1.5')
+    """
+    return f"{100 * value:{sign}.2f}" if is_fraction(metric) else f"{value:{sign}.4g}"
 
 
 def write_table(table: Table, out: Path) -> None:
@@ -134,15 +161,20 @@ def write_table(table: Table, out: Path) -> None:
 
 
 def to_csv(table: Table) -> str:
-    """One line per start and protocol, then one per kind and protocol; fractions in [0, 1], empty where there is none."""
+    """One line per start, protocol and metric, then one per kind, protocol and metric; empty where there is none.
+
+    Verdict and interval stand on the line of the headline.
+    """
     text = io.StringIO()
-    names = ["start", "method", "framework", "protocol", "seeds", "failed", "waiting", *METRICS]
+    names = ["start", "method", "framework", "protocol", "metric", "value", "seeds", "failed", "waiting"]
     names += [n for n in Pooled.model_fields if n not in ("mean", "by_training_seed")]
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     for start in table.starts:
         for protocol, scores in start.scores.items():
-            writer.writerow({"start": start.name, "protocol": protocol, **scores.metrics})
+            for metric, value in scores.metrics.items():
+                place = {"start": start.name, "protocol": protocol}
+                writer.writerow({**place, "metric": metric, "value": value})
     for row in table.rows:
         place = {
             "start": row.start,
@@ -154,20 +186,26 @@ def to_csv(table: Table) -> str:
         }
         for protocol in table.protocols:
             found = row.pooled.get(protocol)
-            values = {} if found is None else found.model_dump(exclude={"mean", "by_training_seed"})
-            writer.writerow({**place, "protocol": protocol, **row.metrics.get(protocol, {}), **values})
+            if found is None:
+                writer.writerow({**place, "protocol": protocol})
+                continue
+            headline = table.headline(protocol).metric
+            pooled = found.model_dump(exclude={"mean", "by_training_seed"})
+            for metric, value in row.metrics[protocol].items():
+                extra = pooled if metric == headline else {}
+                writer.writerow({**place, "protocol": protocol, "metric": metric, "value": value, **extra})
     return text.getvalue()
 
 
 def lines(table: Table) -> list[Line]:
-    """The table to read: a line per start, and below it one per kind that starts there. Percent of mIoU."""
+    """The table to read: a line per start, and below it one per kind that starts there."""
     found: list[Line] = []
     for start in table.starts:
         found.append((start.name, "", [_start_field(start.scores.get(protocol)) for protocol in table.protocols]))
         for row in table.rows:
             if row.start == start.name:
                 label = f"{row.start} → {row.method}"
-                found.append((label, row.framework, [_field(row, protocol) for protocol in table.protocols]))
+                found.append((label, row.framework, [_field(table, row, protocol) for protocol in table.protocols]))
     return found
 
 
@@ -176,14 +214,22 @@ def heading(table: Table) -> str:
     grid = table.grid
     num_seeds, level = len(grid["seeds"]), f"{grid['level']:.0%}"
     return (
-        f"mIoU in % on {grid['data']} ({grid['split']}): mean (standard deviation over {num_seeds} training seed"
+        f"{grid['data']} ({grid['split']}): mean (standard deviation over {num_seeds} training seed"
         f"{'s' if num_seeds > 1 else ''}), difference to the start [{level} interval], verdict"
     )
 
 
+def column(table: Table, protocol: str) -> str:
+    """Title of a protocol's column: its name and what the numbers are."""
+    measured = [start.scores[protocol] for start in table.starts if protocol in start.scores]
+    if not measured:
+        return protocol
+    return f"{protocol} ({measured[0].metric}{', %' if is_fraction(measured[0].metric) else ''})"
+
+
 def to_markdown(table: Table) -> str:
     """The table, what its numbers are, and what failed or is missing."""
-    rows = [["start → method", "framework", *table.protocols]]
+    rows = [["start → method", "framework", *(column(table, protocol) for protocol in table.protocols)]]
     rows += [[_escaped(label), _escaped(kind), *map(", ".join, fields)] for label, kind, fields in lines(table)]
     rows.insert(1, ["---"] * len(rows[0]))
     text = (
@@ -198,18 +244,20 @@ def to_markdown(table: Table) -> str:
 
 
 def _start_field(scores: Scores | None) -> Parts:
-    return () if scores is None else (f"{100 * scores.metrics['mIoU']:.2f}",)
+    return () if scores is None else (number(scores.metric, scores.mean),)
 
 
-def _field(row: Row, protocol: str) -> Parts:
+def _field(table: Table, row: Row, protocol: str) -> Parts:
     found = row.pooled.get(protocol)
     if found is None:
         return ("not done",) if row.waiting else ("failed",)
-    spread = f" ({100 * found.training_std:.2f})" if len(row.seeds) > 1 else ""
+    metric = table.headline(protocol).metric
+    spread = f" ({number(metric, found.training_std)})" if len(row.seeds) > 1 else ""
+    difference, low, high = (number(metric, v, sign="+") for v in (found.difference, found.low, found.high))
     wanted = len(row.seeds) + len(row.failed) + len(row.waiting)
     return (
-        f"{100 * found.mean:.2f}{spread}",
-        f"{100 * found.difference:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]",
+        f"{number(metric, found.mean)}{spread}",
+        f"{difference} [{low}, {high}]",
         found.verdict,
         *([] if len(row.seeds) == wanted else [f"{len(row.seeds)} of {wanted} seeds"]),
     )

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting the pixels of class maps; the metrics of the counts are in `segmentation_metrics`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+
+def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
+    """Count the pixels of one image (or several): [3, C] of intersection, label and predicted area.
+
+    Args:
+        prediction: class ids in [0, C).
+        label: class ids of the same shape; `ignore_index` where the pixel does not count.
+        num_classes: C.
+        ignore_index: outside [0, C).
+
+    """
+    matrix = multiclass_confusion_matrix(
+        prediction, label, num_classes=num_classes, ignore_index=ignore_index, validate_args=False
+    )
+    counts = torch.stack([matrix.diagonal(), matrix.sum(dim=1), matrix.sum(dim=0)])
+    return counts.cpu().numpy().astype(np.int64)
+
+
+def reduce_zero_label(labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Make class 0 ("no data") ignored and move the others down by one: 0 -> 255, k -> k - 1, 255 -> 255."""
+    is_ignored = (labels == 0) | (labels == ignore_index)
+    return torch.where(is_ignored, ignore_index, labels.long() - 1)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the values of single items become one number, so that any draw of items can be scored anew. Torch-free.
+
+An item is what a resample draws: an image, a query, an episode. A protocol gives each item a row of F values; its score says what
+the columns are and what they come to together. The score stands in the result file, so the file can be compared without the
+protocol that wrote it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Discriminator
+
+from rekindle.core.options import Options
+from rekindle.evaluation.segmentation_metrics import class_iou, mean_iou, segmentation_metrics
+
+Rows = NDArray[Any]
+"""Values of items [..., n, F], whole or real numbers."""
+Values = NDArray[np.float64]
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric is a fraction in [0, 1]: the name of any other ends in its unit, in brackets.
+
+    Example:
+        >>> is_fraction("mIoU"), is_fraction("MSE (log²)")
+        (True, False)
+    """
+    return not metric.endswith(")")
+
+
+def shown(metric: str, value: float) -> str:
+    """Write a value of a metric as people read it, a fraction in percent.
+
+    Example:
+        >>> shown("mIoU", 0.1234), shown("MSE (log²)", 0.025)
+        ('12.34 %', '0.025')
+    """
+    return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:.4g}"
+
+
+class Score(Options, ABC):
+    """The headline number of a protocol, and how it follows from the items' rows."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the number is called: mIoU, accuracy, ..."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """Names of the F values of an item."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger number is a better model."""
+        return True
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether the number lies in [0, 1] and is shown in percent."""
+        return is_fraction(self.name)
+
+    @abstractmethod
+    def over(self, rows: Rows, counts: NDArray[Any]) -> Values:
+        """Score resamples.
+
+        Args:
+            rows: [S, n, F], S measurements of n items.
+            counts: [R, n], how often each item is drawn.
+
+        Returns: [R, S]; NaN where the draw defines no value.
+        """
+
+    def value(self, rows: Rows) -> float:
+        """Score the items [n, F], each once."""
+        return float(self.over(rows[None], np.ones((1, rows.shape[0])))[0, 0])
+
+    def metrics(self, rows: Rows) -> dict[str, float]:
+        """Everything that the rows [n, F] say, the headline first; what they do not define is left out."""
+        value = self.value(rows)
+        return {} if np.isnan(value) else {self.name: value}
+
+    def parts(self, rows: Rows) -> dict[str, float]:
+        """Return the values that the headline is a mean of, by name (the classes); nothing where there are none."""
+        return {}
+
+    @property
+    def shown_name(self) -> str:
+        """The name with its unit: percent for a fraction."""
+        return f"{self.name} in %" if self.is_fraction else self.name
+
+
+class SummedScore(Score):
+    """A score of sums over the items."""
+
+    @abstractmethod
+    def of(self, totals: Values) -> Values:
+        """Return the number [...] of sums [..., F]; NaN where they define none."""
+
+    def over(self, rows: Rows, counts: NDArray[Any]) -> Values:
+        """Score resamples; see `Score.over`."""
+        num_seeds, num_items, width = rows.shape
+        table = rows.transpose(1, 0, 2).reshape(num_items, -1).astype(np.float64)
+        totals = (counts.astype(np.float64) @ table).reshape(len(counts), num_seeds, width)
+        return self.of(totals)
+
+
+class MeanIou(SummedScore):
+    """Mean IoU from pixel counts of each class: intersection, label area, predicted area."""
+
+    kind: Literal["mean-iou"] = "mean-iou"
+    """What kind of score this is."""
+    class_names: list[str]
+    """One per class."""
+
+    @property
+    def name(self) -> str:
+        """See `Score.name`."""
+        return "mIoU"
+
+    @property
+    def columns(self) -> list[str]:
+        """The counts, one kind after the other."""
+        return [f"{kind}_{c}" for kind in ("intersection", "label", "predicted") for c in range(len(self.class_names))]
+
+    def of(self, totals: Values) -> Values:
+        """Mean over the classes that labels or predictions hold."""
+        return mean_iou(self._by_class(totals))
+
+    def metrics(self, rows: Rows) -> dict[str, float]:
+        """Return mIoU, mAcc, aAcc, and IoU/<class> where defined."""
+        return segmentation_metrics(self._by_class(rows), self.class_names)
+
+    def parts(self, rows: Rows) -> dict[str, float]:
+        """IoU of each class that is defined."""
+        found = class_iou(self._by_class(rows.sum(axis=0)))
+        return {n: float(v) for n, v in zip(self.class_names, found, strict=True) if not np.isnan(v)}
+
+    def _by_class(self, counts: Rows) -> Rows:
+        return counts.reshape(*counts.shape[:-1], 3, len(self.class_names))
+
+
+class Means(SummedScore):
+    """Weighted means over the items: each is the sum of its column over the sum of the weights."""
+
+    kind: Literal["means"] = "means"
+    """What kind of score this is."""
+    headline: str
+    """The name that is compared; one of `names`."""
+    names: list[str]
+    """What is averaged; an item's column holds its sum, not its mean."""
+    better: Literal["higher", "lower"] = "higher"
+    """Which direction of the headline is good."""
+
+    @property
+    def name(self) -> str:
+        """See `Score.name`."""
+        return self.headline
+
+    @property
+    def columns(self) -> list[str]:
+        """The sums, then their common weight."""
+        return [*self.names, "weight"]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """See `Score.higher_is_better`."""
+        return self.better == "higher"
+
+    def of(self, totals: Values) -> Values:
+        """Mean of the headline."""
+        return self._mean(totals, self.names.index(self.headline))
+
+    def metrics(self, rows: Rows) -> dict[str, float]:
+        """Every mean, the headline first."""
+        totals = rows.sum(axis=0).astype(np.float64)
+        order = sorted(range(len(self.names)), key=lambda i: self.names[i] != self.headline)
+        found = {self.names[i]: float(self._mean(totals, i)) for i in order}
+        return {name: value for name, value in found.items() if not np.isnan(value)}
+
+    def _mean(self, totals: Values, column: int) -> Values:
+        weight = totals[..., -1]
+        return np.where(weight > 0, totals[..., column] / np.where(weight > 0, weight, 1.0), np.nan)
+
+
+AnyScore = Annotated[MeanIou | Means, Discriminator("kind")]
