@@ -39,7 +39,7 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.protocol import Outcome, Protocol, Split
+from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
 from rekindle.evaluation.result import EvalResult, write_json, write_result
 from rekindle.evaluation.scores import AnyScore
 from rekindle.networks.backbone import Backbone
@@ -358,8 +358,22 @@ def build_protocol(
     news: Callable[[str], None] = lambda text: watcher.message(f"{name}: {text}")  # noqa: E731
     group = protocol_options(options, name)
     kind = import_named(PROTOCOLS, "protocol", name)
-    protocol: AnyProtocol = kind(group, model.extractor, data.train(name), data.test(name), news)
+    part = TrainingPart(options.train_fraction, _listed(options.train_list))
+    protocol: AnyProtocol = kind(group, model.extractor, data.train(name), data.test(name), news, part)
     return protocol
+
+
+def _listed(path: str) -> tuple[str, ...]:
+    """Read the names of a training list, one per line."""
+    if not path:
+        return ()
+    try:
+        names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--train-list {path}: {error}; give a text file with one stem per line") from error
+    if not names:
+        raise RequestError(f"--train-list {path}: it names no image; give one stem per line")
+    return names
 
 
 @dataclass(frozen=True)
@@ -406,12 +420,18 @@ class Measurement:
                 "device": self.model.extractor.device.type,
             },
         )
+        if self.protocol.USES_TRAIN and not self.protocol.part.is_whole:
+            fold = [self.protocol.train.items[i] for i in self.protocol.training_indices(seed)]
+            write_atomically(
+                path.with_suffix(".train.txt"), lambda stream: stream.write("\n".join([*fold, ""]).encode())
+            )
         return write_result(result, path, outcome.items, outcome.rows), outcome
 
 
 def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
     """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
-    setting = {"train_split": options.train_split, "precision": options.precision, "init": options.init}
+    names = ("train_split", "train_fraction", "train_list", "precision", "init")
+    setting = {name: getattr(options, name) for name in names}
     return protocol_options(options, protocol).model_dump(mode="json") | setting
 
 

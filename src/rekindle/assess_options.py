@@ -9,13 +9,14 @@ from typing import Any, Literal, TypeVar
 import tyro
 from pydantic import Field, create_model
 
-from rekindle.config import checked, import_named
+from rekindle.config import checked, import_named, overlay
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.evaluation import OPTIONS
 from rekindle.networks.options import NetworkOptions
 
 Request = TypeVar("Request", bound=Options)
+SMALL = "small"  # the preset of the defaults
 
 
 class ModelOptions(Options):
@@ -44,6 +45,12 @@ class EvaluateOptions(ModelOptions):
     """Split that the metrics are of."""
     train_split: str = "train"
     """Split that heads learn from and memories hold."""
+    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of it to learn from: each seed draws its own fold, and a smaller share of a seed is part of a larger one."""
+    train_list: str = ""
+    """File that names the images to learn from instead, one stem per line; the same for every seed."""
+    preset: str = "small"
+    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     seed: int = Field(0, ge=0)
     """Seed of everything random in the protocol."""
     out: str = ""
@@ -65,6 +72,12 @@ class CompareOptions(ModelOptions):
     """Split that the metrics are of."""
     train_split: str = "train"
     """Split that heads learn from and memories hold."""
+    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of it to learn from: each seed draws its own fold, and a smaller share of a seed is part of a larger one."""
+    train_list: str = ""
+    """File that names the images to learn from instead, one stem per line; the same for every seed."""
+    preset: str = "small"
+    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     seeds: int = Field(3, ge=1)
     """Number of seeds: 0, 1, ..."""
     resamples: int = Field(2000, ge=100)
@@ -90,15 +103,32 @@ class ExtractOptions(ModelOptions):
     """Short side of the resized image, rounded like the long one to a multiple of the patch."""
 
 
-def with_protocols(model: type[Request], protocols: Sequence[str]) -> type[Request]:
-    """Put the options of each protocol under its name. Raises RequestError for an unknown protocol."""
+def with_protocols(model: type[Request], protocols: Sequence[str], preset: str = SMALL) -> type[Request]:
+    """Put the options of each protocol under its name. Raises RequestError for an unknown protocol or preset."""
     fields: dict[str, Any] = {}
-    for name in protocols:
+    for name, values in preset_values(protocols, preset).items():
         options = import_named(OPTIONS, "protocol", name)
-        fields[group_name(name)] = (options, Field(options(), description=f"Options of {name}."))
+        fields[group_name(name)] = (options, Field(options(**values), description=f"Options of {name}."))
     combined: type[Request] = create_model(model.__name__, __base__=model, **fields)
     combined.__doc__ = model.__doc__
     return combined
+
+
+def preset_values(protocols: Sequence[str], preset: str) -> dict[str, Mapping[str, object]]:
+    """Return what a preset sets of each protocol: nothing of one that does not know it, but one of them must."""
+    known = {name: import_named(OPTIONS, "protocol", name).PRESETS for name in protocols}
+    if preset != SMALL and protocols and not any(preset in presets for presets in known.values()):
+        names = sorted({SMALL, *(p for presets in known.values() for p in presets)})
+        raise RequestError(f"--preset {preset}: {', '.join(protocols)} know {', '.join(names)}")
+    return {name: presets.get(preset, {}) for name, presets in known.items()}
+
+
+def with_preset(values: Mapping[str, Any], protocols: Sequence[str]) -> dict[str, Any]:
+    """Return a tree of options with the values of its preset under those that were given."""
+    preset = str(values.get("preset", SMALL))
+    found = {group_name(name): dict(own) for name, own in preset_values(protocols, preset).items() if own}
+    overlay(found, values)
+    return found
 
 
 def group_name(protocol: str) -> str:
@@ -109,7 +139,7 @@ def group_name(protocol: str) -> str:
 def evaluate_options(values: Mapping[str, object]) -> EvaluateOptions:
     """Check the tree of an evaluation (the names are the command line's)."""
     protocol = str(values.get("protocol", EvaluateOptions.model_fields["protocol"].default))
-    return checked(with_protocols(EvaluateOptions, [protocol]), dict(values), "evaluate")
+    return checked(with_protocols(EvaluateOptions, [protocol]), with_preset(values, [protocol]), "evaluate")
 
 
 def compare_options(values: Mapping[str, object]) -> CompareOptions:
@@ -117,7 +147,8 @@ def compare_options(values: Mapping[str, object]) -> CompareOptions:
     protocols = values.get("protocol", CompareOptions.model_fields["protocol"].default)
     if isinstance(protocols, str) or not isinstance(protocols, Sequence):
         raise RequestError(f"compare: protocol = {protocols!r} must be a list of names")
-    return checked(with_protocols(CompareOptions, list(map(str, protocols))), dict(values), "compare")
+    names = list(map(str, protocols))
+    return checked(with_protocols(CompareOptions, names), with_preset(values, names), "compare")
 
 
 def protocol_options(request: EvaluateOptions | CompareOptions, protocol: str) -> Options:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rekindle.config import PretrainOptions
+from rekindle.assess_options import CompareOptions, EvaluateOptions, ExtractOptions
+from rekindle.config import PretrainOptions, import_named
+from rekindle.evaluation import OPTIONS
+from rekindle.matrix.grid import Grid
 
 SOURCE = Path(__file__).parents[2] / "src" / "rekindle"
 
@@ -19,14 +22,28 @@ def _groups() -> dict[str, type[BaseModel]]:
     for name, field in PretrainOptions.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             groups[name] = field.annotation
-    return groups
+    requests: dict[str, type[BaseModel]] = {
+        "evaluate": EvaluateOptions,
+        "compare": CompareOptions,
+        "extract": ExtractOptions,
+        "grid": Grid,
+    }
+    protocols: dict[str, type[BaseModel]] = {name: import_named(OPTIONS, "protocol", name) for name in OPTIONS}
+    return groups | requests | protocols
 
 
 @pytest.mark.parametrize("group", _groups())
 def test_every_option_is_read_somewhere(group: str) -> None:
-    text = "\n".join(p.read_text() for p in SOURCE.rglob("*.py") if p.name != "options.py")
+    text = "\n".join(p.read_text() for p in SOURCE.rglob("*.py") if not p.name.endswith("options.py"))
     for name in _groups()[group].model_fields:
         assert re.search(rf"\.{name}\b|\"{name}\"", text), f"nothing reads {group}.{name}"
+
+
+@pytest.mark.parametrize("protocol", OPTIONS)
+def test_every_preset_is_one_that_the_options_allow(protocol: str) -> None:
+    options = import_named(OPTIONS, "protocol", protocol)
+    for values in options.PRESETS.values():
+        assert options(**values) != options()
 
 
 @pytest.mark.parametrize("group", _groups())

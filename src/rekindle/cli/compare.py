@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rekindle.assess_options import CompareOptions, with_protocols
+from rekindle.assess_options import SMALL, CompareOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.compare_grid import run_grid
 
@@ -30,15 +30,16 @@ failed or the matrix was stopped.
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle compare --help`."""
     named = _named_protocols(arguments)
+    preset = take(arguments, values=["--preset"]).values.get("--preset", SMALL)
     if {"--help", "-h"} & {*arguments}:
-        print_help(None, with_protocols(CompareOptions, named or ()), program="compare")
+        print_help(None, with_protocols(CompareOptions, named or (), preset if named else SMALL), program="compare")
         print(EPILOGUE)
         return 0
     if any(argument.partition("=")[0] == "--grid" for argument in arguments):
         return run_grid(arguments)
     taken = take(arguments, flags=["--json"])
     protocols = named or CompareOptions.model_fields["protocol"].default
-    options = parse(with_protocols(CompareOptions, protocols), taken.rest, program="compare")
+    options = parse(with_protocols(CompareOptions, protocols, preset), taken.rest, program="compare")
     shown = ", ".join(options.models) or "?"
     print(f"rekindle compare: {shown} against {options.base or '?'}", file=sys.stderr, flush=True)
     from rekindle.assess import comparison_folder, run_compare

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rekindle.assess_options import EvaluateOptions, with_protocols
+from rekindle.assess_options import SMALL, EvaluateOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.evaluation.scores import shown
 
@@ -15,15 +15,16 @@ EPILOGUE = "also: --json, --debug. With --protocol NAME --help, the options of t
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle evaluate --help`."""
-    named = take(arguments, values=["--protocol"]).values.get("--protocol")
+    chosen = take(arguments, values=["--protocol", "--preset"]).values
+    named, preset = chosen.get("--protocol"), chosen.get("--preset", SMALL)
     if {"--help", "-h"} & {*arguments}:
-        model = EvaluateOptions if named is None else with_protocols(EvaluateOptions, [named])
+        model = EvaluateOptions if named is None else with_protocols(EvaluateOptions, [named], preset)
         print_help(None, model, program="evaluate")
         print(EPILOGUE)
         return 0
     taken = take(arguments, flags=["--json"])
     protocol = named or EvaluateOptions.model_fields["protocol"].default
-    options = parse(with_protocols(EvaluateOptions, [protocol]), taken.rest, program="evaluate")
+    options = parse(with_protocols(EvaluateOptions, [protocol], preset), taken.rest, program="evaluate")
     print(f"rekindle evaluate: {options.protocol} of {options.model or '?'}", file=sys.stderr, flush=True)
     from rekindle.assess import result_path, run_evaluate
     from rekindle.cli.terminal import TerminalWatcher

@@ -138,7 +138,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
                 f"dense_retrieval.size_px = {size} is not a multiple of the model's patch size {patch}; use "
                 + (f"{below} or {above}" if below else str(above))
             )
-        if self._patches_per_image() == 0:
+        if self._patches_per_image(seed=0) == 0:
             raise RequestError(
                 f"dense_retrieval.memory_size = {self.config.memory_size} leaves less than one patch for "
                 f"each of {len(self.train)} training images in {self._passes()} passes; use at least "
@@ -170,22 +170,23 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             mask = resize_labels(self.test.read(index)[1], (size, size))
             prediction = maps.argmax(dim=1)[0].cpu()
             statistics.append(image_statistics(prediction, mask, num_classes, self.test.ignore_index))
-        return self.outcome(np.stack(statistics), memory_patches=len(memory))
+        return self.outcome(np.stack(statistics), seed, memory_patches=len(memory))
 
     def _memory(self, seed: int) -> tuple[Tensor, Tensor]:
         """Return features [M, D] of unit length and soft labels [M, C]."""
         soft: list[Tensor] = []
         features, labels = [], []
-        images = self._memory_images(seed, soft)
+        own = self.training_indices(seed)
+        images = self._memory_images(seed, own, soft)
         for number, tokens in enumerate(extract_each(self.extractor, images)):
             rows = _unit_rows(tokens[0].patches[0])
             candidates = soft[number].sum(dim=1).nonzero()[:, 0]
             source = generator(seed, "dense-retrieval-memory", number)
-            chosen = candidates[sample_patches(soft[number][candidates], self._patches_per_image(), source)]
+            chosen = candidates[sample_patches(soft[number][candidates], self._patches_per_image(seed), source)]
             features.append(rows[chosen.to(rows.device)])
             labels.append(soft[number][chosen])
             if (number + 1) % 100 == 0:
-                self.news(f"memory from {number + 1} of {len(self.train) * self._passes()} images")
+                self.news(f"memory from {number + 1} of {len(own) * self._passes()} images")
         memory = torch.cat(features)
         if not len(memory):
             raise RequestError(
@@ -194,11 +195,11 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             )
         return memory, torch.cat(labels).to(memory.device)
 
-    def _memory_images(self, seed: int, soft: list[Tensor]) -> Iterator[Tensor]:
+    def _memory_images(self, seed: int, own: list[int], soft: list[Tensor]) -> Iterator[Tensor]:
         """Yield the images for the memory, in order, and append the soft labels of each to `soft`."""
         size, dataset = self.config.size_px, self.train
         for epoch in range(self._passes()):
-            for index in range(len(dataset)):
+            for index in own:
                 image, mask = dataset.read(index)
                 if self.config.augmentation_epochs:
                     source = generator(seed, "dense-retrieval-crop", epoch, index)
@@ -213,8 +214,8 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
     def _passes(self) -> int:
         return max(1, self.config.augmentation_epochs)
 
-    def _patches_per_image(self) -> int:
-        return self.config.memory_size // (len(self.train) * self._passes())
+    def _patches_per_image(self, seed: int) -> int:
+        return self.config.memory_size // (len(self.training_indices(seed)) * self._passes())
 
 
 def _unit_rows(patches: Tensor) -> Tensor:

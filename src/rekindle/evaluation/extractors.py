@@ -42,6 +42,15 @@ class FeatureExtractor:
         """Turn bytes [B, 3, H, W] into the pixels that the network expects, on its device."""
         return (images.to(self.device).float() / 255.0 - self._mean) / self._std
 
+    def computing(self) -> torch.autocast:
+        """Return the context in which the network computes: bfloat16 where that was asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean colour of the normalisation, for pixels in [0, 1]."""
+        return self._backbone.mean
+
     @torch.no_grad()
     def extract(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tokens]:
         """Return the tokens after the given blocks (-1 is the last), each after the final norm.
@@ -53,7 +62,7 @@ class FeatureExtractor:
 
         """
         pixels = self.normalise(images)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with self.computing():
             tokens = self._backbone.intermediate(pixels, blocks)
         return [_float(t) for t in tokens]
 

@@ -10,19 +10,19 @@ of in sliding windows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.core.rng import generator, seeded_default
+from rekindle.core.rng import seeded_default
 from rekindle.data.decoding import image_size
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image, resize_labels
+from rekindle.evaluation.fitting import endless_order
 from rekindle.evaluation.options import LinearSegOptions
 from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
@@ -73,14 +73,6 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
     """The protocol; see the module."""
 
     Config = LinearSegOptions
-    PAPER: ClassVar[Mapping[str, object]] = {
-        "size_px": 512,
-        "steps": 40_000,
-        "lr": 1e-4,
-        "warmup_steps": 1500,
-        "loss_stride": 1,
-    }
-
     _train_cache: list[CachedImage]
     _test_cache: list[CachedImage]
 
@@ -120,7 +112,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
                 upsampled = _upsampled(logits[None], cached.grid, (labels.shape[0], labels.shape[1]))
                 statistics.append(image_statistics(upsampled.argmax(1)[0].cpu(), labels, num_classes, ignore))
         moved = sum(p.numel() for p in head.parameters())
-        return self.outcome(np.stack(statistics), trained_parameters=moved)
+        return self.outcome(np.stack(statistics), seed, trained_parameters=moved)
 
     def _trained_head(self, seed: int) -> LinearHead:
         config, device = self.config, self.extractor.device
@@ -129,7 +121,9 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay
         )
-        order = _endless_order(len(self._train_cache), seed)
+        own = self.training_indices(seed)
+        mirrored = [len(self.train) + i for i in own] if config.flip_augment else []
+        order = endless_order(own + mirrored, seed, "linear-seg-order")
         for step in range(config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = linear_rate(step, peak=config.lr, steps=config.steps, warmup_steps=config.warmup_steps)
@@ -175,14 +169,6 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
             height, width = fitted_size(*image_size(str(dataset.image_path(index))), self.config.size_px, patch)
             patches += height // patch * (width // patch)
         return 4 * self.extractor.width * patches
-
-
-def _endless_order(count: int, seed: int) -> Iterator[int]:
-    """Yield image indices: every image once, then every image once again in another order, and so on."""
-    epoch = 0
-    while True:
-        yield from torch.randperm(count, generator=generator(seed, "linear-seg-order", epoch)).tolist()
-        epoch += 1
 
 
 def _loss(head: LinearHead, batch: list[CachedImage], ignore_index: int, device: torch.device) -> Tensor:

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from rekindle.core.options import Options
+from rekindle.evaluation.protocol_options import Presets, ProtocolOptions
 
 
-class LinearSegOptions(Options):
+class LinearSegOptions(ProtocolOptions):
     """Linear segmentation on frozen features. The defaults take a minute or so on two cores."""
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {"size_px": 512, "steps": 40_000, "lr": 1e-4, "warmup_steps": 1500, "loss_stride": 1},
+    }
 
     size_px: int = Field(default=224, ge=1)
     """Short side of the resized image, rounded like the long one to a multiple of the patch (paper: 512)."""
@@ -31,8 +37,14 @@ class LinearSegOptions(Options):
     """Refuse data whose cached features would take more memory than this (own choice)."""
 
 
-class DenseRetrievalOptions(Options):
+class DenseRetrievalOptions(ProtocolOptions):
     """Dense nearest-neighbour retrieval (Hummingbird)."""
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {"size_px": 512, "augmentation_epochs": 2, "memory_size": 1024 * 10**4},
+        "memory-2": {"size_px": 512, "augmentation_epochs": 2, "memory_size": 1024 * 10**2},
+        "memory-3": {"size_px": 512, "augmentation_epochs": 2, "memory_size": 1024 * 10**3},
+    }
 
     size_px: int = Field(default=224, ge=1)
     """Side of the square input, a multiple of the patch (published numbers: 512)."""

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
+import torch
 
+from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
+from rekindle.core.rng import generator
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.scores import MeanIou, Rows, Score, shown
@@ -63,6 +66,36 @@ class Outcome:
         return f"{self.score.name} {shown(self.score.name, self.score.value(self.rows))}"
 
 
+@dataclass(frozen=True)
+class TrainingPart:
+    """Which of the training items a seed learns from: label efficiency, few-shot folds.
+
+    Attributes:
+        fraction: share of them; each seed draws its own, and a smaller share of one seed is part of a larger one.
+        listed: names to learn from instead, for all seeds; empty for none.
+
+    """
+
+    fraction: float = 1.0
+    listed: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Every item, for every seed."""
+        return self.fraction == 1.0 and not self.listed
+
+    def indices(self, items: Sequence[str], seed: int) -> list[int]:
+        """Return positions in `items`, ascending; floor(fraction * n) of them, at least one."""
+        if self.listed:
+            place = {name: i for i, name in enumerate(items)}
+            unknown = [name for name in self.listed if name not in place]
+            if unknown:
+                raise RequestError(f"the training list names '{unknown[0]}', which is not in the training split")
+            return sorted(place[name] for name in self.listed)
+        count = max(1, int(self.fraction * len(items)))
+        return sorted(torch.randperm(len(items), generator=generator(seed, "fold")).tolist()[:count])
+
+
 class Protocol(ABC, Generic[Settings, Data]):
     """One model on one data set under one protocol.
 
@@ -72,6 +105,7 @@ class Protocol(ABC, Generic[Settings, Data]):
         train: labelled data to learn or to remember; None for a protocol that needs none.
         test: data that the metrics are of; the same classes.
         news: takes one line of progress.
+        part: which of the training items each seed learns from.
 
     """
 
@@ -88,15 +122,20 @@ class Protocol(ABC, Generic[Settings, Data]):
         train: Data | None,
         test: Data,
         news: News = lambda text: None,
+        part: TrainingPart = TrainingPart(),
     ) -> None:
         self.config, self.extractor = config, extractor
-        self._train, self.test, self.news = train, test, news
+        self._train, self.test, self.news, self.part = train, test, news, part
 
     @property
     def train(self) -> Data:
         """Labelled data to learn or to remember."""
         assert self._train is not None, f"{type(self).__name__} was given no training data"
         return self._train
+
+    def training_indices(self, seed: int) -> list[int]:
+        """Positions of the training items that a seed learns from."""
+        return self.part.indices(self.train.items, seed)
 
     @abstractmethod
     def check(self) -> None:
@@ -116,13 +155,23 @@ class SegmentationProtocol(Protocol[Settings, SegmentationFolder]):
 
     DATA = "segmentation"
 
-    def outcome(self, statistics: Rows, extras: dict[str, float] | None = None, **counts: int) -> Outcome:
+    def outcome(
+        self,
+        statistics: Rows,
+        seed: int,
+        *,
+        headline: str = "mIoU",
+        extras: dict[str, float] | None = None,
+        **counts: int,
+    ) -> Outcome:
         """Put names and the usual counts to the pixel counts [n, 3, C] of the test images; see `segmentation_metrics`."""
         sizes = {
             "images": len(self.test),
-            "train_images": len(self.train),
+            "train_images": len(self.training_indices(seed)),
             "classes": self.test.num_classes,
             "pixels": int(statistics[:, 1].sum()),
         }
         rows = np.reshape(statistics, (len(statistics), -1))
-        return Outcome(self.test.items, rows, MeanIou(class_names=self.test.names), sizes | counts, extras or {})
+        return Outcome(
+            self.test.items, rows, MeanIou(class_names=self.test.names, headline=headline), sizes | counts, extras or {}
+        )

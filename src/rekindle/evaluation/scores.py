@@ -118,11 +118,13 @@ class MeanIou(SummedScore):
     """What kind of score this is."""
     class_names: list[str]
     """One per class."""
+    headline: str = "mIoU"
+    """What the mean is called; another name where the maps were changed before they were counted."""
 
     @property
     def name(self) -> str:
         """See `Score.name`."""
-        return "mIoU"
+        return self.headline
 
     @property
     def columns(self) -> list[str]:
@@ -135,7 +137,8 @@ class MeanIou(SummedScore):
 
     def metrics(self, rows: Rows) -> dict[str, float]:
         """Return mIoU, mAcc, aAcc, and IoU/<class> where defined."""
-        return segmentation_metrics(self._by_class(rows), self.class_names)
+        found = segmentation_metrics(self._by_class(rows), self.class_names)
+        return {self.headline if name == "mIoU" else name: value for name, value in found.items()}
 
     def parts(self, rows: Rows) -> dict[str, float]:
         """IoU of each class that is defined."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from rekindle.assess_options import CompareOptions, compare_options, group_name, with_protocols
+from rekindle.assess_options import CompareOptions, compare_options, group_name, with_preset, with_protocols
 from rekindle.config import checked
 from rekindle.core.errors import RequestError, unknown_name
 from rekindle.core.options import Options
@@ -64,6 +64,8 @@ class Grid(Options):
     """Folder of the table, the runs and the results; --out on the command line wins."""
     protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
     """How to measure (`rekindle list protocols`); the options of each stand at the top, as linear_seg: {steps: 300}."""
+    preset: str = "small"
+    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     evaluation_seeds: int = Field(3, ge=1)
     """Seeds of every measurement: 0, 1, ..."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
@@ -82,6 +84,8 @@ class Grid(Options):
     """Split that the metrics are of."""
     train_split: str = "train"
     """Split that heads learn from and memories hold."""
+    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of it to learn from; each evaluation seed draws its own."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to measure (training has `accelerator`)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -130,7 +134,7 @@ class Grid(Options):
         """How models are measured; `run` has the `init` and `network` that a start is read with."""
         run = run or {}
         groups = {group_name(name): getattr(self, group_name(name)).model_dump() for name in self.protocols}
-        shared = ("data", "split", "train_split", "device", "precision", "resamples", "level")
+        shared = ("data", "split", "train_split", "train_fraction", "device", "precision", "resamples", "level")
         tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
         return compare_options(tree | groups | {"protocol": self.protocols, "seeds": self.evaluation_seeds})
 
@@ -163,7 +167,9 @@ def check_grid(content: Mapping[str, Any], where: str = "grid") -> Grid:
     if isinstance(protocols, str) or not isinstance(protocols, list | tuple):
         raise RequestError(f"{where}: protocols = {protocols!r} must be a list of names, such as [linear-seg]")
     try:
-        model = with_protocols(Grid, list(dict.fromkeys(map(str, protocols))))
+        names = list(dict.fromkeys(map(str, protocols)))
+        model = with_protocols(Grid, names)
+        content = with_preset(content, names)
     except RequestError as error:
         raise RequestError(f"{where}: protocols: {error}") from error
     grid = checked(model, content, where)

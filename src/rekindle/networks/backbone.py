@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
+from timm.layers.drop import DropPath
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -224,10 +225,10 @@ class Backbone(nn.Module):
         indices = [self._block_index(i) for i in blocks]
         x, ropes, grid = self._embed(pixels)
         kept: dict[int, Tokens] = {}
-        for i, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
+        for i, (block, rope, path) in enumerate(zip(self.vit.blocks, ropes, self._draw_paths(x), strict=True)):
             if i > max(indices, default=-1):
                 break
-            x = run_block(block, x, BlockPass(rope))
+            x = self._run(block, x, BlockPass(rope, paths=path))
             if i in indices:
                 kept[i] = self._tokens(x, grid, None, norm=norm)
         return [kept[i] for i in indices]
@@ -291,6 +292,13 @@ class Backbone(nn.Module):
         """
         for block in self.vit.blocks:
             plain_block(block).attn.fused_attn = False
+
+    def set_drop_path(self, rate: float) -> None:
+        """Set stochastic depth: `rate` in the last block, falling linearly to 0 in the first. It acts in training mode."""
+        for number, block in enumerate(map(plain_block, self.vit.blocks)):
+            own = rate * number / max(1, self.depth - 1)
+            for name in ("drop_path1", "drop_path2"):
+                setattr(block, name, DropPath(own) if own else nn.Identity())
 
     def _draw_paths(self, x: Tensor) -> list[Paths] | list[None]:
         """Stochastic depth of every block while training, at the rates that its own modules hold."""
