@@ -117,7 +117,7 @@ def test_the_search_takes_the_best_rate_and_never_sees_the_test(
 
     monkeypatch.setattr(LinearDecoder, "trained", trained)
     monkeypatch.setattr(SegmentationFolder, "read", noted)
-    best = protocol._searched(list(range(10)), protocol.config, 0)
+    best = protocol.searched(list(range(10)), protocol.config, 0)
     assert (best.lr, best.optimizer) == (QUICK.lr, "adamw")
     assert len(lines) == 4 and "mIoU" in lines[0]
     assert all(len(indices) == 8 for indices in seen)

@@ -5,5 +5,6 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "segmentation": "rekindle.data.segmentation:SegmentationFolder",
+    "depth": "rekindle.data.depth:DepthFolder",
 }
 """Kind of labelled data -> its reader, built as reader(root, split)."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class SegmentationFolder:
         self.names: list[str] = description["names"]
         self.colors: list[list[int]] | None = description.get("colors")
         self.ignore_index: int = description.get("ignore_index", 255)
-        self._images = _by_stem(self.root / "images" / split)
+        self._images = images_by_stem(self.root / "images" / split)
         self.items: list[str] = sorted(self._images)
         if not self.items:
             raise RequestError(
@@ -79,16 +79,7 @@ class SegmentationFolder:
         Raises: RequestError that lists missing masks, masks with several channels, sizes that differ from the
         image, unreadable files, and ids that are neither a class nor `ignore_index`.
         """
-        faults: dict[str, list[str]] = {}
-        for index, item in enumerate(self.items):
-            fault = self._fault(index)
-            if fault is not None:
-                kind, detail = fault
-                faults.setdefault(kind, []).append(f"{item}{detail}")
-        if faults:
-            lines = [f"{self.root}, split '{self.split}': the data cannot be used."]
-            lines += [f"- {kind}: {_some(items)}" for kind, items in faults.items()]
-            raise RequestError("\n".join([*lines, _LAYOUT]))
+        listed_faults(self.root, self.split, self.items, self._fault, _LAYOUT)
 
     def _fault(self, index: int) -> tuple[str, str] | None:
         path = self.mask_path(index)
@@ -121,6 +112,22 @@ class SegmentationFolder:
         return None
 
 
+def listed_faults(
+    root: Path, split: str, items: Sequence[str], fault_of: Callable[[int], tuple[str, str] | None], layout: str
+) -> None:
+    """Ask every item for its fault (kind and detail, or None) and raise RequestError that lists what was found."""
+    faults: dict[str, list[str]] = {}
+    for index, item in enumerate(items):
+        fault = fault_of(index)
+        if fault is not None:
+            kind, detail = fault
+            faults.setdefault(kind, []).append(f"{item}{detail}")
+    if faults:
+        lines = [f"{root}, split '{split}': the data cannot be used."]
+        lines += [f"- {kind}: {_some(found)}" for kind, found in faults.items()]
+        raise RequestError("\n".join([*lines, layout]))
+
+
 def splits(root: str | Path) -> list[str]:
     """Names of the splits in a folder, sorted. Raises: RequestError if the folder has not the layout."""
     root = Path(root).expanduser()
@@ -134,7 +141,8 @@ def splits(root: str | Path) -> list[str]:
     return names
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Find the images below a folder by their relative path without suffix. Raises: RequestError for two of one stem."""
     found: dict[str, Path] = {}
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

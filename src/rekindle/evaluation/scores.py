@@ -192,4 +192,62 @@ class Means(SummedScore):
         return np.where(weight > 0, totals[..., column] / np.where(weight > 0, weight, 1.0), np.nan)
 
 
-AnyScore = Annotated[MeanIou | Means, Discriminator("kind")]
+class MeanAveragePrecision(Score):
+    """Mean over the classes of average precision: of the positives, the mean of the precision at their rank.
+
+    Ties are ranked in the order of the items. A class without a positive does not count.
+    """
+
+    kind: Literal["mean-average-precision"] = "mean-average-precision"
+    """What kind of score this is."""
+    class_names: list[str]
+    """One per class."""
+
+    @property
+    def name(self) -> str:
+        """See `Score.name`."""
+        return "mAP"
+
+    @property
+    def columns(self) -> list[str]:
+        """Scores of the classes, then whether they are there (0 or 1)."""
+        return [f"{kind}_{c}" for kind in ("score", "present") for c in range(len(self.class_names))]
+
+    def over(self, rows: Rows, counts: NDArray[Any]) -> Values:
+        """Score resamples; see `Score.over`."""
+        return np.stack([_defined_mean(self._by_class(side, counts)) for side in rows], axis=1)
+
+    def parts(self, rows: Rows) -> dict[str, float]:
+        """Average precision of each class with a positive."""
+        found = self._by_class(rows, np.ones((1, len(rows)), np.int64))[0]
+        return {n: float(v) for n, v in zip(self.class_names, found, strict=True) if not np.isnan(v)}
+
+    def metrics(self, rows: Rows) -> dict[str, float]:
+        """Return mAP, and AP/<class> of each class with a positive."""
+        return super().metrics(rows) | {f"AP/{name}": value for name, value in self.parts(rows).items()}
+
+    def _by_class(self, rows: Rows, counts: NDArray[Any]) -> Values:
+        """Average precision [R, C] of resamples; each row of `counts` has the same sum."""
+        num_classes = len(self.class_names)
+        found = np.full((len(counts), num_classes), np.nan)
+        whole = counts.astype(np.int64)
+        for c in range(num_classes):
+            order = np.argsort(-rows[:, c], kind="stable")
+            present = rows[order, num_classes + c] > 0
+            drawn = np.repeat(np.tile(present, len(whole)), whole[:, order].ravel()).reshape(len(whole), -1)
+            precision = drawn.cumsum(axis=1) / np.arange(1, drawn.shape[1] + 1)
+            positives = drawn.sum(axis=1)
+            total = (precision * drawn).sum(axis=1)
+            found[:, c] = np.where(positives > 0, total / np.maximum(positives, 1), np.nan)
+        return found
+
+
+def _defined_mean(values: Values) -> Values:
+    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    is_defined = ~np.isnan(values)
+    count = is_defined.sum(axis=-1)
+    total = np.where(is_defined, values, 0.0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+AnyScore = Annotated[MeanIou | Means | MeanAveragePrecision, Discriminator("kind")]

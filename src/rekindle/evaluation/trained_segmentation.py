@@ -119,7 +119,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         """Train and test."""
         indices = self.training_indices(seed)
         config = self.config.model_copy(update={"steps": self._steps(seed)})
-        network = self.trained(indices, self._searched(indices, config, seed), seed)
+        network = self.trained(indices, self.searched(indices, config, seed), seed)
         tested = self.tested(network, self.test, range(len(self.test)))
         score = MeanIou(class_names=self.test.names)
         flat = {name: rows.reshape(len(rows), -1) for name, rows in vars(tested).items()}
@@ -134,6 +134,24 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             trained_parameters=moved,
             steps=config.steps,
         )
+
+    def searched(self, indices: list[int], config: Settings, seed: int) -> Settings:
+        """Return the options of the best candidate, trained on four fifths of the images and judged on the others."""
+        candidates = _candidates(config)
+        if len(candidates) == 1:
+            return candidates[0]
+        order = torch.randperm(len(indices), generator=generator(seed, "search")).tolist()
+        judged = max(1, len(indices) // HELD_OUT)
+        held, kept = [indices[i] for i in order[:judged]], sorted(indices[i] for i in order[judged:])
+        score, best, best_value = MeanIou(class_names=self.test.names), candidates[0], -1.0
+        for candidate in candidates:
+            tested = self.tested(self.trained(kept, candidate, seed), self.train, held)
+            value = score.value(tested.plain.reshape(len(held), -1))
+            told = f"{candidate.optimizer}, lr {candidate.lr:g}, drop_path {candidate.drop_path:g}"
+            self.news(f"search: {told}: mIoU {100 * value:.2f} %")
+            if value > best_value:
+                best, best_value = candidate, value
+        return best
 
     def trained(self, indices: Sequence[int], config: Settings, seed: int) -> Segmenter:
         """Return the network trained on some of the training images."""
@@ -189,24 +207,6 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
     def _steps(self, seed: int) -> int:
         share = len(self.training_indices(seed)) / len(self.train)
         return max(1, round(self.config.steps * max(FEWEST_STEPS, share)))
-
-    def _searched(self, indices: list[int], config: Settings, seed: int) -> Settings:
-        """Return the options of the best candidate, trained on four fifths of the images and judged on the others."""
-        candidates = _candidates(config)
-        if len(candidates) == 1:
-            return candidates[0]
-        order = torch.randperm(len(indices), generator=generator(seed, "search")).tolist()
-        judged = max(1, len(indices) // HELD_OUT)
-        held, kept = [indices[i] for i in order[:judged]], sorted(indices[i] for i in order[judged:])
-        score, best, best_value = MeanIou(class_names=self.test.names), candidates[0], -1.0
-        for candidate in candidates:
-            tested = self.tested(self.trained(kept, candidate, seed), self.train, held)
-            value = score.value(tested.plain.reshape(len(held), -1))
-            told = f"{candidate.optimizer}, lr {candidate.lr:g}, drop_path {candidate.drop_path:g}"
-            self.news(f"search: {told}: mIoU {100 * value:.2f} %")
-            if value > best_value:
-                best, best_value = candidate, value
-        return best
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:

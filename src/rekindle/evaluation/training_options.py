@@ -117,3 +117,50 @@ class LinearDecoderOptions(SegmentationTrainingOptions):
         | {"batch_size": 16, "size_px": 480, "crop_px": 480, "window_px": 480, "stride_px": 320},
         "cityscapes": _SEGMENTER | {"lr": 1e-2, "size_px": 1024, "crop_px": 768, "window_px": 768, "stride_px": 512},
     }
+
+
+class DepthOptions(TrainingOptions):
+    """A DPT decoder on a frozen backbone."""
+
+    steps: int = Field(default=200, ge=1)
+    """Optimizer steps of the decoder."""
+    lr: float = Field(default=1e-4, gt=0.0)
+    """Peak learning rate; `head_lr_scale` multiplies it."""
+    size_px: int = Field(default=224, ge=1)
+    """Short side of the resized image, rounded like the long one to a multiple of the patch."""
+    channels: int = Field(default=64, ge=8)
+    """Of the decoder's fusion blocks (paper: 256)."""
+    projections: tuple[int, int, int, int] = (48, 96, 192, 384)
+    """Channels of the four levels, fine to coarse (paper: 96, 192, 384, 768; for ViT-L 256, 512, 1024, 1024)."""
+
+    PRESETS: ClassVar[Presets] = {
+        "paper": {
+            "steps": 300_000,
+            "head_lr_scale": 1.0,
+            "weight_decay": 0.0,
+            "channels": 256,
+            "projections": (96, 192, 384, 768),
+        },
+    }
+
+
+class MultiLabelOptions(ProtocolOptions):
+    """Which classes an image shows: classification apart from localisation."""
+
+    source: Literal["frozen", "finetuned", "segmentation"] = "frozen"
+    """What scores the classes: BatchNorm and a linear layer on the mean of the frozen patch tokens; the same, trained with the
+    backbone; or the greatest probability of any pixel under a fine-tuned linear decoder."""
+    size_px: int = Field(default=224, ge=1)
+    """Short side of the resized image, rounded like the long one to a multiple of the patch."""
+    epochs: int = Field(default=30, ge=1)
+    """Passes over the training images of `frozen`."""
+    lr: float = Field(default=1e-3, gt=0.0)
+    """Rate of AdamW of `frozen`."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decay of AdamW of `frozen` (own choice)."""
+    batch_size: int = Field(default=64, ge=2)
+    """Images per step of `frozen`."""
+    training: TrainingOptions = TrainingOptions()
+    """Training of `finetuned`."""
+    decoder: LinearDecoderOptions = LinearDecoderOptions()
+    """Training of `segmentation`."""
