@@ -42,6 +42,7 @@ from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
 from rekindle.evaluation.result import EvalResult, write_json, write_result
 from rekindle.evaluation.scores import AnyScore
+from rekindle.evaluation.shared_features import SharedFeatures
 from rekindle.networks.backbone import Backbone
 
 AnyProtocol = Protocol[Any, Any]
@@ -91,6 +92,7 @@ class LoadedModel:
     name: str
     hash: str
     extractor: FeatureExtractor
+    features: SharedFeatures
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
                 results.append(result)
                 clock.tick(f"{name}: {model.name}, seed {seed}: {outcome.shown}")
             sides[name].append(outcomes)
+        model.features.forget()
     rows = [
         Row(
             protocol=name,
@@ -342,7 +345,7 @@ def load_model(name: str, options: ModelOptions, watcher: Watcher, backbone: Bac
         backbone, match = load_backbone(name, options.network, init=options.init)
         watcher.message(match)
     extractor = FeatureExtractor(backbone, device=_device(options.device), bf16=options.precision == "bf16")
-    return LoadedModel(name, model_hash(backbone), extractor)
+    return LoadedModel(name, model_hash(backbone), extractor, SharedFeatures(extractor))
 
 
 def _device(name: str) -> torch.device:
@@ -359,7 +362,7 @@ def build_protocol(
     group = protocol_options(options, name)
     kind = import_named(PROTOCOLS, "protocol", name)
     part = TrainingPart(options.train_fraction, _listed(options.train_list))
-    protocol: AnyProtocol = kind(group, model.extractor, data.train(name), data.test(name), news, part)
+    protocol: AnyProtocol = kind(group, model.extractor, data.train(name), data.test(name), news, part, model.features)
     return protocol
 
 

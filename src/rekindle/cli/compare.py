@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rekindle.assess_options import SMALL, CompareOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.compare_grid import run_grid
+from rekindle.cli.compare_results import run_results
 
 if TYPE_CHECKING:
     from rekindle.assess import Comparison
@@ -24,6 +25,10 @@ trains every start x method x framework x seed of the grid, measures all of them
 (table.json, table.csv, table.md). What is done is kept and what was interrupted goes on: run the same command again.
 --dry-run lists the cells and what is done. examples/grids/first.yaml is a grid with every part explained. Exit code 1 if a cell
 failed or the matrix was stopped.
+
+many data sets: rekindle compare --results FILE.json... --relative-to MODEL [--json]
+reads result files of `evaluate` (any data sets, models and seeds) and prints every value, its relative improvement over the
+baseline (a random initialisation, for example), and the mean of the improvements over the data sets.
 """
 
 
@@ -37,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if any(argument.partition("=")[0] == "--grid" for argument in arguments):
         return run_grid(arguments)
+    if any(argument.partition("=")[0] == "--results" for argument in arguments):
+        return run_results(arguments)
     taken = take(arguments, flags=["--json"])
     protocols = named or CompareOptions.model_fields["protocol"].default
     options = parse(with_protocols(CompareOptions, protocols, preset), taken.rest, program="compare")

@@ -69,9 +69,17 @@ class SegmentationFolder:
         """Where the mask of an item should be."""
         return self.root / "masks" / self.split / f"{self.items[index]}.png"
 
+    def image(self, index: int) -> Tensor:
+        """Return the image, uint8 [3, H, W]."""
+        return read_image(str(self.image_path(index)))
+
+    def mask(self, index: int) -> Tensor:
+        """Return the class ids, int64 [H, W]."""
+        return _read_mask(self.mask_path(index))
+
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the image, uint8 [3, H, W], and its class ids, int64 [H, W]."""
-        return read_image(str(self.image_path(index))), _read_mask(self.mask_path(index))
+        """Return image and mask."""
+        return self.image(index), self.mask(index)
 
     def check(self) -> None:
         """Look at every file before any work starts.

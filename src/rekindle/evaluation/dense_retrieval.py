@@ -24,6 +24,7 @@ from rekindle.evaluation.dense_features import extract_each, resize_image, resiz
 from rekindle.evaluation.options import DenseRetrievalOptions
 from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
+from rekindle.evaluation.shared_features import Sizing
 
 CROP_AREA = (0.5, 2.0)  # of the image; what is larger is clipped
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -147,9 +148,8 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
 
     def prepare(self) -> None:
         """Extract the features of the test images."""
-        size = (self.config.size_px, self.config.size_px)
-        images = (resize_image(self.test.read(i)[0], size) for i in range(len(self.test)))
-        self._queries = [_unit_rows(t[0].patches[0]).half() for t in extract_each(self.extractor, images)]
+        found = self.features.of(self.test, Sizing("square", self.config.size_px), news=self.news)
+        self._queries = [_unit_rows(t[0].patches[0].float()).half() for t in found]
 
     def run(self, seed: int) -> Outcome:
         """Fill the memory, label the patches of every test image, count pixels."""
@@ -167,7 +167,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             )
             maps = found.T.reshape(1, num_classes, side, side)
             maps = functional.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
-            mask = resize_labels(self.test.read(index)[1], (size, size))
+            mask = resize_labels(self.test.mask(index), (size, size))
             prediction = maps.argmax(dim=1)[0].cpu()
             statistics.append(image_statistics(prediction, mask, num_classes, self.test.ignore_index))
         return self.outcome(np.stack(statistics), seed, memory_patches=len(memory))

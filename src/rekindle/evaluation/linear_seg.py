@@ -107,7 +107,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
         statistics = []
         with torch.no_grad():
             for index, cached in enumerate(self._test_cache):
-                labels = self.test.read(index)[1]
+                labels = self.test.mask(index)
                 logits = head(cached.rows.to(self.extractor.device).float())
                 upsampled = _upsampled(logits[None], cached.grid, (labels.shape[0], labels.shape[1]))
                 statistics.append(image_statistics(upsampled.argmax(1)[0].cpu(), labels, num_classes, ignore))

@@ -17,12 +17,13 @@ from torch.nn import functional
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import generator, seeded_default
 from rekindle.data.segmentation import SegmentationFolder
-from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
+from rekindle.evaluation.dense_features import fitted_size, resize_image
 from rekindle.evaluation.fitting import endless_order, fit, training_groups
 from rekindle.evaluation.label_images import whole_logits
 from rekindle.evaluation.linear_decoder import LinearDecoder
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores import MeanAveragePrecision
+from rekindle.evaluation.shared_features import Sizing
 from rekindle.evaluation.training_options import MultiLabelOptions
 
 
@@ -80,19 +81,19 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
 
     def _present(self, data: SegmentationFolder) -> Tensor:
         """Which classes each image shows, [n, C]."""
-        masks = (data.read(i)[1] for i in range(len(data)))
+        masks = (data.mask(i) for i in range(len(data)))
         return torch.stack([present_classes(mask, data.num_classes, data.ignore_index) for mask in masks])
 
     def _resized(self, data: SegmentationFolder, indices: range) -> Iterator[Tensor]:
         for index in indices:
-            image = data.read(index)[0]
+            image = data.image(index)
             size = fitted_size(image.shape[1], image.shape[2], self.config.size_px, self.extractor.patch_size)
             yield resize_image(image, size)
 
     def _pooled(self, data: SegmentationFolder) -> Tensor:
         """Means of the patch tokens, [n, D]."""
-        images = self._resized(data, range(len(data)))
-        return torch.stack([t[0].patches[0].mean(dim=(0, 1)).cpu() for t in extract_each(self.extractor, images)])
+        found = self.features.of(data, Sizing("short", self.config.size_px), news=self.news)
+        return torch.stack([t[0].patches[0].float().mean(dim=(0, 1)) for t in found])
 
     def _frozen_scores(self, seed: int) -> Tensor:
         config, own = self.config, self.training_indices(seed)
@@ -126,7 +127,7 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for _ in range(config.steps):
                 chosen = [next(order) for _ in range(config.batch_size)]
-                images = [resize_image(self.train.read(i)[0], (side, side)) for i in chosen]
+                images = [resize_image(self.train.image(i), (side, side)) for i in chosen]
                 flips = (torch.rand(len(chosen), generator=source) < 0.5).tolist()
                 yield torch.stack([x.flip(-1) if f else x for x, f in zip(images, flips, strict=True)]), labels[chosen]
 
@@ -141,7 +142,7 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
         found = []
         with torch.no_grad(), self.extractor.computing():
             for index in range(len(self.test)):
-                image = resize_image(self.test.read(index)[0], (side, side))
+                image = resize_image(self.test.image(index), (side, side))
                 pooled = backbone(self.extractor.normalise(image[None])).patches.mean(dim=(1, 2))
                 found.append(head(pooled.float())[0].cpu())
         return torch.stack(found)

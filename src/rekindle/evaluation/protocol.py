@@ -18,6 +18,7 @@ from rekindle.core.rng import generator
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.scores import MeanIou, Rows, Score, shown
+from rekindle.evaluation.shared_features import SharedFeatures
 
 Settings = TypeVar("Settings", bound=Options)
 News = Callable[[str], None]
@@ -123,7 +124,9 @@ class Protocol(ABC, Generic[Settings, Data]):
         test: Data,
         news: News = lambda text: None,
         part: TrainingPart = TrainingPart(),
+        features: SharedFeatures | None = None,
     ) -> None:
+        self.features = features or SharedFeatures(extractor)
         self.config, self.extractor = config, extractor
         self._train, self.test, self.news, self.part = train, test, news, part
 
