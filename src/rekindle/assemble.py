@@ -158,12 +158,21 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
     backbone.recompute_blocks = options.engine.recompute_blocks
     if compute_precision(options) == "bf16" and not on_gpu(options):
         backbone.attend_plainly()
+    method_class = import_named(METHODS, "method", options.method)
+    side = options.views.global_size_px // backbone.patch_size
+    config = method_class.fitted(resolved.method_options(), (side, side))
     with seeded_default(options.seed, "init"):
+        if method_class.learns_beside(config):
+            if options.train != "all" or options.adapter.in_full_training:
+                raise RequestError(
+                    f"{options.method} trains a new network, and adapters or norms alone would leave it as it was drawn; use "
+                    "--train all without --adapter.in-full-training"
+                )
+            method: Method = method_class(config, backbone)
+            names = tuple(name for name, _ in method.exported().named_parameters())
+            return method, Attachment(trained=names, frozen=())
         attachment = attach(backbone, options.adapter, train=options.train)
-        method_class = import_named(METHODS, "method", options.method)
-        side = options.views.global_size_px // backbone.patch_size
-        method: Method = method_class(method_class.fitted(resolved.method_options(), (side, side)), backbone)
-    return method, attachment
+        return method_class(config, backbone), attachment
 
 
 def _head_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:

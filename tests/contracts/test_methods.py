@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from rekindle.config import import_named, nested, resolve
+from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods import METHODS, SUMMARIES
 from rekindle.methods.base import Method
+from rekindle.methods.class_contrast import ContrastOptions
+from rekindle.methods.corruption import CorruptionOptions
 from rekindle.methods.distillation import CentredOptions
 from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
 
@@ -25,18 +28,32 @@ SMALL: dict[str, dict[str, object]] = {
     "loca": {"reference_grid": 4},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
     "mocov3": {"projector_hidden": 32, "projector_out": 16},
+    **{name: {"pixel_hidden": 32, "head_out": 16, "max_block": 0.6} for name in ("mcssl", "mmc", "sit")},
+    "msn": {"head_out": 16},
     "paka": {"sample_grid": 3},
+    "tec": {"decoder_width": 16, "decoder_heads": 2, "blocks_per_group": 1},
     "udi": {"window": 2, "local_window": 1},
     "flsl": {"window": 2, "local_window": 1},
 }
+FITTING: dict[str, dict[str, dict[str, object]]] = {
+    "tec": {"adapters": {"start": "base", "input_adapter": False}, "norm": {"start": "base"}}
+}
+"""Options without which a method cannot train this way: TEC draws its encoder, which adapters or norms alone would leave so."""
 ARCHES = {"udi": f"{ARCH},registers=1"}
-SHARED_OPTIONS = {"rekindle.methods.distillation": CentredOptions}
+SHARED_OPTIONS: dict[str, type[Options]] = {
+    "rekindle.methods.class_contrast": ContrastOptions,
+    "rekindle.methods.corruption": CorruptionOptions,
+    "rekindle.methods.distillation": CentredOptions,
+}
 """Options that several methods inherit, and the module that reads them."""
 
 
-def _build(name: str, train: str = "adapters", *, options: Mapping[str, object] | None = None) -> Method:
+def _build(name: str, train: str | None = None, *, options: Mapping[str, object] | None = None) -> Method:
+    """Args: train, what moves; None is what the method needs, else adapters."""
     method = import_named(METHODS, "method", name)
-    wanted = {**SMALL_HEAD, **SMALL_REGIONS, **SMALL.get(name, {}), **(options or {})}
+    train = train or str(method.NEEDS.get("train", "adapters"))
+    fitting = FITTING.get(name, {}).get(train, {})
+    wanted = {**SMALL_HEAD, **SMALL_REGIONS, **SMALL.get(name, {}), **fitting, **(options or {})}
     small = {k: v for k, v in wanted.items() if k in method.Config.model_fields}
     backbone = tiny_backbone(train, arch=ARCHES.get(name, ARCH))
     with seeded_default(0, "method"):
@@ -68,10 +85,11 @@ def test_every_option_is_read_by_the_methods_code(name: str) -> None:
 
 
 def _body(module: str) -> str:
-    """The source after the class of the options."""
+    """The source after the first class of options."""
     path = Path(__file__).parents[2] / "src" / Path(*module.split(".")).with_suffix(".py")
     source = path.read_text()
-    return source[source.index("class ", source.index("Options(") + 1) :]
+    after = source.index("Options(") + 1
+    return source[min(at for word in ("\nclass ", "\ndef ") if (at := source.find(word, after)) > 0) :]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -126,7 +144,10 @@ def test_batch_order_does_not_matter_to_the_loss(name: str, monkeypatch: pytest.
     """Draws belong to rows of the batch, not to images; so let all rows draw the same."""
     from rekindle.views.batch import Crops, ViewBatch, Views
 
-    method, batch = _build(name, options={"regional_weight": 0.0}).eval(), tiny_batch(4)
+    method, batch = (
+        _build(name, options={"regional_weight": 0.0, "replace_p": 0.0, "fill": "zeros"}).eval(),
+        tiny_batch(4),
+    )
     for module in [
         m for label, m in sys.modules.items() if label.startswith("rekindle.") and hasattr(m, "row_uniform")
     ]:

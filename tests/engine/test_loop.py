@@ -98,9 +98,14 @@ def test_micro_batches_keep_centre_teacher_and_random_draws_right(images: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["flsl", "glare", "ibot", "loca", "mae", "paka", "udi"])
+@pytest.mark.parametrize(
+    "method", ["flsl", "glare", "ibot", "loca", "mae", "mcssl", "mmc", "msn", "paka", "sit", "udi"]
+)
 def test_two_processes_equal_one_that_sees_both_halves(method: str, images: Path, tmp_path: Path) -> None:
-    """MoCo v3 is no such method: its batch statistics are a process's own. DINO is GLARE's first term."""
+    """MoCo v3 is no such method: its batch statistics are a process's own. DINO is GLARE's first term.
+
+    The heads of MMC, SiT and MSN have batch statistics of all processes; whose pixels an image gets is a process's own.
+    """
     changes = _tiny(method)
     script = tmp_path / "two.py"
     script.write_text(
@@ -136,7 +141,9 @@ def test_two_processes_equal_one_that_sees_both_halves(method: str, images: Path
     run(images, tmp_path / "one", **changes)
     one, two = checkpoint(tmp_path / "one")["method"], checkpoint(tmp_path / "two")["method"]
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-3)
+        # class tokens of random weights hardly differ, so normalising by four of them magnifies rounding; a process's own
+        # statistics would be off by 2e-3
+        torch.testing.assert_close(tensor, two[name], atol=2e-4 if method in ("mmc", "sit") else 2e-5, rtol=1e-3)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         names = ("loss", "glob", "reg", "loc1", "loc2") if method == "glare" else ("loss",)
         for name in names:
@@ -165,6 +172,18 @@ def _tiny(method: str) -> dict[str, Any]:
         options = (
             {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2} if method == "mae" else {"sample_grid": 3}
         )
+    if method in ("mcssl", "mmc", "sit"):
+        options |= {"pixel_hidden": 32, "max_block": 0.6, "replace_p": 0.0}
+    if method in ("mmc", "msn", "sit"):
+        options["head_out"] = 16
+        unknown = ("num_prototypes",) if method != "msn" else ()
+        options = {
+            k: v for k, v in options.items() if k not in ("head_bottleneck", "freeze_last_layer_epochs", *unknown)
+        }
+    if method in ("mmc", "sit"):
+        changes["optim__eps"] = 1e-3
+    if method == "mmc":
+        options["gather_patches"] = True
     return changes | {"method": method} | {f"{method}.{name}": value for name, value in options.items()}
 
 

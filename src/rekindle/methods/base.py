@@ -102,6 +102,11 @@ class Method(nn.Module, ABC):
         """Return the options for large views of `grid` patches, where a size that nobody set follows from it."""
         return config
 
+    @classmethod
+    def learns_beside(cls, config: Options) -> bool:
+        """Whether a new network learns and the named backbone, whatever is attached to it, only teaches it (TEC)."""
+        return False
+
     upkeep: Upkeep | None = None
     """Does what the hooks below ask for; a method without one defines them itself."""
 

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Int64
 from pydantic import Field
-from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.core.rng import row_uniform
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.masking import PLAIN_CROPS
+from rekindle.methods.masking import draw_visible as draw_visible
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.masked_decoder import MaskedDecoder
 from rekindle.objectives.reconstruction import as_patches, hidden_patch_error
@@ -48,15 +47,7 @@ class Mae(Method):
     """
 
     Config = MaeOptions
-    NEEDS: ClassVar[Mapping[str, object]] = {
-        "views.num_local": 0,
-        "views.global_scale": (0.2, 1.0),
-        "views.jitter_p": 0.0,
-        "views.grey_p": 0.0,
-        "views.blur_p": (0.0, 0.0, 0.0),
-        "views.solarize_p": (0.0, 0.0, 0.0),
-        "network.drop_path": 0.0,
-    }
+    NEEDS: ClassVar[Mapping[str, object]] = PLAIN_CROPS
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 1.5e-4,
         "optim.warmup_epochs": 40.0,
@@ -101,17 +92,3 @@ class Mae(Method):
     def exported(self) -> Backbone:
         """The encoder; the decoder has done its work."""
         return self.student
-
-
-def draw_visible(
-    progress: Progress, rows: int, views: int, num_patches: int, mask_ratio: float
-) -> tuple[Int64[Tensor, "N L"], Bool[Tensor, "N P"]]:
-    """Draw which patches of each view stay visible (ascending), and the mask of the others; at least one of each.
-
-    Returns: on the CPU, N = views * rows with views first.
-    """
-    noise = row_uniform("visible", progress, rows, views, num_patches).transpose(0, 1).flatten(0, 1)
-    count = min(max(1, int(num_patches * (1 - mask_ratio))), num_patches - 1)
-    keep = noise.argsort(dim=1)[:, :count].sort(dim=1).values
-    hidden = torch.ones(noise.shape, dtype=torch.bool).scatter_(1, keep, False)
-    return keep, hidden

@@ -31,11 +31,8 @@ class MaskedDecoder(nn.Module):
         self, encoder_width: int, *, width: int, depth: int, heads: int, out: int, num_prefix: int = 1
     ) -> None:
         super().__init__()
-        if width % heads or width % 4:
-            raise RequestError(
-                f"a decoder of width {width} cannot have {heads} heads; both 4 and the heads must divide it"
-            )
-        self.num_prefix, self._width = num_prefix, width
+        check_decoder_width(width, heads)
+        self.num_prefix = num_prefix
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.mask_token, std=0.02)
@@ -52,13 +49,35 @@ class MaskedDecoder(nn.Module):
         self, visible: Float[Tensor, "N T D"], keep: Int64[Tensor, "N L"], grid: tuple[int, int]
     ) -> Float[Tensor, "N P out"]:
         """Return the prediction for each patch; visible tokens are the prefix and the patches `keep`, in this order."""
-        y = self.embed(visible)
-        prefix, patches = y[:, : self.num_prefix], y[:, self.num_prefix :]
-        full = self.mask_token.to(y.dtype).expand(len(y), grid[0] * grid[1], -1)
-        full = full.scatter(1, keep[..., None].expand(-1, -1, self._width), patches)
-        positions = build_sincos2d_pos_embed(list(grid), dim=self._width, device=y.device, dtype=torch.float32)
-        y = torch.cat([prefix, full + positions.to(y.dtype)], dim=1)
+        y = with_mask_tokens(self.embed(visible), self.mask_token, keep, grid, num_prefix=self.num_prefix)
         for block in self.blocks:
             y = block(y)
         predicted: Tensor = self.predict(self.norm(y))[:, self.num_prefix :]
         return predicted
+
+
+def with_mask_tokens(
+    tokens: Float[Tensor, "N T W"],
+    mask_token: Float[Tensor, " W"],
+    keep: Int64[Tensor, "N L"],
+    grid: tuple[int, int],
+    *,
+    num_prefix: int,
+) -> Float[Tensor, "N S W"]:
+    """Return what a decoder reads: the prefix, then a token for every patch, with fixed positions.
+
+    Args: tokens, the prefix and the patches `keep` in this order; mask_token stands in for the patches that are not among them;
+    grid (gh, gw). Returns: S = num_prefix + gh * gw tokens.
+    """
+    prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
+    width = tokens.shape[-1]
+    full = mask_token.to(tokens.dtype).expand(len(tokens), grid[0] * grid[1], -1)
+    full = full.scatter(1, keep[..., None].expand(-1, -1, width), patches)
+    positions = build_sincos2d_pos_embed(list(grid), dim=width, device=tokens.device, dtype=torch.float32)
+    return torch.cat([prefix, full + positions.to(tokens.dtype)], dim=1)
+
+
+def check_decoder_width(width: int, heads: int) -> None:
+    """Raise RequestError unless a decoder of this width can have sines and cosines of two axes, and these heads."""
+    if width % heads or width % 4:
+        raise RequestError(f"a decoder of width {width} cannot have {heads} heads; both 4 and the heads must divide it")

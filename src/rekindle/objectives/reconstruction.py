@@ -3,12 +3,35 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rekindle.core.precision import full_precision
+from rekindle.objectives.pairs import share_of_all
 
+TargetNorm = Literal["none", "channel", "patch"]
 _EPS = 1e-6
+
+
+def standardised(values: Float[Tensor, "N P C"], *, dim: int) -> Float[Tensor, "N P C"]:
+    """Return (x - mean) / sqrt(variance + 1e-6) along one axis, with the unbiased variance; what is constant becomes 0."""
+    mean, variance = values.mean(dim=dim, keepdim=True), values.var(dim=dim, keepdim=True)
+    return (values - mean) / (variance + _EPS).sqrt()
+
+
+@full_precision
+def normalised_target(features: Float[Tensor, "N P C"], norm: TargetNorm) -> Float[Tensor, "N P C"]:
+    """Return the features that are to be predicted, [N, P, C], of which P are all patches of an image.
+
+    TEC (Gao et al., arXiv:2210.11016), eq. 3: `patch` gives every image and channel mean 0 and deviation 1 over the patches, so
+    that what tells patches apart counts and the scale of a channel does not. `channel` does so for every patch over its
+    channels, `none` leaves them (its ablation).
+    """
+    if norm == "none":
+        return features
+    return standardised(features, dim=1 if norm == "patch" else -1)
 
 
 def as_patches(pixels: Float[Tensor, "N 3 H W"], patch_size: int) -> Float[Tensor, "N P C"]:
@@ -31,7 +54,26 @@ def hidden_patch_error(
     MAE (He et al., arXiv:2111.06377), section 3; normalise: each patch to mean 0 and (unbiased) variance 1 first.
     """
     if normalise:
-        mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
-        patches = (patches - mean) / (variance + _EPS).sqrt()
+        patches = standardised(patches, dim=-1)
     error = (predicted - patches).square().mean(dim=-1)
     return (error * hidden).sum() / hidden.sum().clamp_min(1)
+
+
+@full_precision
+def corrupted_pixel_error(
+    predicted: Float[Tensor, "R Q 3"],
+    pixels: Float[Tensor, "R Q 3"],
+    corrupted: Bool[Tensor, "R Q"],
+    *,
+    num_pixels: int | None = None,
+) -> Float[Tensor, ""]:
+    """Absolute error of corrupted pixels, mean over these and the colours; 0 if nothing is corrupted.
+
+    MMC, L_REC: sum(M |x - x^|) / (3 sum(M)), the sum in the denominator over all processes. R patches of Q pixels.
+
+    Args: num_pixels, what the mean counts instead of the corrupted pixels (all of this process: eq. 1 as printed).
+    """
+    count = share_of_all(corrupted.sum()) if num_pixels is None else num_pixels
+    error = (predicted - pixels).abs().sum(dim=-1)
+    total: Tensor = (error * corrupted).sum() / (3 * count)
+    return total
