@@ -20,14 +20,16 @@ from rekindle.config import PretrainOptions, Resolved, import_named, read_run_fi
 from rekindle.core.distributed import rank
 from rekindle.core.errors import RequestError
 from rekindle.core.fabric import Fabric
+from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.data.images import ImageSource, find_images
 from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.loop import share_size, train
+from rekindle.engine.metrics_log import read_curves
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
-from rekindle.feeding import on_device, shares_stream
+from rekindle.feeding import few_views, on_device, shares_stream
 from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
@@ -35,6 +37,7 @@ from rekindle.networks.compiling import compile_blocks
 from rekindle.networks.stored_head import load_stored_head
 from rekindle.planning import compute_precision, on_gpu, plan_steps
 from rekindle.recipes import with_recipe
+from rekindle.views.batch import ViewBatch
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             save_model(folder.path, exported, attachment.trained, lineage)
             exported_hash = model_hash(exported)
             watcher.message(f"model written to {folder.weights}")
+            _write_pictures(folder, method, few_views(options, images, backbone, fabric.device), plan, options, watcher)
     return PretrainResult(
         run=folder.path,
         is_finished=outcome.is_finished,
@@ -173,6 +177,27 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
             return method, Attachment(trained=names, frozen=())
         attachment = attach(backbone, options.adapter, train=options.train)
         return method_class(config, backbone), attachment
+
+
+def _write_pictures(
+    folder: RunFolder, method: Method, batch: ViewBatch, plan: TrainingPlan, options: PretrainOptions, watcher: Watcher
+) -> None:
+    """Draw what was learnt, as far as the method has pictures of it, and the curves of the log."""
+    from rekindle.reporting.pictures import (
+        write_curves,
+        write_grid,
+    )  # loads matplotlib, which nobody needs before the end
+
+    last = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
+    method.eval()
+    with torch.no_grad():
+        found = method.pictures(batch, last)
+    for stem, rows in found.items():
+        write_grid(folder.pictures / f"{stem}.png", {t: views.permute(0, 2, 3, 1).numpy() for t, views in rows.items()})
+    steps, terms = read_curves(folder.metrics)
+    if len(steps) > 1:
+        write_curves(folder.pictures / "curves.png", steps, terms, smooth=max(1, len(steps) // 20))
+    watcher.message(f"pictures in {folder.pictures}")
 
 
 def _head_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:

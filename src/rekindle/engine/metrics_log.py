@@ -46,6 +46,17 @@ class MetricsLog:
             self._board.close()
 
 
+SCHEDULES = {"step", "speed", "lr", "weight_decay", "momentum", "teacher_temperature", "epoch"}
+
+
+def read_curves(path: Path) -> tuple[list[int], dict[str, list[float]]]:
+    """Read the steps and what was measured at each of them; schedules, and what some lines lack, are left out."""
+    lines = [json.loads(line) for line in _whole_lines(path)]
+    names = [name for name in (lines[0] if lines else {}) if name not in SCHEDULES]
+    everywhere = [name for name in names if all(name in line for line in lines)]
+    return [line["step"] for line in lines], {name: [line[name] for line in lines] for name in everywhere}
+
+
 def _whole_lines(path: Path) -> list[str]:
     """Lines that parse; a crash can leave half a line at the end."""
     if not path.exists():

@@ -26,6 +26,7 @@ class RunFolder:
         self.weights = self.path / "model.safetensors"
         self.description = self.path / "model.json"
         self.skipped = self.path / "skipped.txt"
+        self.pictures = self.path / "pictures"
 
     @property
     def holds_run(self) -> bool:

@@ -19,6 +19,8 @@ from rekindle.networks.heads import DinoHead
 from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch as ViewBatch
 
+PictureRows = Mapping[str, Mapping[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class LossBreakdown:
@@ -133,6 +135,13 @@ class Method(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Centre):
                 module.forget()
+
+    def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
+        """Return pictures of what was learnt, for people: file stem -> row title -> bytes [n, 3, H, W] of one size.
+
+        Called once, when training has ended, in evaluation mode, without gradient, on views of a few images.
+        """
+        return {}
 
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """Say what is wrong, given recent averages of the stats; nothing by default."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown
+from rekindle.methods.base import LossBreakdown, PictureRows
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.mlp_head import MlpHead
 from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.objectives.reconstruction import as_patches, corrupted_pixel_error
+from rekindle.views.batch import ViewBatch
 from rekindle.views.group_masks import AreaRange, BlockFill, CorruptedViews, corrupt_groups
+from rekindle.views.marking import as_bytes
 
 
 class CorruptionOptions(Options):
@@ -110,6 +113,22 @@ def reconstruction(
         covered = covered.to(device, non_blocking=True)
         losses.append(corrupted_pixel_error(predicted, target, covered, num_pixels=None if only_hidden else num_pixels))
     return sum(losses[1:], losses[0]) / len(losses)
+
+
+def corruption_pictures(
+    config: CorruptionOptions, head: nn.Module | None, backbone: Backbone, batch: ViewBatch, progress: Progress
+) -> PictureRows:
+    """Clean views, what the student sees of them, and what it restores where something was gone."""
+    clean = batch.global_views.pixels[:1]
+    corrupted = corrupt_views(config, clean, backbone.patch_size, progress)
+    rows = {"clean": clean[0], "corrupted": corrupted.pixels[0]}
+    if head is not None:
+        patch, size = backbone.patch_size, clean.shape[-2:]
+        grid = size[0] // patch, size[1] // patch
+        predicted = head(backbone(corrupted.pixels[0]).patches.flatten(0, 2)).view(len(batch), *grid, patch, patch, 3)
+        restored = predicted.permute(0, 5, 1, 3, 2, 4).reshape(len(batch), 3, *size)
+        rows["restored"] = torch.where(corrupted.mask()[0][:, None].to(clean.device), restored.float(), clean[0])
+    return {"corruption": {title: as_bytes(views, backbone.mean, backbone.std) for title, views in rows.items()}}
 
 
 def weighed(terms: dict[str, Tensor], weights: dict[str, float]) -> WeighedTerms:

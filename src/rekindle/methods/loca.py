@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
+from torchvision.transforms.v2.functional import resize
 
 from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, PictureRows
 from rekindle.methods.distillation import Distillation, DistillationOptions, new_head
 from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
@@ -29,6 +30,7 @@ from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.clustering import volume
 from rekindle.objectives.pairs import share_of_all
 from rekindle.views.batch import Crops, ViewBatch
+from rekindle.views.marking import BLUE, RED, as_bytes, boxed, faded, patch_boxes
 from rekindle.views.token_masks import VisibleShape, draw_kept
 from rekindle.views.tracking import relative_box, track_patches
 
@@ -339,6 +341,44 @@ class Loca(Method):
             index, valid = index.gather(1, keep), valid.gather(1, keep)
         box, has_box = (t.to(tokens.device) for t in relative_box(reference, own))
         return Queries(tokens, cls, index, valid, central, box, has_box)
+
+    def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
+        """The paper's figure 5: where the patches of a small view are placed, with all, some and none of the reference visible.
+
+        Blue: the small view's box in the reference. Red: the place of each of its patches. Faded: hidden from the query.
+        """
+        if self.config.position_mode == "single" or self.config.position_target == "box":
+            return {}
+        if self.student.locate is None or batch.local_views is None:
+            return {}
+        backbone, grid = self.student.backbone, (self.side, self.side)
+        reference, small = batch.global_views.pixels[0], batch.local_views.pixels[0]
+        tokens: Tokens = backbone(small, positions=self.config.cluster_weight > 0)
+        query = tokens.patches.flatten(1, 2)
+        boxes = relative_box(batch.global_views.crops[0], batch.local_views.crops[0])[0].cpu()
+        shown = as_bytes(reference, backbone.mean, backbone.std)
+        size = [shown.shape[-2], shown.shape[-1]]
+        rows = {"query": resize(as_bytes(small, backbone.mean, backbone.std), size, antialias=True)}
+        ratios = (0.0, 0.8, 1.0) if self._num_visible else (1.0,)
+        for ratio in ratios:
+            count = int((1 - ratio) * self.side**2 + 1e-9)
+            index = self._draw(progress, len(batch), grid, count, self.config.mask_shape, "picture").to(small.device)
+            _, visible = self._reference(reference, index)
+            placed = self.student.locate(query, visible).argmax(dim=-1).cpu()
+            is_visible = torch.zeros(len(batch), self.side**2, dtype=torch.bool).scatter_(1, index.cpu(), True)
+            title = {0.0: "all visible", 1.0: "nothing visible"}.get(ratio, f"{ratio:.0%} hidden")
+            rows[title] = torch.stack(
+                [
+                    boxed(
+                        boxed(faded(view, seen.view(grid)), patch_boxes(places, grid), RED),
+                        box[None],
+                        BLUE,
+                        width_px=2,
+                    )
+                    for view, seen, places, box in zip(shown, is_visible, placed, boxes, strict=True)
+                ]
+            )
+        return {"locations": rows}
 
     # Terms
 

@@ -11,8 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.corruption import CorruptionOptions, corrupt_views, new_pixel_head, reconstruction, weighed
+from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.corruption import (
+    CorruptionOptions,
+    corrupt_views,
+    corruption_pictures,
+    new_pixel_head,
+    reconstruction,
+    weighed,
+)
 from rekindle.methods.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
 from rekindle.methods.heads import Comparison
 from rekindle.methods.teacher import EmaTeacher
@@ -98,3 +105,7 @@ class Mcssl(Method):
         """The image of each row of the flattened patches [V * B, P]."""
         view = torch.arange(len(patches), device=patches.device) % images
         return view.repeat_interleave(patches.shape[1])
+
+    def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
+        """Clean views, corrupted ones, and what is restored."""
+        return corruption_pictures(self.config, self.pixel_head, self.student.backbone, batch, progress)

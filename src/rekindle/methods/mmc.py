@@ -14,7 +14,7 @@ from torch import Tensor
 from rekindle.core.distributed import all_rows
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, PictureRows
 from rekindle.methods.class_contrast import (
     ClassKeys,
     ContrastOptions,
@@ -30,6 +30,7 @@ from rekindle.methods.class_contrast import (
 from rekindle.methods.corruption import (
     CorruptionOptions,
     corrupt_views,
+    corruption_pictures,
     hidden_patches,
     new_pixel_head,
     reconstruction,
@@ -193,6 +194,10 @@ class Mmc(Method):
     def after_step(self, progress: Progress) -> None:
         """Move the teacher."""
         self.teacher.update(self.student, momentum(self.config, progress))
+
+    def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
+        """Clean views, corrupted ones, and what is restored."""
+        return corruption_pictures(self.config, self.pixel_head, self.student.backbone, batch, progress)
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, PictureRows
 from rekindle.methods.class_contrast import (
     ContrastOptions,
     ContrastStudent,
@@ -22,7 +22,14 @@ from rekindle.methods.class_contrast import (
     momentum,
     small_views_share,
 )
-from rekindle.methods.corruption import CorruptionOptions, corrupt_views, new_pixel_head, reconstruction, weighed
+from rekindle.methods.corruption import (
+    CorruptionOptions,
+    corrupt_views,
+    corruption_pictures,
+    new_pixel_head,
+    reconstruction,
+    weighed,
+)
 from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
@@ -94,6 +101,10 @@ class Sit(Method):
     def after_step(self, progress: Progress) -> None:
         """Move the teacher."""
         self.teacher.update(self.student, momentum(self.config, progress))
+
+    def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
+        """Clean views, corrupted ones, and what is restored."""
+        return corruption_pictures(self.config, self.pixel_head, self.student.backbone, batch, progress)
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""

@@ -10,13 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rekindle.adapters.folding import fold
 from rekindle.adapters.replacing import ReplacingBlock
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, PictureRows
 from rekindle.methods.masking import PLAIN_CROPS, draw_visible
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.base_model import BaseModel, LastAttention
@@ -29,6 +30,7 @@ from rekindle.networks.target_decoder import AttentionScale, TargetDecoder
 from rekindle.objectives.reconstruction import TargetNorm, hidden_patch_error, normalised_target
 from rekindle.objectives.semantic_attention import attention_loss, attention_target, mean_entropy, strongest_patches
 from rekindle.views.batch import ViewBatch
+from rekindle.views.marking import RED, as_bytes, boxed, faded, patch_boxes
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,29 @@ class Tec(Method):
         outputs = [step.after for step in walk_blocks(student, pixels, keep=keep, class_token=token)]
         outputs[-1] = student.vit.norm(outputs[-1])
         return _without_registers(outputs, student)
+
+    def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
+        """The base model's class attention (mean over heads), the patches that it selects, and what the new encoder sees."""
+        pixels, student = batch.global_views.pixels[0], self.student
+        grid = pixels.shape[-2] // student.patch_size, pixels.shape[-1] // student.patch_size
+        shown = as_bytes(pixels, student.mean, student.std)
+        _, hidden = draw_visible(progress, len(batch), 1, grid[0] * grid[1], self.config.mask_ratio)
+        rows = {
+            "image": shown,
+            "visible": torch.stack([faded(v, ~h.view(grid)) for v, h in zip(shown, hidden, strict=True)]),
+        }
+        if self.config.attention == "none":
+            return {"targets": rows}
+        attention = self.base_model(pixels).attention
+        share = attention.class_logits.softmax(dim=-1).mean(dim=1)[:, -grid[0] * grid[1] :].cpu()
+        bright = (share / share.amax(dim=1, keepdim=True)).view(-1, 1, *grid)
+        light = interpolate(bright, size=shown.shape[-2:], mode="nearest")
+        rows["attention"] = (shown.float() * light).round().to(torch.uint8)
+        index = self._selected(attention, grid[0] * grid[1])
+        if index is not None and index.shape[1]:
+            boxes = [patch_boxes(chosen, grid) for chosen in index.cpu()]
+            rows["selected"] = torch.stack([boxed(v, b, RED) for v, b in zip(shown, boxes, strict=True)])
+        return {"targets": rows}
 
     def exported(self) -> Backbone:
         """The new encoder as a plain network, its class token merged."""
