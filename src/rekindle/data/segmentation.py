@@ -75,7 +75,7 @@ class SegmentationFolder:
 
     def mask(self, index: int) -> Tensor:
         """Return the class ids, int64 [H, W]."""
-        return _read_mask(self.mask_path(index))
+        return read_mask(self.mask_path(index))
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Return image and mask."""
@@ -107,7 +107,7 @@ class SegmentationFolder:
             shapes = f" (mask {mask_size[0]} x {mask_size[1]}, image {size[0]} x {size[1]})"
             return "masks of another size than their image (height x width; do not resize one alone)", shapes
         try:
-            present = np.unique(_read_mask(path).numpy()).tolist()
+            present = np.unique(read_mask(path).numpy()).tolist()
         except UnreadableImage as error:
             return "unreadable files (replace or remove them)", f" ({error.reason})"
         unknown = [v for v in present if v != self.ignore_index and not 0 <= v < self.num_classes]
@@ -198,8 +198,11 @@ def _mask_header(path: Path) -> tuple[str, tuple[int, int]]:
             return mask.mode, height_width
 
 
-def _read_mask(path: Path) -> Tensor:
-    """Class ids as stored; of a palette image the index, not the colour."""
+def read_mask(path: Path) -> Tensor:
+    """Read class ids as stored, int64 [H, W]; of a palette image the index, not the colour.
+
+    Raises: RequestError for colours or a missing file, UnreadableImage.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
