@@ -14,7 +14,9 @@ from PIL import Image
 import rekindle
 from rekindle.config import nested
 from rekindle.core.progress import Progress
+from rekindle.methods.corruption import new_pixel_head, restored_by_layer
 from rekindle.methods.loca import Loca, LocaOptions
+from rekindle.methods.mmc import Mmc, MmcOptions
 from rekindle.views.marking import BLUE, RED
 from tests.engine.running import TINY, write_images
 from tests.methods.scene import tiny_backbone, tiny_batch
@@ -74,5 +76,35 @@ def test_a_run_leaves_pictures_and_curves(tmp_path: Path, method: str, stem: str
     small = {"dino.num_prototypes": 16, "dino.head_hidden": 16} if method == "dino" else {}
     rekindle.pretrain(**nested(kept | base | own | small))
     pictures = {p.stem: np.asarray(Image.open(p)) for p in (tmp_path / "run" / "pictures").glob("*.png")}
-    assert set(pictures) == {"curves"} | ({stem} if stem else set())
+    assert set(pictures) == {"curves"} | ({stem} if stem else set()) | ({"layers"} if method == "mmc" else set())
     assert all(p.ndim == 3 and p.std() > 0 for p in pictures.values())
+
+
+def test_the_last_block_restores_what_training_restores() -> None:
+    """MMC, E13: layer 12 equals the training-time reconstruction, and blocks that change nothing change no picture."""
+    backbone = tiny_backbone("all").eval()
+    head = new_pixel_head(MmcOptions(pixel_hidden=8), backbone)
+    views = tiny_batch().global_views.pixels[0]
+    with torch.no_grad():
+        found = restored_by_layer(head, backbone, views, (0, 1))
+        tokens = backbone(views).patches.flatten(0, 2)
+        slow = torch.zeros_like(views)
+        for row, values in enumerate(head(tokens).view(len(views), -1, 8 * 8, 3)):
+            for place, patch in enumerate(values):
+                top, left = 8 * (place // 4), 8 * (place % 4)
+                slow[row, :, top : top + 8, left : left + 8] = patch.view(8, 8, 3).permute(2, 0, 1)
+        torch.testing.assert_close(found[1], slow)
+        assert not torch.allclose(found[0], found[1])
+        for parameter in backbone.vit.blocks[1].parameters():
+            parameter.zero_()
+        first, second = restored_by_layer(head, backbone, views, (0, 1))
+    torch.testing.assert_close(first, second)
+
+
+def test_errors_stand_beside_the_blocks() -> None:
+    backbone = tiny_backbone("all")
+    method = Mmc(MmcOptions(head_hidden=8, head_out=4, pixel_hidden=8, max_block=0.6), backbone).eval()
+    with torch.no_grad():
+        rows = method.pictures(tiny_batch(), Progress(step=3, total=3))["layers"]
+    assert [title.partition(":")[0] for title in rows] == ["block 1", "block 2", "block 2 - 1"]
+    assert all(views.dtype == torch.uint8 for views in rows.values())

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,6 +23,8 @@ from rekindle.objectives.reconstruction import as_patches, corrupted_pixel_error
 from rekindle.views.batch import ViewBatch
 from rekindle.views.group_masks import AreaRange, BlockFill, CorruptedViews, corrupt_groups
 from rekindle.views.marking import as_bytes
+
+LAYERS = 6  # of which the restored views are drawn
 
 
 class CorruptionOptions(Options):
@@ -118,17 +122,46 @@ def reconstruction(
 def corruption_pictures(
     config: CorruptionOptions, head: nn.Module | None, backbone: Backbone, batch: ViewBatch, progress: Progress
 ) -> PictureRows:
-    """Clean views, what the student sees of them, and what it restores where something was gone."""
-    clean = batch.global_views.pixels[:1]
-    corrupted = corrupt_views(config, clean, backbone.patch_size, progress)
-    rows = {"clean": clean[0], "corrupted": corrupted.pixels[0]}
+    """Clean views, what the student sees of them, and what it restores; then the same from each of the last six blocks.
+
+    The blocks' rows show whole restored views with the mean absolute error of the corrupted pixels, and how much a block changes
+    what the one before it restores.
+    """
+    clean = batch.global_views.pixels[0]
+    corrupted = corrupt_views(config, clean[None], backbone.patch_size, progress)
+    mask = corrupted.mask()[0][:, None].to(clean.device)
+    rows = {"clean": clean, "corrupted": corrupted.pixels[0]}
+    pictures = {"corruption": rows}
     if head is not None:
-        patch, size = backbone.patch_size, clean.shape[-2:]
-        grid = size[0] // patch, size[1] // patch
-        predicted = head(backbone(corrupted.pixels[0]).patches.flatten(0, 2)).view(len(batch), *grid, patch, patch, 3)
-        restored = predicted.permute(0, 5, 1, 3, 2, 4).reshape(len(batch), 3, *size)
-        rows["restored"] = torch.where(corrupted.mask()[0][:, None].to(clean.device), restored.float(), clean[0])
-    return {"corruption": {title: as_bytes(views, backbone.mean, backbone.std) for title, views in rows.items()}}
+        first = max(0, backbone.depth - LAYERS)
+        restored = restored_by_layer(head, backbone, corrupted.pixels[0], range(first, backbone.depth))
+        rows["restored"] = torch.where(mask, restored[-1], clean)
+        std = torch.tensor(backbone.std, device=clean.device)[:, None, None]
+        mean = torch.tensor(backbone.mean, device=clean.device)[:, None, None]
+        layers = {}
+        for number, views in enumerate(restored, start=first + 1):
+            error = ((views - clean).abs() * mask).sum() / (3 * mask.sum()).clamp(min=1)
+            layers[f"block {number}: error {float(error):.3f}"] = views
+        for number, (before, after) in enumerate(pairwise(restored), start=first + 2):
+            layers[f"block {number} - {number - 1}"] = ((after - before).abs() * std - mean) / std  # black is no change
+        pictures["layers"] = layers
+    return {
+        stem: {title: as_bytes(views, backbone.mean, backbone.std) for title, views in found.items()}
+        for stem, found in pictures.items()
+    }
+
+
+def restored_by_layer(
+    head: nn.Module, backbone: Backbone, corrupted: Float[Tensor, "B 3 H W"], blocks: Sequence[int]
+) -> list[Float[Tensor, "B 3 H W"]]:
+    """Return the views that the head restores from the patch tokens of each block, after the final norm (MMC, figure 6)."""
+    patch, size = backbone.patch_size, corrupted.shape[-2:]
+    grid = size[0] // patch, size[1] // patch
+    found = []
+    for tokens in backbone.intermediate(corrupted, blocks):
+        pixels = head(tokens.patches.flatten(0, 2)).view(len(corrupted), *grid, patch, patch, 3)
+        found.append(pixels.permute(0, 5, 1, 3, 2, 4).reshape(len(corrupted), 3, *size).float())
+    return found
 
 
 def weighed(terms: dict[str, Tensor], weights: dict[str, float]) -> WeighedTerms:
