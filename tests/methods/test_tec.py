@@ -445,3 +445,15 @@ def test_a_few_images_are_learnt_by_heart() -> None:
     for place in range(2):
         last = sum(point[place] for point in curve[-10:]) / 10
         assert last < 0.5 * curve[0][place], (place, curve[0], last)
+
+
+def test_the_share_of_every_group_is_logged() -> None:
+    """Figure 5: shares of the groups of blocks in what the decoder reads."""
+    method, batch = tiny_tec(), tiny_batch()
+    found = method.loss(batch, Progress(step=0, total=4))
+    shares = [float(value) for name, value in found.stats.items() if name.startswith("adapter_share_")]
+    assert len(shares) == 2
+    assert sum(shares) == pytest.approx(1.0, abs=1e-5)
+    assert min(shares) > 0
+    without = tiny_tec(encoder_adapter=False).loss(batch, Progress(step=0, total=4))
+    assert not any(name.startswith("adapter_share_") for name in without.stats)

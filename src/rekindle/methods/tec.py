@@ -27,6 +27,7 @@ from rekindle.networks.conditioning import Conditioning, EncoderAdapters, InputA
 from rekindle.networks.drawing import drawn_like
 from rekindle.networks.sharing import copy_sharing_frozen
 from rekindle.networks.target_decoder import AttentionScale, TargetDecoder
+from rekindle.objectives.contributions import norm_shares
 from rekindle.objectives.reconstruction import TargetNorm, hidden_patch_error, normalised_target
 from rekindle.objectives.semantic_attention import attention_loss, attention_target, mean_entropy, strongest_patches
 from rekindle.views.batch import ViewBatch
@@ -176,7 +177,8 @@ class Tec(Method):
         base = self.base_model(pixels)
         index = self._selected(base.attention, num_patches)
         outputs = self.encode(pixels, keep)
-        features, attention = self.decoder(self.conditioning.fuse(outputs), keep, grid, index)
+        fused, shares = self._fused(outputs)
+        features, attention = self.decoder(fused, keep, grid, index)
 
         target = normalised_target(base.features, config.target_norm)  # eq. 3
         terms = {"fea": hidden_patch_error(features, target, hidden, normalise=False)}  # eq. 4
@@ -184,11 +186,21 @@ class Tec(Method):
             "visible": 1 - hidden.float().mean(),
             "feature_variance": outputs[-1][:, -keep.shape[1] :].float().var(dim=1, correction=0).mean(),
         }
+        stats |= shares
         if index is not None:
             rows = attention_target(base.attention.rows(index), self.temperature)
             terms["att"] = attention_loss(attention, rows)  # eq. 5
             stats["target_entropy"] = mean_entropy(rows)
         return LossBreakdown.weigh(terms, dict.fromkeys(terms, 1.0), stats)
+
+    def _fused(self, outputs: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the decoder reads, and the share of each group of blocks in it (figure 5)."""
+        adapters = self.conditioning.encoder
+        if adapters is None:
+            return outputs[-1], {}
+        groups = adapters.groups(outputs)
+        shares = norm_shares(torch.stack([group.detach() for group in groups]))
+        return adapters.joined(groups), {f"adapter_share_{n}": share for n, share in enumerate(shares.unbind(), start=1)}
 
     def _selected(self, attention: LastAttention, num_patches: int) -> Tensor | None:
         """Patches [N, k] whose rows are predicted after the class token's; None where no attention is."""

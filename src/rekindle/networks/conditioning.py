@@ -56,7 +56,11 @@ class EncoderAdapters(nn.Module):
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return Z_e [N, T, D] of the outputs [N, T, D] of all blocks, the last one after the encoder's final norm."""
-        fused: Tensor = self.norm(torch.stack(self.groups(outputs)).sum(dim=0))
+        return self.joined(self.groups(outputs))
+
+    def joined(self, groups: Sequence[Tensor]) -> Tensor:
+        """Return Z_e of the groups' Z'_n."""
+        fused: Tensor = self.norm(torch.stack(list(groups)).sum(dim=0))
         return fused
 
     def groups(self, outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -33,12 +33,18 @@ def contributions(parts: Float[Tensor, "G N T D"]) -> Contributions:
     The paper does not define its shares; these are ours. Raises: ValueError where all parts of a token, or their sum over all
     tokens, are 0: nothing has a share in nothing.
     """
-    norms = parts.norm(dim=-1)
-    together, total = norms.sum(dim=0), parts.sum(dim=0)
+    together, total = parts.norm(dim=-1).sum(dim=0), parts.sum(dim=0)
     length = total.square().sum()
     if bool((together == 0).any()) or bool(length == 0):
         raise ValueError("the parts add up to 0, so that none has a share in their sum")
     return Contributions(
-        norm=(norms / together).mean(dim=(1, 2)),
+        norm=norm_shares(parts),
         signed=torch.einsum("gntd,ntd->g", parts, total) / length,
     )
+
+
+@full_precision
+def norm_shares(parts: Float[Tensor, "G N T D"]) -> Float[Tensor, " G"]:
+    """Return the mean over tokens of |Z_n| / sum_m |Z_m|; tokens of which all parts are 0 count as 0."""
+    norms = parts.norm(dim=-1)
+    return (norms / norms.sum(dim=0).clamp_min(torch.finfo(norms.dtype).tiny)).mean(dim=(1, 2))
