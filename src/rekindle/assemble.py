@@ -27,6 +27,7 @@ from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.loop import share_size, train
 from rekindle.engine.metrics_log import read_curves
+from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
 from rekindle.feeding import few_views, on_device, shares_stream
@@ -36,8 +37,19 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.compiling import compile_blocks
 from rekindle.networks.stored_head import load_stored_head
 from rekindle.planning import compute_precision, on_gpu, plan_steps
+from rekindle.probing import ModelProbe, check_probes
 from rekindle.recipes import with_recipe
 from rekindle.views.batch import ViewBatch
+
+PICTURED = 6  # images
+WATCHING = ("probe", "every", "probe_data", "probe_images")
+FREE_TO_CHANGE = (
+    "out",
+    "devices",
+    "data",
+    "engine",
+    *WATCHING,
+)  # when a run goes on: its numbers do not depend on them
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,31 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         folder.refuse_unless_free(resume=resume, needed_bytes=_needed_bytes(method))
     watcher.message(_describe(options, plan, method, attachment, len(images)))
     head_steps = _head_steps(options, plan, method, watcher)
+    has_adapters = options.train == "adapters" or options.adapter.in_full_training
+
+    def save(path: Path, steps: int) -> None:
+        """Write the model as it is."""
+        lineage = Lineage(
+            base=_lasting_name(options.backbone),
+            base_hash=base_hash,
+            base_licence=base_licence,
+            train=options.train,
+            adapter=options.adapter if has_adapters else None,
+            network=options.network,
+            method=options.method,
+            steps=steps,
+        )
+        save_model(path, method.exported(), attachment.trained, lineage)
+
+    probe = None
+    if options.probe and rank() == 0:
+        bf16 = compute_precision(options) == "bf16"
+        model_probe = ModelProbe(options, images, method.exported(), fabric.device, bf16=bf16)
+        probe = Probe(
+            measure=lambda: model_probe.measure(method.exported()),
+            save_best=lambda steps: save(folder.best, steps),
+            every=options.every,
+        )
     with ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(folder.locked())
@@ -124,26 +161,16 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             max_skipped=int(options.data.max_unreadable_fraction * len(images)),
             record_skipped=lambda skipped: _record_skipped(folder, images, skipped, watcher),
             head_steps=head_steps,
+            probe=probe,
         )
         exported_hash = None
         if outcome.is_finished and rank() == 0:
             exported = method.exported()
-            has_adapters = options.train == "adapters" or options.adapter.in_full_training
-            adapter = options.adapter if has_adapters else None
-            lineage = Lineage(
-                base=_lasting_name(options.backbone),
-                base_hash=base_hash,
-                base_licence=base_licence,
-                train=options.train,
-                adapter=adapter,
-                network=options.network,
-                method=options.method,
-                steps=outcome.steps_done,
-            )
-            save_model(folder.path, exported, attachment.trained, lineage)
+            save(folder.path, outcome.steps_done)
             exported_hash = model_hash(exported)
             watcher.message(f"model written to {folder.weights}")
-            _write_pictures(folder, method, few_views(options, images, backbone, fabric.device), plan, options, watcher)
+            views = few_views(options, images, PICTURED).to(fabric.device).normalised(backbone.mean, backbone.std)
+            _write_pictures(folder, method, views, plan, options, watcher)
     return PretrainResult(
         run=folder.path,
         is_finished=outcome.is_finished,
@@ -229,7 +256,7 @@ def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
     stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
     wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
     before, now = stored.options.model_dump(), wanted.options.model_dump()
-    changed = [k for k in before if before[k] != now.get(k) and k not in ("out", "devices", "data", "engine")]
+    changed = [k for k in before if before[k] != now.get(k) and k not in FREE_TO_CHANGE]
     if changed:
         raise RequestError(
             f"--resume continues {out} as it was started, with {changed[0]} = {before[changed[0]]!r}, not "
@@ -250,6 +277,7 @@ def check_request(options: PretrainOptions) -> None:
     _required("backbone", options.backbone)
     if options.init == "random" and options.train != "all":
         raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
+    check_probes(options)
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
 

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,24 +26,20 @@ from rekindle.assess_options import (
     evaluate_options,
     protocol_options,
 )
-from rekindle.config import import_named
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
-from rekindle.data import KINDS
 from rekindle.data.images import UnreadableImage, find_images
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
+from rekindle.evaluation.protocol import Outcome
 from rekindle.evaluation.result import EvalResult, write_json, write_result
 from rekindle.evaluation.scores import AnyScore
 from rekindle.evaluation.shared_features import SharedFeatures
+from rekindle.measuring import AnyProtocol, LabelledData, LoadedModel, build_protocol
 from rekindle.networks.backbone import Backbone
-
-AnyProtocol = Protocol[Any, Any]
 
 
 class Row(Options):
@@ -83,16 +77,6 @@ class Comparison(Options):
     def is_worse(self) -> bool:
         """Some verdict is "worse"."""
         return any(row.verdict.verdict == "worse" for row in self.rows)
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A network with its name and content hash."""
-
-    name: str
-    hash: str
-    extractor: FeatureExtractor
-    features: SharedFeatures
 
 
 @dataclass(frozen=True)
@@ -143,7 +127,7 @@ def run_evaluate(
     _require("evaluate", MODEL=options.model, data=options.data)
     data = LabelledData(options.data, options.train_split, options.split, [options.protocol])
     model = load_model(options.model, options, watcher, backbone)
-    protocol = build_protocol(options.protocol, options, model, data, watcher)
+    protocol = build_protocol(options.protocol, options, model, data, watcher.message)
     protocol.check()
     protocol.prepare()
     measurement = Measurement(options.protocol, protocol, model, data, options)
@@ -167,14 +151,14 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
     models = [load_model(name, options, watcher) for name in (options.base, *options.models)]
     for name in options.protocol:  # every request is checked before the first feature
         for model in models:
-            build_protocol(name, options, model, data, watcher).check()
+            build_protocol(name, options, model, data, watcher.message).check()
     out, clock = comparison_folder(options), _Clock(len(options.protocol) * len(models) * options.seeds, watcher)
     sides: dict[str, list[list[Outcome]]] = {name: [] for name in options.protocol}
     results: list[EvalResult] = []
     for number, model in enumerate(models):
         for name in options.protocol:
             watcher.message(f"{name}: features of {model.name}")
-            protocol = build_protocol(name, options, model, data, watcher)
+            protocol = build_protocol(name, options, model, data, watcher.message)
             protocol.prepare()
             measurement = Measurement(name, protocol, model, data, options)
             outcomes = []
@@ -291,54 +275,6 @@ def _require(command: str, **values: object) -> None:
             raise RequestError(f"{shown} is missing; `rekindle {command} --help` says what it may be")
 
 
-class LabelledData:
-    """Labelled data under the protocols that will read it: each kind is opened and checked once.
-
-    Args:
-        root: the data.
-        train: split to learn from or to remember.
-        test: split that the metrics are of.
-        protocols: names; their classes say what kind of data they read.
-
-    Raises: RequestError that lists what is wrong with the files.
-    """
-
-    def __init__(self, root: str, train: str, test: str, protocols: Sequence[str]) -> None:
-        self._kind_of: dict[str, str] = {}
-        self._test: dict[str, Split] = {}
-        self._train: dict[str, Split] = {}
-        self._learns: set[str] = set()
-        for name in protocols:
-            protocol = import_named(PROTOCOLS, "protocol", name)
-            kind = self._kind_of[name] = protocol.DATA
-            reader = import_named(KINDS, "kind of data", kind)
-            if kind not in self._test:
-                self._test[kind] = reader(root, test)
-                self._test[kind].check()
-            if protocol.USES_TRAIN:
-                self._learns.add(name)
-                if kind not in self._train:
-                    self._train[kind] = reader(root, train)
-                    self._train[kind].check()
-
-    def test(self, protocol: str) -> Split:
-        """Return the split that the metrics of a protocol are of."""
-        return self._test[self._kind_of[protocol]]
-
-    def train(self, protocol: str) -> Split | None:
-        """Return what a protocol learns from; None if it does not learn."""
-        return self._train[self._kind_of[protocol]] if protocol in self._learns else None
-
-    def fingerprint(self, protocol: str, config: Mapping[str, Any]) -> str:
-        """Identify what is measured: numbers of one fingerprint may be compared.
-
-        It covers the protocol, its options and the names of the items of both splits; neither model nor seed.
-        """
-        train = self.train(protocol)
-        told = [protocol, config, self.test(protocol).items, None if train is None else train.items]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def load_model(name: str, options: ModelOptions, watcher: Watcher, backbone: Backbone | None = None) -> LoadedModel:
     """Read a MODEL (or take `backbone`) and put it where the options say. Raises RequestError, RekindleError."""
     if backbone is None:
@@ -352,31 +288,6 @@ def _device(name: str) -> torch.device:
     if name == "gpu" and not torch.cuda.is_available():
         raise RequestError("--device gpu: no GPU is visible to torch; use --device cpu, or mend the driver")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def build_protocol(
-    name: str, options: EvaluateOptions | CompareOptions, model: LoadedModel, data: LabelledData, watcher: Watcher
-) -> AnyProtocol:
-    """Return the protocol `name` for one model; its `check` and `prepare` are the caller's to call."""
-    news: Callable[[str], None] = lambda text: watcher.message(f"{name}: {text}")  # noqa: E731
-    group = protocol_options(options, name)
-    kind = import_named(PROTOCOLS, "protocol", name)
-    part = TrainingPart(options.train_fraction, _listed(options.train_list))
-    protocol: AnyProtocol = kind(group, model.extractor, data.train(name), data.test(name), news, part, model.features)
-    return protocol
-
-
-def _listed(path: str) -> tuple[str, ...]:
-    """Read the names of a training list, one per line."""
-    if not path:
-        return ()
-    try:
-        names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--train-list {path}: {error}; give a text file with one stem per line") from error
-    if not names:
-        raise RequestError(f"--train-list {path}: it names no image; give one stem per line")
-    return names
 
 
 @dataclass(frozen=True)

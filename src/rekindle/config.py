@@ -59,6 +59,14 @@ class PretrainOptions(Options):
     """Where to compute; auto takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Compute in bfloat16 with float32 weights and losses, or in float32 throughout; auto: bf16 on a GPU that has it."""
+    probe: tuple[str, ...] = ()
+    """What to measure while training: health (ranks, spread, drift; without labels), or protocols, which need --probe-data."""
+    every: int | None = Field(None, ge=1)
+    """Steps between probes; None: as often as keeps their cost under 8 % of the time. First and last step are always measured."""
+    probe_data: str = ""
+    """Labelled data of probes that are protocols."""
+    probe_images: int = Field(48, ge=2)
+    """Images of the health figures."""
     data: DataOptions = DataOptions()
     """Reading images."""
     views: ViewsOptions = ViewsOptions()

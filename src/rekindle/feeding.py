@@ -26,7 +26,6 @@ from rekindle.views.multicrop import MultiCrop, view_maker
 from rekindle.views.on_device import DeviceExecutor
 from rekindle.views.plan import PlannedBatch
 
-PICTURED = 6  # images
 Batch = TypeVar("Batch")
 Stream: TypeAlias = Callable[[int, TrainingPlan], Iterator[Batch]]
 """This process's shares of every step from a start on, as the plan cuts them."""
@@ -81,13 +80,12 @@ def _batches(
     return iter(loader)
 
 
-def few_views(options: PretrainOptions, images: ImageSource, backbone: Backbone, device: torch.device) -> ViewBatch:
-    """Views of a few images, the same for a seed, as methods draw pictures of. Raises: RekindleError if none is readable."""
+def few_views(options: PretrainOptions, images: ImageSource, count: int) -> ViewBatch:
+    """Views of a few images, as bytes; the same for a seed. Raises: RekindleError if none is readable."""
     crop = MultiCrop(options.views)
     dataset = TrainingImages(images, crop, seed=options.seed, options=options.data)
-    chosen = [i * len(images) // PICTURED for i in range(PICTURED)]
-    batch = crop.collate([dataset[number, index] for number, index in enumerate(chosen)])
-    return batch.to(device).normalised(backbone.mean, backbone.std)
+    chosen = [i * len(images) // count for i in range(count)]
+    return crop.collate([dataset[number, index] for number, index in enumerate(chosen)])
 
 
 def on_device(

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rekindle.core.errors import RequestError
 from rekindle.data.segmentation import SegmentationFolder
+from rekindle.evaluation.cluster_matching import named_statistics
 from rekindle.evaluation.dense_retrieval import (
     DenseRetrieval,
+    image_confusion,
     random_crop,
     retrieve,
     sample_patches,
@@ -18,6 +21,7 @@ from rekindle.evaluation.dense_retrieval import (
 )
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.options import DenseRetrievalOptions
+from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome
 from tests.evaluation.toy import ColourExtractor, stripes, tiny_backbone, write_data, write_item, write_noise
 
@@ -151,3 +155,28 @@ def test_a_memory_of_ignored_pixels_alone_is_refused(tmp_path: Path) -> None:
     write_item(root, "train", "void", np.full((16, 48), 255, np.uint8))
     with pytest.raises(RequestError, match="every pixel is ignored"):
         outcome(root, PLAIN.model_copy(update={"drop_ignored": True}))
+
+
+def test_matching_of_the_public_tool_renames_classes_and_counts_absent_ones(tmp_path: Path) -> None:
+    """The memory calls red green and green blue, so names are wrong and matching mends all but the absent class."""
+    root = write_data(tmp_path, num_train=0, num_test=0)
+    for split, mask in (("train", stripes()), ("val", stripes())):
+        mask[mask == 2] = 1
+        write_item(root, split, "a", mask)
+    path = root / "masks" / "train" / "a.png"
+    Image.fromarray(np.asarray(Image.open(path)) + np.uint8(1)).save(path)
+    plain, matched = (outcome(root, PLAIN.model_copy(update={"compat": kind})) for kind in ("none", "hungarian"))
+    assert plain.metrics["mIoU"] == 0.0
+    assert matched.metrics["matched mIoU"] == pytest.approx(2 / 3)
+    assert matched.metrics["IoU/red"] == matched.metrics["IoU/green"] == 1.0
+    assert matched.counts == plain.counts
+
+
+def test_confusion_agrees_with_the_counts_of_classes() -> None:
+    source = torch.Generator().manual_seed(0)
+    prediction, label = torch.randint(0, 3, (9, 9), generator=source), torch.randint(0, 4, (9, 9), generator=source)
+    label[label == 3] = 255
+    confusion = image_confusion(prediction, label, 3, 255)
+    expected = image_statistics(prediction, label, 3, 255)
+    assert np.array_equal(named_statistics(confusion[None], np.arange(3))[0], expected)
+    assert confusion[0, 1] == int(((prediction == 0) & (label == 1)).sum())

@@ -41,6 +41,14 @@ def test_the_rate_rises_and_falls_as_asked() -> None:
     assert rate(100, OPTIONS) == pytest.approx(0.1)
 
 
+def test_the_rate_falls_along_a_cosine_as_asked() -> None:
+    options = OPTIONS.model_copy(update={"schedule": "cosine"})
+    assert rate(9, options) == pytest.approx(1.0)
+    assert rate(10, options) == pytest.approx(1.0)
+    assert rate(55, options) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rate(100, options) == pytest.approx(0.1)
+
+
 def test_vectors_are_not_decayed_and_heads_are_faster() -> None:
     backbone, head = tiny_backbone(), nn.Linear(16, 3)
     groups = training_groups(backbone, head, TrainingOptions(layer_decay=0.5, head_lr_scale=7.0))

@@ -17,11 +17,11 @@ from rekindle.reporting.pictures import (
     heat_colours,
     joint_colours,
     overlay,
-    principal_components,
     running_mean,
     write_curves,
     write_grid,
 )
+from rekindle.reporting.principal import principal_components
 
 
 def test_equal_tokens_get_equal_colours_in_every_group() -> None:

@@ -16,6 +16,11 @@ from rekindle.networks.catalogue import BACKBONES, MODEL_FORMS
 DATASETS: dict[str, str] = {
     "DIR for segmentation": "images/<split>/**, masks/<split>/**.png of the same stem (one channel of ids), "
     'classes.json: {"names": [...], "ignore_index": 255}',
+    "DIR for objects (prompted-seg, similarity, clustering)": "as for segmentation, or COCO's annotations/instances_<split>.json "
+    "with the images in <split>/ or images/<split>/",
+    "DIR of images (variance, cka)": "<split>/** or images/<split>/**, no labels",
+    "DIR for classification": "<split>/<class>/**, or <split>.csv with the columns file and class",
+    "DIR for retrieval": "<split>/jpg/*.jpg and <split>/gnd_<split>.pkl or .json (revisited Oxford and Paris: --split roxford5k)",
     "SRC without labels": "a folder (nested, any mix of formats), a glob, a list file (txt, csv, parquet), "
     "a tar pattern ('shards-{000..003}.tar'), or hf:NAME",
 }

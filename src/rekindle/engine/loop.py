@@ -22,6 +22,7 @@ from rekindle.engine.checkpoints import TrainingPlan, load_checkpoint, save_chec
 from rekindle.engine.metrics_log import MetricsLog
 from rekindle.engine.optimizer import total_norm
 from rekindle.engine.options import EngineOptions, OptimOptions
+from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.step import StepOutcome, Stepper, is_out_of_memory
 from rekindle.engine.watcher import StepReport, Watcher
@@ -63,6 +64,7 @@ def train(
     max_skipped: int,
     record_skipped: Callable[[frozenset[int]], None],
     head_steps: int = 0,
+    probe: Probe | None = None,
 ) -> TrainingOutcome:
     """Train `method` by `plan`, writing checkpoints and metrics into `folder`.
 
@@ -70,7 +72,8 @@ def train(
 
     Args: batches(start_step, plan) yields this process's shares, micro-batch by micro-batch, from that step on; precision,
     `fp32` or `bf16`; max_skipped, unreadable images at which the run gives up; record_skipped, told which they were however
-    the run ends; head_steps, steps at the start in which heads alone move.
+    the run ends; head_steps, steps at the start in which heads alone move; probe, of the process that writes, measures the model
+    now and then.
     Raises: RekindleError if a loss or gradient is not finite; weights, teacher and centres have then not moved.
     """
     stepper = Stepper(method, fabric, optim, precision=precision, head_steps=head_steps)
@@ -117,6 +120,10 @@ def train(
         with _stop_requested() as stop:
             stream = batches(start, plan)
             step = start
+            if probe is not None:
+                probe.open(folder, start, tensorboard=engine.tensorboard)
+                if start == 0:
+                    probe.run(0, folder, watcher)
             while step < plan.steps:
                 outcome = attempt(step)
                 if outcome is None:
@@ -145,6 +152,8 @@ def train(
                     for alarm in set(method.alarms(values)) - raised if step > plan.steps // 10 else ():
                         raised.add(alarm)
                         watcher.message(f"warning at step {step}: {alarm}")
+                if probe is not None and probe.is_due(step, plan.steps):
+                    probe.run(step, folder, watcher)
                 wants_stop = bool(all_sum(torch.tensor(float(stop.is_set()), device=fabric.device)) > 0)
                 is_due = (
                     step % engine.checkpoint_steps == 0
@@ -162,6 +171,8 @@ def train(
         stream = None  # lets go of the workers, also where a traceback keeps this frame alive
         if log is not None:
             log.close()
+        if probe is not None:
+            probe.close(watcher)
         watcher.close()
     return TrainingOutcome(plan.steps, True, frozenset(skipped), time.monotonic() - began)
 

@@ -27,6 +27,9 @@ class RunFolder:
         self.description = self.path / "model.json"
         self.skipped = self.path / "skipped.txt"
         self.pictures = self.path / "pictures"
+        self.probes = self.path / "probes.jsonl"
+        self.best_probe = self.path / "best_probe.json"
+        self.best = self.path / "best"
 
     @property
     def holds_run(self) -> bool:

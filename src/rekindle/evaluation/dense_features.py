@@ -14,6 +14,7 @@ from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.networks.tokens import Tokens
 
 BATCH = 8  # images per forward pass
+CROP_MARGIN = 256 / 224  # short side to centre crop, as in the classification protocols of DINO and MAE
 
 
 def fitted_size(height: int, width: int, short_px: int, patch: int) -> tuple[int, int]:
@@ -31,6 +32,15 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize bytes [3, H, W] bilinearly, with antialiasing."""
     resized: Tensor = image_ops.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
     return resized
+
+
+def centre_crop(image: Tensor, size_px: int) -> Tensor:
+    """Resize bytes [3, H, W] bicubically to a short side of 256 / 224 of `size_px`, and cut that square from the middle."""
+    scale = round(size_px * CROP_MARGIN) / min(image.shape[1:])
+    size = [max(size_px, round(side * scale)) for side in image.shape[1:]]
+    resized = image_ops.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
+    cropped: Tensor = image_ops.center_crop(resized, [size_px, size_px])
+    return cropped
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,16 +3,18 @@
 
 Patches of labelled images go into a memory, each with its feature and the class frequencies of its pixels. A
 patch of a test image takes the weighted labels of its nearest neighbours. Nothing is trained. Classes keep
-their names: there is no matching of predicted to true classes.
+their names, unless `compat` asks for the matching of predicted to true classes that the public tool does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as image_ops
@@ -20,10 +22,12 @@ from torchvision.transforms.v2 import functional as image_ops
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import generator
 from rekindle.data.segmentation import SegmentationFolder
+from rekindle.evaluation.cluster_matching import named_statistics, one_to_one
 from rekindle.evaluation.dense_features import extract_each, resize_image, resize_labels
 from rekindle.evaluation.options import DenseRetrievalOptions
 from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
+from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.shared_features import Sizing
 
 CROP_AREA = (0.5, 2.0)  # of the image; what is larger is clipped
@@ -123,6 +127,13 @@ def _jittered(image: Tensor, uniform: list[float]) -> Tensor:
     return image
 
 
+def image_confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
+    """Count the pixels of each predicted class (rows) and true class: [C, C], without `ignore_index`."""
+    counted = label != ignore_index
+    pairs = prediction[counted] * num_classes + label[counted]
+    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
+
+
 class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
     """The protocol; see the module. A seed draws the augmentation and the patches of the memory."""
 
@@ -156,7 +167,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
         memory, labels = self._memory(seed)
         size, num_classes = self.config.size_px, self.test.num_classes
         side = size // self.extractor.patch_size
-        statistics = []
+        counted = []
         for index, query in enumerate(self._queries):
             found = retrieve(
                 query.to(memory),
@@ -169,8 +180,19 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             maps = functional.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
             mask = resize_labels(self.test.mask(index), (size, size))
             prediction = maps.argmax(dim=1)[0].cpu()
-            statistics.append(image_statistics(prediction, mask, num_classes, self.test.ignore_index))
-        return self.outcome(np.stack(statistics), seed, memory_patches=len(memory))
+            count = image_statistics if self.config.compat == "none" else image_confusion
+            counted.append(count(prediction, mask, num_classes, self.test.ignore_index))
+        if self.config.compat == "none":
+            return self.outcome(np.stack(counted), seed, memory_patches=len(memory))
+        return self._matched(np.stack(counted), seed, memory_patches=len(memory))
+
+    def _matched(self, confusions: NDArray[np.int64], seed: int, *, memory_patches: int) -> Outcome:
+        """Score pixels [n, C, C] of each predicted class and true class (last) after matching; names are fixed over resamples."""
+        statistics = named_statistics(confusions, one_to_one(confusions.sum(axis=0)))
+        score = MeanIou(class_names=self.test.names, headline="matched mIoU", absent="zero")
+        return replace(
+            self.outcome(statistics, seed, headline=score.headline, memory_patches=memory_patches), score=score
+        )
 
     def _memory(self, seed: int) -> tuple[Tensor, Tensor]:
         """Return features [M, D] of unit length and soft labels [M, C]."""

@@ -32,6 +32,7 @@ class FeatureExtractor:
         self.patch_size: int = backbone.patch_size
         self.width: int = backbone.width
         self.depth: int = backbone.depth
+        self.has_cls: bool = backbone.has_cls
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -65,6 +66,16 @@ class FeatureExtractor:
         with self.computing():
             tokens = self._backbone.intermediate(pixels, blocks)
         return [_float(t) for t in tokens]
+
+    @torch.no_grad()
+    def attending(self, images: Tensor) -> Tokens:
+        """Return the tokens after the last block, with the class token's attention where there is a class token."""
+        pixels = self.normalise(images)
+        with self.computing():
+            tokens = self._backbone(pixels, cls_attention=self._backbone.has_class_token)
+        attention = tokens.cls_attention
+        plain = _float(tokens)
+        return Tokens(plain.cls, plain.registers, plain.patches, None if attention is None else attention.float())
 
     def trainable_copy(self) -> Backbone:
         """Return a copy in training mode with every parameter free, for fine-tuning protocols."""

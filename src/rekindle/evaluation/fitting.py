@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -63,10 +64,16 @@ def training_groups(backbone: Backbone | None, head: nn.Module, options: Trainin
 
 
 def rate(step: int, options: TrainingOptions) -> float:
-    """Return the learning rate of a step: linear warm-up, then (1 - step / steps)^power from peak to final."""
-    if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
-    share: float = (1.0 - step / options.steps) ** options.schedule_power
+    """Return the learning rate of a step: linear warm-up, then from peak to final.
+
+    `poly` falls as (1 - step / steps)^power; `cosine` as half a cosine that begins where the warm-up ends.
+    """
+    warmup, steps = options.warmup_steps, options.steps
+    if step < warmup:
+        return options.lr * (step + 1) / warmup
+    share: float = (1.0 - step / steps) ** options.schedule_power
+    if options.schedule == "cosine":
+        share = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
     return options.final_lr + (options.lr - options.final_lr) * share
 
 

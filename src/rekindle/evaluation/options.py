@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -59,3 +59,6 @@ class DenseRetrievalOptions(ProtocolOptions):
     drop_ignored: bool = False
     """Leave ignored pixels out of the memory; otherwise they count as class 0, as in the published protocol.
     Choose it where class 0 is not a background."""
+    compat: Literal["none", "hungarian"] = "none"
+    """hungarian: rename the predicted classes for the greatest sum of IoUs, and count absent classes as 0, as the public tool
+    does; otherwise classes keep their names and absent ones are left out."""

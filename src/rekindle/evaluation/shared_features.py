@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
+from rekindle.evaluation.dense_features import centre_crop, extract_each, fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.networks.tokens import Tokens
 
@@ -30,17 +30,24 @@ class Sizing:
     """How an image is resized before it enters the network.
 
     Attributes:
-        kind: `square` to side x side; `short` to that short side with its shape kept, both rounded to multiples of the patch.
+        kind: `square` to side x side; `short` to that short side with its shape kept, both rounded to multiples of the patch;
+            `centre` to a short side of 256 / 224 of the side, bicubically, and then the square in the middle.
         px: the side, or the short side.
 
     """
 
-    kind: Literal["square", "short"]
+    kind: Literal["square", "short", "centre"]
     px: int
 
     def of(self, height: int, width: int, patch: int) -> tuple[int, int]:
         """Return the size (height, width) in pixels."""
-        return (self.px, self.px) if self.kind == "square" else fitted_size(height, width, self.px, patch)
+        return fitted_size(height, width, self.px, patch) if self.kind == "short" else (self.px, self.px)
+
+    def apply(self, image: Tensor, patch: int) -> Tensor:
+        """Return the image, uint8 [3, H, W], as the network gets it."""
+        if self.kind == "centre":
+            return centre_crop(image, self.px)
+        return resize_image(image, self.of(image.shape[1], image.shape[2], patch))
 
 
 class SharedFeatures:
@@ -103,8 +110,7 @@ class SharedFeatures:
 
     def _images(self, data: ImageSplit, sizing: Sizing) -> Iterator[Tensor]:
         for index in range(len(data.items)):
-            image = data.image(index)
-            yield resize_image(image, sizing.of(image.shape[1], image.shape[2], self.extractor.patch_size))
+            yield sizing.apply(data.image(index), self.extractor.patch_size)
 
 
 def _stored(tokens: Tokens) -> Tokens:

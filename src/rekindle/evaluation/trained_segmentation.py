@@ -7,7 +7,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -41,12 +41,21 @@ class Segmenter(nn.Module):
         decoder: maps -> logits [B, C, h, w].
         blocks: which.
         is_frozen: the backbone stays in evaluation mode and gets no gradient.
+        final_norm: see `TrainedSegmentation.FINAL_NORM`.
 
     """
 
-    def __init__(self, backbone: Backbone, decoder: nn.Module, blocks: Sequence[int], *, is_frozen: bool) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        decoder: nn.Module,
+        blocks: Sequence[int],
+        *,
+        is_frozen: bool,
+        final_norm: bool = True,
+    ) -> None:
         super().__init__()
-        self.backbone, self.decoder = backbone, decoder
+        self.backbone, self.decoder, self._norm = backbone, decoder, final_norm
         self._blocks, self._is_frozen = tuple(blocks), is_frozen
         self.backbone.requires_grad_(not is_frozen)
 
@@ -60,7 +69,7 @@ class Segmenter(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_frozen):
-            tokens = self.backbone.intermediate(pixels, self._blocks)
+            tokens = self.backbone.intermediate(pixels, self._blocks, norm=self._norm)
         logits: Tensor = self.decoder([t.patches.permute(0, 3, 1, 2) for t in tokens])
         return logits
 
@@ -79,6 +88,9 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
     A seed draws the decoder's weights, the crops, stochastic depth, and the fold where only a part of the images is used;
     then the steps are reduced with it, to an eighth at the least (LOCA, specification 15.2: max(20k, 160k * fraction)).
     """
+
+    FINAL_NORM: ClassVar[bool] = True
+    """Whether the tokens of every block pass the final norm before the decoder reads them."""
 
     @abstractmethod
     def decoder(self, backbone: Backbone) -> nn.Module:
@@ -160,7 +172,13 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         backbone.set_drop_path(config.drop_path)
         with seeded_default(seed, "decoder"):
             decoder = self.decoder(backbone).to(device)
-        network = Segmenter(backbone, decoder, self.blocks(backbone), is_frozen=not config.train_backbone).train()
+        network = Segmenter(
+            backbone,
+            decoder,
+            self.blocks(backbone),
+            is_frozen=not config.train_backbone,
+            final_norm=self.FINAL_NORM,
+        ).train()
         crops = LabelledCrops(
             self.train,
             list(indices),

@@ -29,8 +29,10 @@ class TrainingOptions(ProtocolOptions):
     """The decoder's rate is this times the backbone's (papers: 1, with hundreds of times the steps)."""
     final_lr: float = Field(default=0.0, ge=0.0)
     """Rate after the last step."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """How the rate falls after the warm-up: as a power of what is left, or along half a cosine."""
     schedule_power: float = Field(default=1.0, gt=0.0)
-    """The rate falls from peak to final as (1 - step / steps) to this power."""
+    """The rate of `poly` falls from peak to final as (1 - step / steps) to this power."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps in which the rate rises linearly."""
     weight_decay: float = Field(default=0.05, ge=0.0)

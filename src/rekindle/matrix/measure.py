@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rekindle.assess import LabelledData, LoadedModel, Measurement, build_protocol, load_model, result_config
+from rekindle.assess import Measurement, load_model, result_config
 from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.result import EvalResult, read_result, read_rows
 from rekindle.evaluation.scores import Rows, Score
 from rekindle.matrix.table import Scores
+from rekindle.measuring import LabelledData, LoadedModel, build_protocol
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Bench:
                 model = model or load_model(name, options, self.watcher)
                 if model.hash != model_hash:
                     raise RekindleError(f"{name} has changed while the matrix ran; start the matrix again")
-                running = build_protocol(protocol, options, model, self.data, self.watcher)
+                running = build_protocol(protocol, options, model, self.data, self.watcher.message)
                 running.check()
                 self.watcher.message(f"{protocol}: features of {name}")
                 running.prepare()

@@ -17,7 +17,6 @@ from typing import Any
 
 from rekindle.adapters.saved import read_description
 from rekindle.assemble import pretrain
-from rekindle.assess import LabelledData
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
@@ -27,6 +26,7 @@ from rekindle.matrix.measure import Bench, Measured
 from rekindle.matrix.pooling import pool
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Row, Scores, StartRecord, Table, mean_metrics, write_table
+from rekindle.measuring import LabelledData
 
 INTERVAL = (
     "Intervals: a bootstrap that draws images, evaluation seeds and training seeds with replacement, paired with the start "

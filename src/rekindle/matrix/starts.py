@@ -7,13 +7,14 @@ import copy
 
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.assemble import build_method, check_request, check_views
-from rekindle.assess import build_protocol, load_model
+from rekindle.assess import load_model
 from rekindle.assess_options import CompareOptions
 from rekindle.config import PretrainOptions, overlay
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.matrix.cells import Cell, placed
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.matrix.measure import Bench
+from rekindle.measuring import build_protocol
 from rekindle.networks.backbone import Backbone
 
 
@@ -58,7 +59,7 @@ def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: s
             raise placed(error, f"{where}, cell {cell.key}") from error
     model = load_model(model_name, options, bench.watcher, backbone)
     for protocol in grid.protocols:
-        build_protocol(protocol, options, model, bench.data, bench.watcher).check()
+        build_protocol(protocol, options, model, bench.data, bench.watcher.message).check()
     return model.hash
 
 

@@ -200,7 +200,9 @@ class Tec(Method):
             return outputs[-1], {}
         groups = adapters.groups(outputs)
         shares = norm_shares(torch.stack([group.detach() for group in groups]))
-        return adapters.joined(groups), {f"adapter_share_{n}": share for n, share in enumerate(shares.unbind(), start=1)}
+        return adapters.joined(groups), {
+            f"adapter_share_{n}": share for n, share in enumerate(shares.unbind(), start=1)
+        }
 
     def _selected(self, attention: LastAttention, num_patches: int) -> Tensor | None:
         """Patches [N, k] whose rows are predicted after the class token's; None where no attention is."""

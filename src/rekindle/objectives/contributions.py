@@ -47,4 +47,5 @@ def contributions(parts: Float[Tensor, "G N T D"]) -> Contributions:
 def norm_shares(parts: Float[Tensor, "G N T D"]) -> Float[Tensor, " G"]:
     """Return the mean over tokens of |Z_n| / sum_m |Z_m|; tokens of which all parts are 0 count as 0."""
     norms = parts.norm(dim=-1)
-    return (norms / norms.sum(dim=0).clamp_min(torch.finfo(norms.dtype).tiny)).mean(dim=(1, 2))
+    shares: Tensor = (norms / norms.sum(dim=0).clamp_min(torch.finfo(norms.dtype).tiny)).mean(dim=(1, 2))
+    return shares

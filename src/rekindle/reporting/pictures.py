@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from rekindle.core.files import write_atomically
+from rekindle.reporting.principal import principal_colours
 
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -25,7 +26,6 @@ Bytes = NDArray[np.uint8]
 # Okabe and Ito's palette with a style of line each, for colour-blind readers and for grey prints
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
-PERCENTILES = (1.0, 99.0)
 GAP = 4
 
 
@@ -42,29 +42,7 @@ def joint_colours(tokens: Sequence[ArrayLike]) -> list[Array]:
         One array [..., 3] per group; 0.5 where a component does not vary.
 
     """
-    groups = [np.asarray(group, dtype=np.float64) for group in tokens]
-    rows = np.concatenate([group.reshape(-1, group.shape[-1]) for group in groups])
-    mean = rows.mean(axis=0)
-    components = principal_components(rows, count=3)
-    projected = (rows - mean) @ components.T
-    low, high = np.percentile(projected, PERCENTILES, axis=0)
-    spread = high - low
-    varies = spread > 1e-9 * max(1.0, float(np.abs(rows).max()))
-    colours = np.where(varies, (projected - low) / np.where(varies, spread, 1.0), 0.5).clip(0.0, 1.0)
-    cuts = np.cumsum([group[..., 0].size for group in groups])[:-1]
-    return [part.reshape(*group.shape[:-1], 3) for part, group in zip(np.split(colours, cuts), groups, strict=True)]
-
-
-def principal_components(rows: ArrayLike, *, count: int) -> Array:
-    """Return the first principal directions [count, D] of rows [n, D]; zeros where D is less than `count`."""
-    values = np.asarray(rows, dtype=np.float64)
-    centred = values - values.mean(axis=0)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    found = vectors[:, ::-1].T[:count]
-    signs = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])
-    components = np.zeros((count, values.shape[1]))
-    components[: len(found)] = found * signs[:, None]
-    return components
+    return principal_colours(tokens).colours
 
 
 def heat_colours(maps: ArrayLike, *, low: float, high: float) -> Array:
@@ -120,7 +98,18 @@ def write_grid(path: Path, rows: Mapping[str, ArrayLike], *, zoom: int = 1) -> N
         axes = figure.add_axes((left / size, bottom / total, width / size, height / total))
         axes.imshow(strip, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def write_picture(path: Path, pixels: ArrayLike) -> None:
+    """Write one picture [H, W, 3], bytes or shares of 1, as a PNG of that size."""
+    picture = Image.fromarray(np.ascontiguousarray(_bytes(pixels)))
+    write_atomically(path, lambda stream: picture.save(stream, format="PNG", optimize=True))
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write named arrays as an NPZ."""
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
 
 
 def write_curves(path: Path, steps: Sequence[int], terms: Mapping[str, Sequence[float]], *, smooth: int = 1) -> None:
@@ -149,7 +138,7 @@ def write_curves(path: Path, steps: Sequence[int], terms: Mapping[str, Sequence[
         if index // columns == lines - 1:
             axes.set_xlabel("step", fontsize=9)
     figure.tight_layout()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def running_mean(values: Sequence[float], window: int) -> Array:
@@ -178,9 +167,8 @@ def _figure(width: float, height: float, dpi: int) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, which has its canvas, as a PNG without a date in it."""
     canvas: Any = figure.canvas
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    write_atomically(path, lambda stream: picture.save(stream, format="PNG", optimize=True))
+    write_picture(path, np.asarray(canvas.buffer_rgba())[..., :3])

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images with one class each: <split>/<class>/**, or <split>.csv that names files and classes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rekindle.core.errors import RequestError
+from rekindle.data.decoding import UnreadableImage, image_size, read_image
+from rekindle.data.images import SUFFIXES
+from rekindle.data.segmentation import listed_faults
+
+LAYOUT = (
+    "Expected: <split>/<class>/** with the images, or <split>.csv with the columns file and class (files below the folder, or "
+    "below its folder images)"
+)
+_FILE_COLUMNS, _CLASS_COLUMNS = ("file", "filename"), ("class", "class_name", "label")
+
+
+class ClassFolder:
+    """Images of one split with a class each.
+
+    Attributes:
+        names: class names, sorted; the position is the id.
+        items: file names without suffix, below <split> or as the CSV has them, by class and name.
+        labels: class ids, int64 [n].
+
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        self.root, self.split = Path(root).expanduser(), split
+        folder, table = self.root / split, self.root / f"{split}.csv"
+        if folder.is_dir():
+            found = list(_of_folder(folder))
+        elif table.is_file():
+            found = list(_of_table(table, self.root))
+        else:
+            known = ", ".join(splits(self.root)) or "none"
+            raise RequestError(f"{self.root}: there is no split '{split}'; splits here: {known}. {LAYOUT}")
+        found.sort()
+        self.names: list[str] = sorted({name for name, _, _ in found})
+        self.items: list[str] = [item for _, item, _ in found]
+        self._paths = [path for _, _, path in found]
+        if len(set(self.items)) < len(self.items):
+            twice = next(item for item in self.items if self.items.count(item) > 1)
+            raise RequestError(f"{self.root}, split '{split}': two images are called '{twice}'; rename one")
+        ids = {name: number for number, name in enumerate(self.names)}
+        self.labels: Tensor = torch.tensor([ids[name] for name, _, _ in found], dtype=torch.int64)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def image(self, index: int) -> Tensor:
+        """Return the image, uint8 [3, H, W]."""
+        return read_image(str(self._paths[index]))
+
+    def check(self) -> None:
+        """Look at every file's header before any work starts. Raises: RequestError that lists missing and unreadable files."""
+        listed_faults(self.root, self.split, self.items, self._fault, LAYOUT)
+
+    def _fault(self, index: int) -> tuple[str, str] | None:
+        try:
+            image_size(str(self._paths[index]))
+        except UnreadableImage as error:
+            return "unreadable files (replace or remove them)", f" ({error.reason})"
+        return None
+
+
+def check_same_classes(train: ClassFolder, test: ClassFolder) -> None:
+    """Raise RequestError if two splits have not the same classes, for then an id means two things."""
+    if train.names == test.names:
+        return
+    only = [(a.split, sorted(set(a.names) - set(b.names))) for a, b in ((train, test), (test, train))]
+    told = "; ".join(
+        f"only in '{split}': {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        for split, names in only
+        if names
+    )
+    raise RequestError(f"{test.root}: the splits '{train.split}' and '{test.split}' have not the same classes ({told})")
+
+
+def splits(root: Path) -> list[str]:
+    """Names of the splits in a folder, sorted; none where there is no folder."""
+    if not root.is_dir():
+        return []
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and any(c.is_dir() for c in entry.iterdir())}
+    return sorted(folders | {path.stem for path in root.glob("*.csv")})
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield class, item and file of every image."""
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise RequestError(f"{folder}: there is no class in this split. {LAYOUT}")
+    for name in classes:
+        is_empty = True
+        for parent, folders, files in os.walk(folder / name):
+            folders[:] = [f for f in folders if not f.startswith(".")]
+            for file in files:
+                path = Path(parent, file)
+                if not file.startswith(".") and path.suffix.lower() in SUFFIXES:
+                    is_empty = False
+                    yield name, path.relative_to(folder).with_suffix("").as_posix(), path
+        if is_empty:
+            raise RequestError(f"{folder / name}: the class has no image; put some there, or remove the folder")
+
+
+def _of_table(table: Path, root: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield class, item and file of every row."""
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{table}: {error}. {LAYOUT}") from error
+    columns = list(rows[0]) if rows else []
+    file = next((name for name in _FILE_COLUMNS if name in columns), None)
+    label = next((name for name in _CLASS_COLUMNS if name in columns), None)
+    if file is None or label is None:
+        raise RequestError(f"{table}: a table of images needs rows with the columns file and class. {LAYOUT}")
+    base = root / "images" if rows and not (root / rows[0][file]).exists() else root
+    for row in rows:
+        yield row[label], Path(row[file]).with_suffix("").as_posix(), base / row[file]

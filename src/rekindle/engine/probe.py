@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring a model now and then while it is trained. What is measured the engine does not know."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from rekindle.core.files import write_atomically
+from rekindle.engine.metrics_log import MetricsLog
+from rekindle.engine.run_folder import RunFolder
+from rekindle.engine.watcher import Watcher
+
+SHARE_OF_TIME = 0.08  # what probes may cost at most, where nobody says how often
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a probe found.
+
+    Attributes:
+        values: by name.
+        headline: what decides which step was best, higher is better; None where nothing does.
+        alarms: what is wrong, and what to change.
+
+    """
+
+    values: Mapping[str, float]
+    headline: float | None = None
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass
+class Probe:
+    """When to measure, and what becomes of it.
+
+    Measuring touches nothing that training depends on, so that a run gives the same numbers with and without.
+
+    Attributes:
+        measure: of the model as it is.
+        save_best: called with the step when the headline is better than ever before.
+        every: steps between measurements; None: as often as keeps their cost under 8 % of the time. The first step, before
+            anything has moved, and the last one are always measured.
+
+    """
+
+    measure: Callable[[], Reading]
+    save_best: Callable[[int], None]
+    every: int | None = None
+    _log: MetricsLog | None = None
+    _best: tuple[int, float] | None = None
+    _free_again: float = 0.0
+    _told: set[str] = field(default_factory=set)
+
+    def open(self, folder: RunFolder, start: int, *, tensorboard: bool) -> None:
+        """Begin, or go on after step `start`."""
+        self._log = MetricsLog(folder.probes, start_step=start, tensorboard=tensorboard)
+        if start and folder.best_probe.exists():
+            before = json.loads(folder.best_probe.read_text(encoding="utf-8"))
+            if before["step"] <= start:
+                self._best = before["step"], before["headline"]
+
+    def is_due(self, step: int, total: int) -> bool:
+        """Whether to measure after `step` of `total` steps."""
+        if step in (0, total):
+            return True
+        return step % self.every == 0 if self.every else time.monotonic() >= self._free_again
+
+    def run(self, step: int, folder: RunFolder, watcher: Watcher) -> None:
+        """Measure, write, and remember the best."""
+        assert self._log is not None
+        began = time.monotonic()
+        reading = self.measure()
+        seconds = time.monotonic() - began
+        self._free_again = time.monotonic() + seconds * (1 / SHARE_OF_TIME - 1)
+        self._log.write(step, dict(reading.values), {"seconds": seconds})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in reading.values.items())
+        watcher.message(f"probe at step {step} ({seconds:.1f} s): {shown}")
+        for alarm in reading.alarms:
+            if alarm not in self._told:
+                self._told.add(alarm)
+                watcher.message(f"warning at step {step}: {alarm}")
+        if reading.headline is not None and (self._best is None or reading.headline > self._best[1]):
+            self._best = step, reading.headline
+            text = json.dumps({"step": step, "headline": reading.headline}) + "\n"
+            write_atomically(folder.best_probe, lambda stream: stream.write(text.encode()))
+            self.save_best(step)
+
+    def close(self, watcher: Watcher) -> None:
+        """End, and tell which step was best."""
+        if self._log is not None:
+            self._log.close()
+        if self._best is not None:
+            watcher.message(f"the best probe was at step {self._best[0]} ({self._best[1]:.4g})")
