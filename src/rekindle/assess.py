@@ -40,6 +40,7 @@ from rekindle.evaluation.scores import AnyScore
 from rekindle.evaluation.shared_features import SharedFeatures
 from rekindle.measuring import AnyProtocol, LabelledData, LoadedModel, build_protocol
 from rekindle.networks.backbone import Backbone
+from rekindle.picturing import check_pictures, draw_pictures
 
 
 class Row(Options):
@@ -209,6 +210,7 @@ def run_extract(options: ExtractOptions, *, watcher: Watcher | None = None) -> E
         raise RequestError(f"--out {out} is not an empty folder; choose another one, or clear it")
     source = find_images(options.images)
     extractor = load_model(options.model, options, watcher).extractor
+    check_pictures(options, extractor)
     skipped: list[str] = []
     kept: list[int] = []
 
@@ -246,6 +248,9 @@ def run_extract(options: ExtractOptions, *, watcher: Watcher | None = None) -> E
         "files": np.array(files),
     }
     _write_npz(out / "features.npz", **arrays, **({"cls": np.stack(cls)} if cls else {}))
+    if options.pictures:
+        drawn = draw_pictures(options, source, extractor, out)
+        watcher.message(f"pictures: {', '.join(map(str, drawn))}")
     return Extracted(out, len(kept), len(skipped))
 
 

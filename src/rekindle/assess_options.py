@@ -101,6 +101,11 @@ class ExtractOptions(ModelOptions):
     """New or empty folder."""
     size_px: int = Field(224, ge=1)
     """Short side of the resized image, rounded like the long one to a multiple of the patch."""
+    pictures: tuple[Literal["pca", "clusters", "attention", "film"], ...] = ()
+    """Pictures of the first 200 images beside the features: pca (one projection for all), clusters (k-means of each), attention
+    (every head, their mean, the strongest), film (the mean attention over frames of one size, as GIF)."""
+    clusters: int = Field(3, ge=2)
+    """Clusters of each picture of --pictures clusters."""
 
 
 def with_protocols(model: type[Request], protocols: Sequence[str], preset: str = SMALL) -> type[Request]:

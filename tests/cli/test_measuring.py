@@ -213,3 +213,28 @@ def test_help_lists_the_options_of_the_protocols_named(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "--linear-seg.steps" in shown
     assert "--dense-retrieval" not in shown
+
+
+def test_extract_draws_pictures(data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "features"
+    request = ["extract", str(model), "--images", str(data / "images" / "val"), "--out", str(out), "--size-px", "16"]
+    assert main([*request, "--pictures", "pca", "clusters", "attention", "film", "--clusters", "2"]) == 0
+    names = sorted(path.stem for path in (out / "pca").glob("*.png"))
+    assert names == [f"{i:06}-val{i}" for i in range(3)]
+    assert sorted(path.name for path in (out / "attention").iterdir()) == names
+    for path in [*(out / "pca").glob("*.png"), *(out / "clusters").glob("*.png")]:
+        with Image.open(path) as picture:
+            assert picture.size == (48, 16)
+    assert (out / "attention" / names[0] / "composite.png").exists()
+    with Image.open(out / "film.gif") as film:
+        assert (getattr(film, "n_frames", 1), film.size) == (3, (48, 16))
+    assert "film.gif" in capsys.readouterr().err
+
+
+def test_pictures_of_attention_need_a_class_token(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arch = "vit:width=16,depth=2,heads=2,patch=8,img=32,class_token=false"
+    request = ["extract", arch, "--init", "random", "--images", str(data / "images" / "val")]
+    assert main([*request, "--out", str(tmp_path / "f"), "--size-px", "16", "--pictures", "attention"]) == 2
+    assert "--pictures attention shows the attention of the class token" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from rekindle.cli.arguments import parse, print_help, take
 EPILOGUE = """
 also: --json, --debug. --out holds patches/<number>-<name>.npz with `patches` float16 [gh, gw, D] for each
 image, and features.npz with `mean` [n, D] (of the patches), `cls` [n, D] where there is a class token,
-`paths`, and `files`.
+`paths`, and `files`; with --pictures also pca/, clusters/, attention/ and film.gif.
 """
 
 

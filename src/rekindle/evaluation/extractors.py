@@ -33,6 +33,7 @@ class FeatureExtractor:
         self.width: int = backbone.width
         self.depth: int = backbone.depth
         self.has_cls: bool = backbone.has_cls
+        self.has_class_token: bool = backbone.has_class_token
 
     @property
     def dims(self) -> tuple[int, ...]:
