@@ -39,7 +39,6 @@ from rekindle.networks.stored_head import load_stored_head
 from rekindle.planning import compute_precision, on_gpu, plan_steps
 from rekindle.probing import ModelProbe, check_probes
 from rekindle.recipes import with_recipe
-from rekindle.views.batch import ViewBatch
 
 PICTURED = 6  # images
 WATCHING = ("probe", "every", "probe_data", "probe_images")
@@ -169,8 +168,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             save(folder.path, outcome.steps_done)
             exported_hash = model_hash(exported)
             watcher.message(f"model written to {folder.weights}")
-            views = few_views(options, images, PICTURED).to(fabric.device).normalised(backbone.mean, backbone.std)
-            _write_pictures(folder, method, views, plan, options, watcher)
+            _write_pictures(folder, method, plan, options, images, fabric.device, watcher)
     return PretrainResult(
         run=folder.path,
         is_finished=outcome.is_finished,
@@ -207,7 +205,13 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
 
 
 def _write_pictures(
-    folder: RunFolder, method: Method, batch: ViewBatch, plan: TrainingPlan, options: PretrainOptions, watcher: Watcher
+    folder: RunFolder,
+    method: Method,
+    plan: TrainingPlan,
+    options: PretrainOptions,
+    images: ImageSource,
+    device: torch.device,
+    watcher: Watcher,
 ) -> None:
     """Draw what was learnt, as far as the method has pictures of it, and the curves of the log."""
     from rekindle.reporting.pictures import (
@@ -215,12 +219,16 @@ def _write_pictures(
         write_grid,
     )  # loads matplotlib, which nobody needs before the end
 
-    last = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
-    method.eval()
-    with torch.no_grad():
-        found = method.pictures(batch, last)
-    for stem, rows in found.items():
-        write_grid(folder.pictures / f"{stem}.png", {t: views.permute(0, 2, 3, 1).numpy() for t, views in rows.items()})
+    if type(method).pictures is not Method.pictures:  # no image is read where nothing is drawn
+        backbone = method.exported()
+        views = few_views(options, images, PICTURED).to(device).normalised(backbone.mean, backbone.std)
+        last = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
+        method.eval()
+        with torch.no_grad():
+            found = method.pictures(views, last)
+        for stem, rows in found.items():
+            pictures = {title: views.permute(0, 2, 3, 1).numpy() for title, views in rows.items()}
+            write_grid(folder.pictures / f"{stem}.png", pictures)
     steps, terms = read_curves(folder.metrics)
     if len(steps) > 1:
         write_curves(folder.pictures / "curves.png", steps, terms, smooth=max(1, len(steps) // 20))

@@ -18,7 +18,8 @@ from rekindle.core.files import write_atomically
 from rekindle.core.rng import generator
 from rekindle.data.decoding import UnreadableImage
 from rekindle.data.doctor import Diagnosis, examine, shared_prints
-from rekindle.data.images import ImageSource, find_images
+from rekindle.data.images import ImageRef, ImageSource, find_images
+from rekindle.data.named import DATASETS, named_root, open_data
 from rekindle.data.options import DataOptions
 from rekindle.data.segmentation import SegmentationFolder, splits
 from rekindle.views.multicrop import MultiCrop
@@ -36,13 +37,20 @@ def check(
     out: Path | None,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    """Examine a source of images, labelled data, or both; write check.json and mosaic.png into `out` if given."""
+    """Examine a source of images, labelled data (a folder or NAME:ROOT), or both.
+
+    With `out`, check.json and mosaic.png are written there.
+    """
     sources: dict[str, ImageSource] = {}
     if images is not None:
         sources["images"] = find_images(images)
-    faults = []
+    faults: list[str] = []
+    absent: list[str] = []
     if data is not None:
-        for split in splits(data):
+        named = named_root(data)
+        if named is not None:
+            absent = _check_named(data, named[0], sources, faults)
+        for split in splits(data) if named is None else []:
             sources[f"data/{split}"] = find_images(Path(data) / "images" / split)
             try:
                 SegmentationFolder(data, split).check()
@@ -65,11 +73,12 @@ def check(
     ]
     mosaic = None
     if out is not None:
-        mosaic = _write_mosaic(next(iter(sources.values())), views, reading, out / "mosaic.png")
+        mosaic = _write_mosaic(next(iter(sources.values())), views, reading, out / "mosaic.png") if sources else None
     report: dict[str, Any] = {
         "sources": [_summary(name, diagnosis) for name, diagnosis in diagnoses.items()],
         "leaks": leaks,
         "faults": faults,
+        "absent": absent,
         "mosaic": None if mosaic is None else str(mosaic),
         "usable": not faults and all(d.num_images > d.count("unreadable") for d in diagnoses.values()),
     }
@@ -77,6 +86,37 @@ def check(
         text = json.dumps(report, indent=2) + "\n"
         write_atomically(out / "check.json", lambda stream: stream.write(text.encode()))
     return report
+
+
+def _check_named(data: str, name: str, sources: dict[str, ImageSource], faults: list[str]) -> list[str]:
+    """Check the labels of NAME:ROOT and add its images to the sources, split by split.
+
+    Splits that hold others again (trainval) are left out, for all of their images would count as leakage.
+
+    Returns: why splits cannot be opened. Raises: RequestError if none can, or for data that is no set of single images.
+    """
+    entry = DATASETS[name]
+    if entry.kind not in ("segmentation", "classification"):
+        raise RequestError(
+            f"--data {data}: check reads segmentation and classification data, and {name} is {entry.kind} data"
+        )
+    absent: list[str] = []
+    parts = [split for split in entry.splits if split in ("train", "val", "test")]
+    for split in parts:
+        try:
+            opened = open_data(entry.kind, data, split)
+        except RequestError as error:
+            absent.append(str(error))
+            continue
+        if opened.files:
+            sources[f"data/{split}"] = ImageSource([ImageRef(str(path)) for path in opened.files])
+        try:
+            opened.check()
+        except RequestError as error:
+            faults.append(str(error))
+    if len(absent) == len(parts):
+        raise RequestError(absent[0])
+    return absent
 
 
 def _summary(name: str, diagnosis: Diagnosis) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class EvaluateOptions(ModelOptions):
     protocol: str = "linear-seg"
     """How to measure (`rekindle list protocols`); its options stand under its name, as --linear-seg.steps."""
     data: str = ""
-    """Folder with images/<split>, masks/<split> and classes.json."""
+    """Folder of labelled data, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
     split: str = "val"
     """Split that the metrics are of."""
     train_split: str = "train"
@@ -67,7 +67,7 @@ class CompareOptions(ModelOptions):
     protocol: tuple[str, ...] = ("linear-seg", "dense-retrieval")
     """Protocols that read this data; the options of each stand under its name, as --linear-seg.steps."""
     data: str = ""
-    """Folder with images/<split>, masks/<split> and classes.json."""
+    """Folder of labelled data, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
     split: str = "val"
     """Split that the metrics are of."""
     train_split: str = "train"

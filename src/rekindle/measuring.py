@@ -13,7 +13,8 @@ from typing import Any
 from rekindle.assess_options import CompareOptions, EvaluateOptions, protocol_options
 from rekindle.config import import_named
 from rekindle.core.errors import RequestError
-from rekindle.data import KINDS
+from rekindle.data.classification import WithClasses, check_same_classes
+from rekindle.data.named import DATASETS, named_root, open_data
 from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import Protocol, Split, TrainingPart
@@ -36,7 +37,7 @@ class LabelledData:
     """Labelled data under the protocols that will read it: each kind is opened and checked once.
 
     Args:
-        root: the data.
+        root: the data's folder, or NAME:ROOT.
         train: split to learn from or to remember.
         test: split that the metrics are of.
         protocols: names; their classes say what kind of data they read.
@@ -52,15 +53,18 @@ class LabelledData:
         for name in protocols:
             protocol = import_named(PROTOCOLS, "protocol", name)
             kind = self._kind_of[name] = protocol.DATA
-            reader = import_named(KINDS, "kind of data", kind)
             if kind not in self._test:
-                self._test[kind] = reader(root, test)
+                _serves(root, kind)
+                self._test[kind] = open_data(kind, root, test)
                 self._test[kind].check()
             if protocol.USES_TRAIN:
                 self._learns.add(name)
                 if kind not in self._train:
-                    self._train[kind] = reader(root, train)
+                    self._train[kind] = open_data(kind, root, train)
                     self._train[kind].check()
+                    learnt, measured = self._train[kind], self._test[kind]
+                    if isinstance(learnt, WithClasses) and isinstance(measured, WithClasses):
+                        check_same_classes(learnt, measured)
 
     def test(self, protocol: str) -> Split:
         """Return the split that the metrics of a protocol are of."""
@@ -76,7 +80,8 @@ class LabelledData:
         It covers the protocol, its options and the names of the items of both splits; neither model nor seed.
         """
         train = self.train(protocol)
-        told = [protocol, config, self.test(protocol).items, None if train is None else train.items]
+        asked = {name: value for name, value in config.items() if name != "init"}  # random weights are another model
+        told = [protocol, asked, self.test(protocol).items, None if train is None else train.items]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -104,6 +109,18 @@ def build_protocol(
         model.features,
     )
     return protocol
+
+
+def _serves(data: str, kind: str) -> None:
+    """Raise RequestError, naming the protocols that fit, if NAME:ROOT has not the kind of labels that a protocol reads."""
+    named = named_root(data)
+    if named is None or kind in DATASETS[named[0]].kinds:
+        return
+    entry = DATASETS[named[0]]
+    fitting = [name for name in PROTOCOLS if import_named(PROTOCOLS, "protocol", name).DATA in entry.kinds]
+    raise RequestError(
+        f"--data {data}: {named[0]} is {entry.kind} data, and the protocol reads {kind}; protocols for it: {', '.join(fitting)}"
+    )
 
 
 def _listed(path: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from rekindle.core.errors import RequestError
 from rekindle.evaluation.options import LinearSegOptions
 from rekindle.evaluation.result import read_result
 from rekindle.matrix.grid import check_grid
-from tests.evaluation.toy import save_tiny, write_data
+from tests.evaluation.toy import TINY, save_tiny, write_data
 
 
 def test_what_is_asked_for_overrides_the_preset() -> None:
@@ -78,3 +78,15 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert main([*request, str(tmp_path / "none.txt")]) == 2
     (tmp_path / "empty.txt").write_text("\n")
     assert main([*request, str(tmp_path / "empty.txt")]) == 2
+
+
+def test_a_random_model_is_measured_alike(tmp_path: Path) -> None:
+    """The baseline of relative improvements: its numbers may be compared with those of pretrained models."""
+    data, model = write_data(tmp_path / "data"), save_tiny(tmp_path / "run")
+    prints: list[str] = []
+    for name, extra in ((str(model), ()), (TINY, ("--init", "random"))):
+        out = tmp_path / f"{len(prints)}.json"
+        request = ["evaluate", name, "--protocol", "multi-label", "--data", str(data), "--multi-label.size-px", "16"]
+        assert main([*request, "--out", str(out), *extra]) == 0
+        prints.append(read_result(out).fingerprint)
+    assert prints[0] == prints[1]

@@ -116,8 +116,9 @@ def test_check_names_every_kind_of_fault_with_its_files(tmp_path: Path) -> None:
         SegmentationFolder(tmp_path, "train").check()
     text = str(error.value)
     for part in (
-        "images without a mask (add masks/<split>/<stem>.png, or remove the image): no_mask",
-        "masks with several channels (save one channel of class ids, not colours): colour (mode RGB)",
+        "images without a mask (add it, or remove the image): no_mask (masks/train/no_mask.png)",
+        "masks with several channels (save one channel of class ids; or, if they hold the colours of classes, "
+        'give "colors" and "palette": true in classes.json): colour (mode RGB)',
         "small (mask 1 x 2, image 3 x 4)",
         "class ids out of range (allowed: 0 to 1 and 255; mend the masks, or the names",
         "in classes.json): wild (ids 7, 9)",
@@ -130,7 +131,7 @@ def test_long_lists_of_faulty_files_are_shortened(tmp_path: Path) -> None:
     folder(tmp_path)
     for number in range(8):
         write(tmp_path, f"m{number}", None)
-    with pytest.raises(RequestError, match="m0, m1, m2, m3, m4 and 3 more"):
+    with pytest.raises(RequestError, match=r"m0 \(\S+\), .*m4 \(masks/train/m4.png\) and 3 more"):
         SegmentationFolder(tmp_path, "train").check()
 
 
@@ -148,6 +149,56 @@ def test_reading_a_missing_or_coloured_mask_says_so(tmp_path: Path) -> None:
         data.read(1)
     with pytest.raises(RequestError, match="one channel of class ids; this one has mode RGB"):
         data.read(2)
+
+
+RED, BLUE, BLACK = [255, 0, 0], [0, 0, 255], [0, 0, 0]
+
+
+def colours(*row: list[int]) -> Image.Image:
+    return Image.fromarray(np.array([row] * 3, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_masks_in_colours_become_ids_by_the_palette(tmp_path: Path, mode: str) -> None:
+    folder(tmp_path, colors=[RED, BLUE], palette=True, ignored_colors=[BLACK])
+    write(tmp_path, "a", colours(RED, BLUE, BLUE, BLACK).convert(mode))
+    data = SegmentationFolder(tmp_path, "train")
+    data.check()
+    assert data.mask(0)[2].tolist() == [0, 1, 1, 255]
+
+
+def test_a_colour_that_no_class_has_is_named(tmp_path: Path) -> None:
+    write(folder(tmp_path, colors=[RED, BLUE], palette=True), "a", colours(RED, BLUE, BLUE, [1, 2, 3]))
+    write(tmp_path, "b", GOOD)
+    with pytest.raises(RequestError) as error:
+        SegmentationFolder(tmp_path, "train").check()
+    assert "colours that stand for no class (mend the masks, or the list of classes): a ((1, 2, 3))" in str(error.value)
+    assert "masks without colours (save red, green and blue): b (mode L)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"palette": True}, "'palette' says that masks hold colours; name them in 'colors'"),
+        ({"colors": [RED, [0, 0]]}, r"\[0, 0\] is no colour; expected \[r, g, b\]"),
+        ({"colors": [RED, [0, 0, 256]]}, r"\[0, 0, 256\] is no colour"),
+    ],
+)
+def test_a_wrong_palette_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        SegmentationFolder(folder(tmp_path, **content), "train")
+
+
+def test_images_that_are_ignored_as_a_whole_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blank = ids(*[[255] * 4] * 3)
+    write(folder(tmp_path), "b", blank)
+    SegmentationFolder(tmp_path, "train").check()
+    assert "every pixel is ignored in 1 of 2 images: b" in caplog.text
+    write(tmp_path, "a", blank)
+    with pytest.raises(
+        RequestError, match="every pixel of every mask is ignored, so nothing can be learnt or measured"
+    ):
+        SegmentationFolder(tmp_path, "train").check()
 
 
 def test_a_real_pack_passes_the_check(real_data: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rekindle.core.rng import seeded_default
 from rekindle.networks.dpt import DptDecoder, Fusion, quarters
 
 
@@ -23,8 +24,9 @@ def test_any_grid_gives_eight_times_its_size(grid: tuple[int, int]) -> None:
 
 
 def test_every_level_and_every_weight_takes_part() -> None:
-    decoder = DptDecoder(8, projections=(4, 6, 8, 10), channels=8)
-    maps = [torch.randn(1, 8, 4, 4, requires_grad=True) for _ in range(4)]
+    with seeded_default(0, "dpt"):  # ReLUs that start dead would let nothing through
+        decoder = DptDecoder(8, projections=(4, 6, 8, 10), channels=16)
+        maps = [torch.randn(1, 8, 4, 4, requires_grad=True) for _ in range(4)]
     decoder(maps).sum().backward()
     assert all(m.grad is not None and float(m.grad.abs().sum()) > 0 for m in maps)
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in decoder.parameters())

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from rekindle.adapters import SUMMARIES as ADAPTER_SUMMARIES
 from rekindle.cli.arguments import take
 from rekindle.core.errors import RequestError, unknown_name
+from rekindle.data.named import DATASETS as NAMED_DATASETS
 from rekindle.evaluation import SUMMARIES as PROTOCOL_SUMMARIES
 from rekindle.methods import SUMMARIES as METHOD_SUMMARIES
 from rekindle.networks.catalogue import BACKBONES, MODEL_FORMS
 
 DATASETS: dict[str, str] = {
     "DIR for segmentation": "images/<split>/**, masks/<split>/**.png of the same stem (one channel of ids), "
-    'classes.json: {"names": [...], "ignore_index": 255}',
+    'classes.json: {"names": [...], "ignore_index": 255}; with "colors" and "palette": true the masks hold those colours',
     "DIR for objects (prompted-seg, similarity, clustering)": "as for segmentation, or COCO's annotations/instances_<split>.json "
     "with the images in <split>/ or images/<split>/",
     "DIR of images (variance, cka)": "<split>/** or images/<split>/**, no labels",
@@ -51,6 +52,11 @@ def _named(summaries: dict[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "summary": summary} for name, summary in summaries.items()]
 
 
+def _datasets() -> list[dict[str, str]]:
+    named = [{"name": f"{name}:ROOT", "summary": d.summary, "licence": d.terms} for name, d in NAMED_DATASETS.items()]
+    return _named(DATASETS) + named
+
+
 def _backbones() -> list[dict[str, str]]:
     known = [{"name": b.name, "summary": b.summary, "licence": b.licence} for b in BACKBONES]
     return known + _named(dict(MODEL_FORMS))
@@ -61,5 +67,5 @@ TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
     "adapters": lambda: _named(ADAPTER_SUMMARIES),
     "protocols": lambda: _named(PROTOCOL_SUMMARIES),
     "backbones": _backbones,
-    "datasets": lambda: _named(DATASETS),
+    "datasets": _datasets,
 }

@@ -24,7 +24,8 @@ class CheckOptions(Options):
     images: str = ""
     """Images to check: a folder, a glob, a list file, a tar pattern, or hf:NAME."""
     data: str = ""
-    """Labelled data to check as well: masks that are missing or do not fit, and images shared between splits."""
+    """Labelled data to check as well (a folder, or NAME:ROOT of `rekindle list datasets`): labels that are missing or do not
+    fit, and images shared between splits."""
     out: str = ""
     """Folder for check.json and mosaic.png (the views the model will see); without it nothing is written."""
     reading: DataOptions = DataOptions()
@@ -81,5 +82,7 @@ def _print(report: dict[str, object]) -> None:
         print(f"  leakage: {leak['first']} is also in {leak['second']}")
     for fault in report["faults"]:  # type: ignore[attr-defined]
         print(f"  labels: {fault}")
+    for told in report["absent"]:  # type: ignore[attr-defined]
+        print(f"  not read: {told}")
     if report["mosaic"]:
         print(f"\nmosaic of views: {report['mosaic']}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,61 +26,119 @@ LAYOUT = (
 _FILE_COLUMNS, _CLASS_COLUMNS = ("file", "filename"), ("class", "class_name", "label")
 
 
+@dataclass(frozen=True)
+class ClassListing:
+    """What one split of a data set holds.
+
+    Attributes:
+        names: class names; the position is the id.
+        items: names of the images.
+        labels: class ids, one per item.
+        images: one file per item, or uint8 [n, 3, H, W].
+        layout: what the folder should look like, for messages.
+
+    """
+
+    names: list[str]
+    items: list[str]
+    labels: list[int]
+    images: list[Path] | Tensor
+    layout: str = LAYOUT
+
+
+Find = Callable[[Path, str], ClassListing]
+"""Lists one split of a folder (root, split), or raises RequestError."""
+
+
+def own_layout(root: Path, split: str) -> ClassListing:
+    """List a split of class folders, or of a table; the classes are those that it shows, sorted by name."""
+    folder, table = root / split, root / f"{split}.csv"
+    if folder.is_dir():
+        found = list(_of_folder(folder))
+    elif table.is_file():
+        found = list(_of_table(table, root))
+    else:
+        known = ", ".join(splits(root)) or "none"
+        raise RequestError(f"{root}: there is no split '{split}'; splits here: {known}. {LAYOUT}")
+    found.sort()
+    names = sorted({name for name, _, _ in found})
+    ids = {name: number for number, name in enumerate(names)}
+    return ClassListing(
+        names, [item for _, item, _ in found], [ids[name] for name, _, _ in found], [path for _, _, path in found]
+    )
+
+
 class ClassFolder:
     """Images of one split with a class each.
 
+    Args:
+        root: the folder.
+        split: name of the split.
+        find: knows the folder's layout.
+
     Attributes:
-        names: class names, sorted; the position is the id.
-        items: file names without suffix, below <split> or as the CSV has them, by class and name.
+        names: class names; the position is the id (in our own layout they are sorted).
+        items: names of the images; in our own layout below <split>, or as the CSV has them, by class and name.
         labels: class ids, int64 [n].
 
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str, find: Find = own_layout) -> None:
         self.root, self.split = Path(root).expanduser(), split
-        folder, table = self.root / split, self.root / f"{split}.csv"
-        if folder.is_dir():
-            found = list(_of_folder(folder))
-        elif table.is_file():
-            found = list(_of_table(table, self.root))
-        else:
-            known = ", ".join(splits(self.root)) or "none"
-            raise RequestError(f"{self.root}: there is no split '{split}'; splits here: {known}. {LAYOUT}")
-        found.sort()
-        self.names: list[str] = sorted({name for name, _, _ in found})
-        self.items: list[str] = [item for _, item, _ in found]
-        self._paths = [path for _, _, path in found]
+        self._listing = find(self.root, split)
+        self.names = self._listing.names
+        self.items = self._listing.items
+        if not self.items:
+            raise RequestError(f"{self.root}: the split '{split}' is empty. {self._listing.layout}")
         if len(set(self.items)) < len(self.items):
-            twice = next(item for item in self.items if self.items.count(item) > 1)
+            twice = next(item for item, count in Counter(self.items).items() if count > 1)
             raise RequestError(f"{self.root}, split '{split}': two images are called '{twice}'; rename one")
-        ids = {name: number for number, name in enumerate(self.names)}
-        self.labels: Tensor = torch.tensor([ids[name] for name, _, _ in found], dtype=torch.int64)
+        self.labels: Tensor = torch.tensor(self._listing.labels, dtype=torch.int64)
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.names)
 
+    @property
+    def files(self) -> list[Path]:
+        """The image of each item; none where images are rows of an array."""
+        images = self._listing.images
+        return [] if isinstance(images, Tensor) else images
+
     def __len__(self) -> int:
         return len(self.items)
 
     def image(self, index: int) -> Tensor:
         """Return the image, uint8 [3, H, W]."""
-        return read_image(str(self._paths[index]))
+        images = self._listing.images
+        return images[index] if isinstance(images, Tensor) else read_image(str(images[index]))
 
     def check(self) -> None:
         """Look at every file's header before any work starts. Raises: RequestError that lists missing and unreadable files."""
-        listed_faults(self.root, self.split, self.items, self._fault, LAYOUT)
+        listed_faults(self.root, self.split, self.items, self._fault, self._listing.layout)
 
     def _fault(self, index: int) -> tuple[str, str] | None:
+        images = self._listing.images
+        if isinstance(images, Tensor):
+            return None
         try:
-            image_size(str(self._paths[index]))
+            image_size(str(images[index]))
         except UnreadableImage as error:
             return "unreadable files (replace or remove them)", f" ({error.reason})"
         return None
 
 
-def check_same_classes(train: ClassFolder, test: ClassFolder) -> None:
+@runtime_checkable
+class WithClasses(Protocol):
+    """A split whose items have classes by name."""
+
+    root: Path
+    split: str
+    names: list[str]
+
+
+def check_same_classes(train: WithClasses, test: WithClasses) -> None:
     """Raise RequestError if two splits have not the same classes, for then an id means two things."""
     if train.names == test.names:
         return
@@ -87,6 +148,7 @@ def check_same_classes(train: ClassFolder, test: ClassFolder) -> None:
         for split, names in only
         if names
     )
+    told = told or "the same names in another order"
     raise RequestError(f"{test.root}: the splits '{train.split}' and '{test.split}' have not the same classes ({told})")
 
 

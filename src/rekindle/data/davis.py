@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
-from rekindle.data.segmentation import listed_faults, read_mask
+from rekindle.data.label_maps import read_mask
+from rekindle.data.segmentation import listed_faults
 
 LAYOUT = (
     "Expected: JPEGImages/480p/<sequence>/00000.jpg, ..., Annotations/480p/<sequence>/00000.png, ... (0 background, "

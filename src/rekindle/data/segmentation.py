@@ -1,57 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A segmentation data set in a folder: images/<split>/**, masks/<split>/**.png, classes.json."""
+"""A segmentation data set in a folder: ours (images/<split>/**, masks/<split>/**.png, classes.json) or any that is listed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
 from rekindle.data.images import SUFFIXES
+from rekindle.data.label_maps import LabelMap, color_code, present
 
 _LAYOUT = "Expected: images/<split>/**, masks/<split>/**.png of the same stem, classes.json"
-_MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")  # one channel of whole numbers
+_AS_STORED = LabelMap()
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, its mask, and what messages and results call it."""
+
+    item: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What one split of a data set holds.
+
+    Attributes:
+        names: class names; the position is the id.
+        pairs: images with their masks, in the order of the items.
+        layout: what the folder should look like, for messages.
+        labels: how the values of the masks become ids.
+        ignore_index: id of pixels that do not count.
+        colors: one [r, g, b] per class, or None.
+
+    """
+
+    names: list[str]
+    pairs: list[Pair]
+    layout: str
+    labels: LabelMap = _AS_STORED
+    ignore_index: int = 255
+    colors: list[list[int]] | None = None
+
+
+Find = Callable[[Path, str], Listing]
+"""Lists one split of a folder (root, split), or raises RequestError."""
+
+
+def own_layout(root: Path, split: str) -> Listing:
+    """List a split of our own layout.
+
+    With `"palette": true` in classes.json the masks hold the colours of `colors`, and those of `ignored_colors` do not count.
+    """
+    known = splits(root)
+    if split not in known:
+        raise RequestError(f"{root}: there is no split '{split}'; splits here: {', '.join(known)}")
+    description = _classes(root / "classes.json")
+    ignore_index = description.get("ignore_index", 255)
+    images = images_by_stem(root / "images" / split)
+    if not images:
+        raise RequestError(
+            f"{root / 'images' / split}: the split is empty; put images there "
+            f"({' '.join(sorted(SUFFIXES))}), or name another split: {', '.join(known)}"
+        )
+    pairs = [Pair(stem, images[stem], root / "masks" / split / f"{stem}.png") for stem in sorted(images)]
+    colors: list[list[int]] | None = description.get("colors")
+    labels = _AS_STORED
+    if description.get("palette", False):
+        table = {color_code(color): ignore_index for color in description.get("ignored_colors", [])}
+        labels = LabelMap("colours", table | {color_code(color): i for i, color in enumerate(colors or [])})
+    return Listing(description["names"], pairs, _LAYOUT, labels, ignore_index, colors)
 
 
 class SegmentationFolder:
     """Images of one split with their masks of class ids.
 
+    Args:
+        root: the folder.
+        split: name of the split.
+        find: knows the folder's layout.
+
     Attributes:
         names: class names; the position is the id.
         colors: one [r, g, b] per class, or None.
         ignore_index: id of pixels that do not count.
-        items: file names below images/<split>, without suffix, sorted.
+        items: names of the images (in our own layout: files below images/<split>, without suffix), sorted.
 
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str, find: Find = own_layout) -> None:
         self.root = Path(root).expanduser()
         self.split = split
-        known = splits(self.root)
-        if split not in known:
-            raise RequestError(f"{self.root}: there is no split '{split}'; splits here: {', '.join(known)}")
-        description = _classes(self.root / "classes.json")
-        self.names: list[str] = description["names"]
-        self.colors: list[list[int]] | None = description.get("colors")
-        self.ignore_index: int = description.get("ignore_index", 255)
-        self._images = images_by_stem(self.root / "images" / split)
-        self.items: list[str] = sorted(self._images)
+        self._listing = find(self.root, split)
+        self.names = self._listing.names
+        self.colors = self._listing.colors
+        self.ignore_index = self._listing.ignore_index
+        self.items: list[str] = [pair.item for pair in self._listing.pairs]
         if not self.items:
-            raise RequestError(
-                f"{self.root / 'images' / split}: the split is empty; put images there "
-                f"({' '.join(sorted(SUFFIXES))}), or name another split: {', '.join(known)}"
-            )
+            raise RequestError(f"{self.root}: the split '{split}' is empty. {self._listing.layout}")
 
     @property
     def num_classes(self) -> int:
@@ -61,13 +120,18 @@ class SegmentationFolder:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def files(self) -> list[Path]:
+        """The image of each item."""
+        return [pair.image for pair in self._listing.pairs]
+
     def image_path(self, index: int) -> Path:
         """Where the image of an item is."""
-        return self._images[self.items[index]]
+        return self._listing.pairs[index].image
 
     def mask_path(self, index: int) -> Path:
         """Where the mask of an item should be."""
-        return self.root / "masks" / self.split / f"{self.items[index]}.png"
+        return self._listing.pairs[index].mask
 
     def image(self, index: int) -> Tensor:
         """Return the image, uint8 [3, H, W]."""
@@ -75,49 +139,84 @@ class SegmentationFolder:
 
     def mask(self, index: int) -> Tensor:
         """Return the class ids, int64 [H, W]."""
-        return read_mask(self.mask_path(index))
+        labels = self._listing.labels
+        ids = labels.ids(labels.stored(self.mask_path(index)))
+        if labels.table is not None and int(ids.min(initial=0)) < 0:
+            raise RequestError(f"{self.mask_path(index)}: it holds values that are neither a class nor ignored")
+        return torch.from_numpy(ids)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Return image and mask."""
         return self.image(index), self.mask(index)
 
     def check(self) -> None:
-        """Look at every file before any work starts.
+        """Look at every file before any work starts, and tell of images whose every pixel is ignored.
 
-        Raises: RequestError that lists missing masks, masks with several channels, sizes that differ from the
-        image, unreadable files, and ids that are neither a class nor `ignore_index`.
+        Raises: RequestError that lists missing masks, masks with the wrong channels, sizes that differ from the image, unreadable
+        files, and values that are neither a class nor ignored; or if not one pixel of the split has a class.
         """
-        listed_faults(self.root, self.split, self.items, self._fault, _LAYOUT)
+        ignored: list[str] = []
 
-    def _fault(self, index: int) -> tuple[str, str] | None:
-        path = self.mask_path(index)
+        def fault(index: int) -> tuple[str, str] | None:
+            return self._fault(index, ignored)
+
+        listed_faults(self.root, self.split, self.items, fault, self._listing.layout)
+        if len(ignored) == len(self.items):
+            raise RequestError(
+                f"{self.root}, split '{self.split}': every pixel of every mask is ignored, so nothing can be learnt or measured; "
+                f"does the split have labels, and is ignore_index = {self.ignore_index} meant?"
+            )
+        if ignored:
+            logging.getLogger("rekindle").warning(
+                "%s, split '%s': every pixel is ignored in %d of %d images: %s",
+                *(self.root, self.split, len(ignored), len(self.items), _some(ignored)),
+            )
+
+    def _fault(self, index: int, ignored: list[str]) -> tuple[str, str] | None:
+        """Return the fault of an item; note it in `ignored` if no pixel counts."""
+        path, labels = self.mask_path(index), self._listing.labels
         if not path.is_file():
-            return "images without a mask (add masks/<split>/<stem>.png, or remove the image)", ""
+            place = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+            return "images without a mask (add it, or remove the image)", f" ({place.as_posix()})"
         try:
-            mode, mask_size = _mask_header(path)
+            mode, mask_size = labels.header(path)
             size = image_size(str(self.image_path(index)))
         except UnreadableImage as error:
             return "unreadable files (replace or remove them)", f" ({error.reason})"
-        if mode not in _MASK_MODES:
-            return (
-                "masks with several channels (save one channel of class ids, not colours)",
-                f" (mode {mode})",
+        if mode and not labels.mode_is_right(mode):
+            kind = (
+                "masks with several channels (save one channel of class ids; or, if they hold the colours of classes, "
+                'give "colors" and "palette": true in classes.json)'
+                if labels.coding == "ids"
+                else "masks without colours (save red, green and blue)"
             )
+            return kind, f" (mode {mode})"
         if mask_size != size:
             shapes = f" (mask {mask_size[0]} x {mask_size[1]}, image {size[0]} x {size[1]})"
             return "masks of another size than their image (height x width; do not resize one alone)", shapes
         try:
-            present = np.unique(read_mask(path).numpy()).tolist()
+            values = present(labels.stored(path))
         except UnreadableImage as error:
             return "unreadable files (replace or remove them)", f" ({error.reason})"
-        unknown = [v for v in present if v != self.ignore_index and not 0 <= v < self.num_classes]
+        ids = dict(zip(values, labels.ids(np.array(values)).tolist(), strict=True))
+        unknown = [v for v, i in ids.items() if i != self.ignore_index and not 0 <= i < self.num_classes]
         if unknown:
+            return self._told(unknown)
+        if set(ids.values()) <= {self.ignore_index}:
+            ignored.append(self.items[index])
+        return None
+
+    def _told(self, unknown: list[int]) -> tuple[str, str]:
+        labels = self._listing.labels
+        told = labels.told(unknown[:_SHOWN]) + (" ..." if len(unknown) > _SHOWN else "")
+        if labels.table is None:
             kind = (
                 f"class ids out of range (allowed: 0 to {self.num_classes - 1} and {self.ignore_index}; "
                 "mend the masks, or the names in classes.json)"
             )
-            return kind, f" (ids {', '.join(map(str, unknown[:_SHOWN]))})"
-        return None
+            return kind, f" (ids {told})"
+        what = "colours" if "colours" in labels.coding else "values"
+        return f"{what} that stand for no class (mend the masks, or the list of classes)", f" ({told})"
 
 
 def listed_faults(
@@ -181,6 +280,13 @@ def _classes(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"{path}: 'colors' must hold one [r, g, b] for each of the {len(names)} names, or be left out"
         )
+    if content.get("palette", False) and colors is None:
+        raise RequestError(
+            f"{path}: 'palette' says that masks hold colours; name them in 'colors', one [r, g, b] a class"
+        )
+    for color in [*(colors or []), *content.get("ignored_colors", [])]:
+        if not _is_color(color):
+            raise RequestError(f"{path}: {color!r} is no colour; expected [r, g, b] of whole numbers from 0 to 255")
     ignored = content.get("ignore_index", 255)
     if not isinstance(ignored, int) or 0 <= ignored < len(names):
         raise RequestError(
@@ -190,31 +296,8 @@ def _classes(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _mask_header(path: Path) -> tuple[str, tuple[int, int]]:
-    height_width = image_size(str(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as mask:
-            return mask.mode, height_width
-
-
-def read_mask(path: Path) -> Tensor:
-    """Read class ids as stored, int64 [H, W]; of a palette image the index, not the colour.
-
-    Raises: RequestError for colours or a missing file, UnreadableImage.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as mask:
-                if mask.mode not in _MASK_MODES:
-                    raise RequestError(f"{path}: a mask has one channel of class ids; this one has mode {mask.mode}")
-                ids = np.array(mask)
-    except FileNotFoundError as error:
-        raise RequestError(f"{path}: the mask is missing; every image needs one. {_LAYOUT}") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableImage(str(path), str(error)) from error
-    return torch.from_numpy(ids.astype(np.int64))
+def _is_color(color: object) -> bool:
+    return isinstance(color, list) and len(color) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in color)
 
 
 def _some(items: Iterable[str]) -> str:

@@ -59,7 +59,7 @@ class Grid(Options):
     images: str = ""
     """Images to learn from, for all runs: whatever `rekindle pretrain --images` takes."""
     data: str = ""
-    """Labelled images of the protocols: a folder with images/<split>, masks/<split> and classes.json."""
+    """Labelled images of the protocols: a folder, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
     out: str = ""
     """Folder of the table, the runs and the results; --out on the command line wins."""
     protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
