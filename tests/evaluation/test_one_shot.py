@@ -15,7 +15,7 @@ from rekindle.data.classification import ClassFolder
 from rekindle.evaluation.classification_options import OneShotOptions
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.one_shot import THRESHOLDS, OneShot, decisions, draw_episode
-from rekindle.evaluation.scores import FewShot
+from rekindle.evaluation.threshold_scores import FewShot
 from tests.evaluation.pictures import ClassTokenExtractor, ConstantExtractor, write_classes
 
 OPTIONS = OneShotOptions(episodes=20, queries=3, size_px=16)

@@ -18,7 +18,7 @@ from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.label_free_options import PromptedSegOptions
 from rekindle.evaluation.prompted_seg import PromptedSeg, central_patch, interior_patch, threshold_iou
 from rekindle.evaluation.protocol import Outcome
-from rekindle.evaluation.scores import BestThreshold
+from rekindle.evaluation.threshold_scores import BestThreshold
 from tests.evaluation.toy import ColourExtractor, tiny_backbone
 
 Prompt = Literal["interior", "random", "centroid", "oracle"]

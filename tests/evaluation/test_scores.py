@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rekindle.evaluation.scores import MeanIou, Means, Score
+from rekindle.evaluation.score import Score
+from rekindle.evaluation.scores import MeanIou, Means
 
 DEPTH = Means(headline="AbsRel", names=["MSE (log²)", "AbsRel"], better="lower")
 

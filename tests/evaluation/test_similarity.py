@@ -17,8 +17,8 @@ from rekindle.data.objects import open_objects
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.label_free_options import SimilarityOptions
 from rekindle.evaluation.protocol import Outcome
-from rekindle.evaluation.scores import Overlap
 from rekindle.evaluation.similarity import Similarity, count_pairs
+from rekindle.evaluation.threshold_scores import Overlap
 from tests.evaluation.test_prompted_seg import square, write
 from tests.evaluation.toy import ColourExtractor, tiny_backbone
 

@@ -9,7 +9,8 @@ import pytest
 from rekindle.core.errors import RekindleError
 from rekindle.core.rng import derived_seed
 from rekindle.evaluation.bootstrap import draw_counts, paired_bootstrap
-from rekindle.evaluation.scores import MeanIou, Rows
+from rekindle.evaluation.score import Rows
+from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.segmentation_metrics import mean_iou
 from rekindle.matrix.pooling import pool
 

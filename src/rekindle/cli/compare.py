@@ -14,7 +14,7 @@ from rekindle.cli.compare_results import run_results
 
 if TYPE_CHECKING:
     from rekindle.assess import Comparison
-    from rekindle.evaluation.scores import Score
+    from rekindle.evaluation.score import Score
 
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.

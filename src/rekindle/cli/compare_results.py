@@ -51,7 +51,7 @@ def _print_table(table: RelativeTable) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from rekindle.evaluation.scores import shown
+    from rekindle.evaluation.score import shown
 
     printed = Table(title=f"value (relative improvement over {escape(table.baseline)})", title_justify="left")
     printed.add_column("model", overflow="fold")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rekindle.assess_options import SMALL, EvaluateOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
-from rekindle.evaluation.scores import shown
+from rekindle.evaluation.score import shown
 
 EPILOGUE = "also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed as well."
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.rng import derived_seed
-from rekindle.evaluation.scores import Rows, Score
+from rekindle.evaluation.score import Rows, Score
 
 Words = Literal["better", "no difference", "worse"]
 BLOCK_BYTES = 64 << 20

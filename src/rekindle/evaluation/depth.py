@@ -22,7 +22,8 @@ from rekindle.data.depth import DepthFolder
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.fitting import endless_order, fit, training_groups
 from rekindle.evaluation.protocol import Outcome, Protocol
-from rekindle.evaluation.scores import Means, Rows
+from rekindle.evaluation.score import Rows
+from rekindle.evaluation.scores import Means
 from rekindle.evaluation.training_options import DepthOptions
 from rekindle.networks.dpt import DptDecoder, quarters
 

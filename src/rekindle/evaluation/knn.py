@@ -14,7 +14,8 @@ from rekindle.data.classification import ClassFolder, check_same_classes
 from rekindle.evaluation.classification_options import Descriptor, KnnOptions
 from rekindle.evaluation.descriptors import Descriptors, check_descriptor, check_side, image_descriptors
 from rekindle.evaluation.protocol import Outcome, Protocol
-from rekindle.evaluation.scores import Means, Rows
+from rekindle.evaluation.score import Rows
+from rekindle.evaluation.scores import Means
 
 SIMILARITIES = 1 << 26  # numbers in one block of the similarity matrix: 256 MiB
 TOP = 5

@@ -16,7 +16,7 @@ from rekindle.data.classification import ClassFolder
 from rekindle.evaluation.classification_options import OneShotOptions
 from rekindle.evaluation.descriptors import check_descriptor, check_side, image_descriptors
 from rekindle.evaluation.protocol import Outcome, Protocol
-from rekindle.evaluation.scores import FewShot
+from rekindle.evaluation.threshold_scores import FewShot
 
 THRESHOLDS = [round(0.1 * t, 1) for t in range(1, 10)]
 CHUNK = 100  # episodes whose similarities are computed at once

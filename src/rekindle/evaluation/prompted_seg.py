@@ -24,8 +24,8 @@ from rekindle.data.objects import Objects, ObjectSplit
 from rekindle.evaluation.label_free_options import PromptedSegOptions
 from rekindle.evaluation.object_tokens import check_side, covered_pixels, nearest, unit_tokens
 from rekindle.evaluation.protocol import Outcome, Protocol
-from rekindle.evaluation.scores import BestThreshold
 from rekindle.evaluation.shared_features import Sizing
+from rekindle.evaluation.threshold_scores import BestThreshold
 
 
 def threshold_iou(cosines: Tensor, target: Tensor, counted: Tensor, thresholds: Tensor) -> Tensor:

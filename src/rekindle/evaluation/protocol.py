@@ -17,7 +17,8 @@ from rekindle.core.options import Options
 from rekindle.core.rng import generator
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.scores import MeanIou, Rows, Score, shown
+from rekindle.evaluation.score import Rows, Score, shown
+from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.shared_features import SharedFeatures
 
 Settings = TypeVar("Settings", bound=Options)

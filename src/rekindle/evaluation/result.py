@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
-from rekindle.evaluation.scores import AnyScore, Rows
+from rekindle.evaluation.score import Rows
+from rekindle.evaluation.scores import AnyScore
 
 
 class EvalResult(Options):

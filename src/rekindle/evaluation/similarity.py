@@ -20,8 +20,8 @@ from rekindle.data.objects import ObjectSplit
 from rekindle.evaluation.label_free_options import SimilarityOptions
 from rekindle.evaluation.object_tokens import check_side, class_pixels, nearest, token_classes, unit_tokens
 from rekindle.evaluation.protocol import Outcome, Protocol
-from rekindle.evaluation.scores import Overlap
 from rekindle.evaluation.shared_features import Sizing
+from rekindle.evaluation.threshold_scores import Overlap
 
 
 @dataclass(frozen=True)

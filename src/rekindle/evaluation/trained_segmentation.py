@@ -24,7 +24,8 @@ from rekindle.evaluation.labelled_crops import LabelledCrops, batches
 from rekindle.evaluation.oracle import relabelled
 from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
-from rekindle.evaluation.scores import MeanIou, Rows
+from rekindle.evaluation.score import Rows
+from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.training_options import SegmentationTrainingOptions
 from rekindle.networks.backbone import Backbone
 

@@ -14,7 +14,7 @@ from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.result import EvalResult, read_result, read_rows
-from rekindle.evaluation.scores import Rows, Score
+from rekindle.evaluation.score import Rows, Score
 from rekindle.matrix.table import Scores
 from rekindle.measuring import LabelledData, LoadedModel, build_protocol
 

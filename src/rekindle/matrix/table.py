@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
 from rekindle.evaluation.result import write_json
-from rekindle.evaluation.scores import is_fraction, shown
+from rekindle.evaluation.score import is_fraction, shown
 from rekindle.matrix.cells import Key
 from rekindle.matrix.pooling import Pooled
 
