@@ -106,6 +106,20 @@ _SEGMENTER: dict[str, object] = {
 """Recipe of Segmenter's public configuration for ADE20K, with the search that LOCA gives every backbone."""
 
 
+_IMAGENET_S: dict[str, object] = {
+    "steps": 3590,
+    "batch_size": 256,
+    "lr": 5e-4,
+    "head_lr_scale": 1.0,
+    "schedule": "cosine",
+    "warmup_steps": 180,
+    "layer_decay": 0.6,
+    "jitter": False,
+    "scale": (1.0, 2.0),
+}
+"""TEC's table 17, 100 epochs of ImageNet-S's 9,190 labelled images; its crops are random resized ones there."""
+
+
 class LinearDecoderOptions(SegmentationTrainingOptions):
     """Segmenter's linear decoder, trained together with the backbone."""
 
@@ -118,6 +132,8 @@ class LinearDecoderOptions(SegmentationTrainingOptions):
         "pascal-context": _SEGMENTER
         | {"batch_size": 16, "size_px": 480, "crop_px": 480, "window_px": 480, "stride_px": 320},
         "cityscapes": _SEGMENTER | {"lr": 1e-2, "size_px": 1024, "crop_px": 768, "window_px": 768, "stride_px": 512},
+        "imagenet-s": _IMAGENET_S,
+        "imagenet-s-finetuned": _IMAGENET_S | {"lr": 1e-4, "layer_decay": 0.45},
     }
 
 
