@@ -89,3 +89,11 @@ def test_less_is_better_where_the_score_says_so() -> None:
     assert verdict.verdict == "better"
     assert verdict.high < 0
     assert verdict.per_class == {}
+
+
+def test_a_description_is_different_and_never_better() -> None:
+    similar = Means(headline="CKA of the last two blocks", names=["CKA of the last two blocks"], better="neither")
+    rows, moved = np.stack([np.full((1, 30), 0.5), np.ones((1, 30))], axis=-1), np.array([0.1, 0.0])
+    assert paired_bootstrap(rows, rows + moved, similar, resamples=200).verdict == "different"
+    assert paired_bootstrap(rows, rows - moved, similar, resamples=200).verdict == "different"
+    assert paired_bootstrap(rows, rows, similar, resamples=200).verdict == "no difference"

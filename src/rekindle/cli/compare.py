@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rekindle.assess_options import SMALL, CompareOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
-from rekindle.cli.compare_grid import run_grid
+from rekindle.cli.compare_grid import COLOURS, run_grid
 from rekindle.cli.compare_results import run_results
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    colours = {"better": "green", "no difference": "yellow", "worse": "red"}
     for protocol in options.protocol:
         rows = [row for row in comparison.rows if row.protocol == protocol]
         score = rows[0].score
         good = "" if score.higher_is_better else ", lower is better"
+        good = good if score.is_judged else ", neither direction is better"
         seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
         table = Table(title=f"{protocol}: {score.shown_name} on {comparison.data} ({comparison.split}), {seeds}{good}")
         for heading in ("model", score.name, "difference", f"{options.level:.0%} interval", "verdict"):
@@ -95,7 +95,7 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
                 _value(v.model, v.model_std, score),
                 _signed(v.difference, score),
                 f"{_signed(v.low, score)} to {_signed(v.high, score)}",
-                f"[{colours[v.verdict]}]{v.verdict}[/]",
+                f"[{COLOURS[v.verdict]}]{v.verdict}[/]",
             )
         Console().print(table)
 

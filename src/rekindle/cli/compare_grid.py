@@ -19,7 +19,7 @@ from rekindle.matrix.grid import Grid, read_grid
 if TYPE_CHECKING:
     from rekindle.matrix.table import Table
 
-COLOURS = {"better": "green", "no difference": "yellow", "worse": "red"}
+COLOURS = {"better": "green", "no difference": "yellow", "worse": "red", "different": "cyan"}
 
 
 def run_grid(arguments: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from rekindle.core.options import Options
 from rekindle.core.rng import derived_seed
 from rekindle.evaluation.score import Rows, Score
 
-Words = Literal["better", "no difference", "worse"]
+Words = Literal["better", "no difference", "worse", "different"]
 BLOCK_BYTES = 64 << 20
 
 
@@ -28,7 +28,7 @@ class Verdict(Options):
     """One model against the base."""
 
     verdict: Words
-    """Better or worse where the whole interval is on the good or the bad side of zero."""
+    """Better or worse where the whole interval is on the good or the bad side of zero; different where no side is good."""
     difference: float
     """Model minus base, each the mean over the seeds."""
     low: float
@@ -97,6 +97,8 @@ def words(low: float, high: float, score: Score) -> Words:
     """Say what an interval of a difference means for a score."""
     if low <= 0 <= high:
         return "no difference"
+    if not score.is_judged:
+        return "different"
     return "better" if (low > 0) == score.higher_is_better else "worse"
 
 

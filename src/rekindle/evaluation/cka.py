@@ -140,4 +140,10 @@ class Cka(Protocol[CkaOptions, PictureFolder]):
         names = [*(f"CKA/block {n}" for n in numbers[:-1]), HEADLINE]
         rows = np.concatenate([np.array(self._rows), np.ones((len(self._rows), 1))], axis=1)
         extras = {f"CKA of all tokens/block {n}": value for n, value in zip(numbers, self._whole, strict=True)}
-        return Outcome(self.test.items, rows, Means(headline=HEADLINE, names=names), {"images": len(rows)}, extras)
+        return Outcome(
+            self.test.items,
+            rows,
+            Means(headline=HEADLINE, names=names, better="neither"),
+            {"images": len(rows)},
+            extras,
+        )

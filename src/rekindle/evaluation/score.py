@@ -60,6 +60,11 @@ class Score(Options, ABC):
         return True
 
     @property
+    def is_judged(self) -> bool:
+        """Whether there is a good direction at all; a description of features has none."""
+        return True
+
+    @property
     def is_fraction(self) -> bool:
         """Whether the number lies in [0, 1] and is shown in percent."""
         return is_fraction(self.name)

@@ -65,8 +65,8 @@ class Means(SummedScore):
     """The name that is compared; one of `names`."""
     names: list[str]
     """What is averaged; an item's column holds its sum, not its mean."""
-    better: Literal["higher", "lower"] = "higher"
-    """Which direction of the headline is good."""
+    better: Literal["higher", "lower", "neither"] = "higher"
+    """Which direction of the headline is good; neither where it describes and does not judge."""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,12 @@ class Means(SummedScore):
     @property
     def higher_is_better(self) -> bool:
         """See `Score.higher_is_better`."""
-        return self.better == "higher"
+        return self.better != "lower"
+
+    @property
+    def is_judged(self) -> bool:
+        """See `Score.is_judged`."""
+        return self.better != "neither"
 
     def of(self, totals: Values) -> Values:
         """Mean of the headline."""
