@@ -70,3 +70,12 @@ def test_bfloat16_table_is_resampled_in_float32() -> None:
 def test_wrong_row_count_is_named() -> None:
     with pytest.raises(ValueError, match=r"198 rows; expected 1 prefix rows .* = 197"):
         interpolate_positions(_table(), (6, 6), (14, 14), num_prefix=1, mode="dino")
+
+
+def test_480_px_have_900_patches_and_224_px_the_table_as_it_is() -> None:
+    """MMC, property 23; the class token's row never changes."""
+    table = torch.randn(1, 197, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(interpolate_positions(table, (14, 14), (14, 14), num_prefix=1, mode="size"), table)
+    large = interpolate_positions(table, (480 // 16, 480 // 16), (14, 14), num_prefix=1, mode="size")
+    assert large.shape == (1, 1 + 900, 8)
+    assert torch.equal(large[:, 0], table[:, 0])

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from rekindle.core.errors import RequestError
 from rekindle.reporting.distributions import write_overlap
 from rekindle.reporting.principal import principal_colours
 from rekindle.reporting.token_pictures import (
@@ -141,3 +142,9 @@ def test_the_table_of_an_overlap_holds_what_is_drawn(tmp_path: Path) -> None:
     first = (tmp_path / "o.png").read_bytes()
     write_overlap(tmp_path / "o.png", intra, inter)
     assert (tmp_path / "o.png").read_bytes() == first
+
+
+@pytest.mark.parametrize("place", [(1.0, 0.5), (0.5, -0.1)])
+def test_a_prompt_outside_the_image_is_refused(place: tuple[float, float]) -> None:
+    with pytest.raises(RequestError, match="lies outside the image"):
+        cosines_to(np.ones((2, 2, 3)), place)

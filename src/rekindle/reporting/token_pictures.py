@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from rekindle.core.errors import RequestError
 from rekindle.core.rng import derived_seed
 from rekindle.reporting.pictures import PALETTE, Array, Bytes, enlarged, overlay, write_arrays, write_picture
 from rekindle.reporting.principal import Stretch, principal_colours
@@ -104,7 +105,12 @@ def cosines_to(tokens: ArrayLike, place: tuple[float, float]) -> Array:
         tokens: [gh, gw, D].
         place: (y, x) as shares of height and width, in [0, 1).
 
+    Raises: RequestError for a place outside the image.
     """
+    if not all(0 <= share < 1 for share in place):
+        raise RequestError(
+            f"the prompt (y, x) = {place} lies outside the image; give shares of its height and width, from 0 up to but not 1"
+        )
     grid = np.asarray(tokens, dtype=np.float64)
     unit = grid / np.maximum(np.linalg.norm(grid, axis=-1, keepdims=True), 1e-12)
     chosen = unit[int(place[0] * grid.shape[0]), int(place[1] * grid.shape[1])]
