@@ -29,6 +29,7 @@ from rekindle.assess_options import (
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
+from rekindle.data.films import is_film, write_frames
 from rekindle.data.images import UnreadableImage, find_images
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
@@ -208,9 +209,13 @@ def run_extract(options: ExtractOptions, *, watcher: Watcher | None = None) -> E
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"--out {out} is not an empty folder; choose another one, or clear it")
-    source = find_images(options.images)
+    source = None if is_film(options.images) else find_images(options.images)
     extractor = load_model(options.model, options, watcher).extractor
     check_pictures(options, extractor)
+    if source is None:
+        frames = out / "frames"
+        watcher.message(f"{write_frames(options.images, frames)} frames of {options.images} in {frames}")
+        source = find_images(frames)
     skipped: list[str] = []
     kept: list[int] = []
 

@@ -96,7 +96,7 @@ class ExtractOptions(ModelOptions):
     model: tyro.conf.Positional[str] = ""
     """Run folder, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
     images: str = ""
-    """A folder, a glob, a list file (txt, csv, parquet), a tar pattern, or hf:NAME."""
+    """A folder, a glob, a list file (txt, csv, parquet), a tar pattern, hf:NAME, or a video file (its frames are written out)."""
     out: str = ""
     """New or empty folder."""
     size_px: int = Field(224, ge=1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import timm
@@ -238,3 +239,27 @@ def test_pictures_of_attention_need_a_class_token(
     request = ["extract", arch, "--init", "random", "--images", str(data / "images" / "val")]
     assert main([*request, "--out", str(tmp_path / "f"), "--size-px", "16", "--pictures", "attention"]) == 2
     assert "--pictures attention shows the attention of the class token" in capsys.readouterr().err
+
+
+def test_a_video_file_is_read_frame_by_frame(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    film = tmp_path / "film.mp4"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for level in (30, 120, 210):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), level, np.uint8), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    out = tmp_path / "out"
+    request = ["extract", str(model), "--images", str(film), "--out", str(out), "--size-px", "16", "--pictures", "film"]
+    assert main(request) == 0
+    assert [path.name for path in sorted((out / "frames").iterdir())] == ["00000.png", "00001.png", "00002.png"]
+    with Image.open(out / "frames" / "00001.png") as frame_file:
+        assert abs(float(np.asarray(frame_file).mean()) - 120) < 6
+    assert (out / "film.gif").exists()
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    assert main(["extract", str(model), "--images", str(broken), "--out", str(tmp_path / "none")]) == 2
+    assert "not readable as a video" in capsys.readouterr().err
