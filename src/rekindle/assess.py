@@ -36,7 +36,7 @@ from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import Outcome
-from rekindle.evaluation.result import EvalResult, write_json, write_result
+from rekindle.evaluation.result import EvalResult, write_json, write_result, write_table
 from rekindle.evaluation.scores import AnyScore
 from rekindle.evaluation.shared_features import SharedFeatures
 from rekindle.measuring import AnyProtocol, LabelledData, LoadedModel, build_protocol
@@ -349,6 +349,8 @@ class Measurement:
             write_atomically(
                 path.with_suffix(".train.txt"), lambda stream: stream.write("\n".join([*fold, ""]).encode())
             )
+        for name, (header, lines) in outcome.tables.items():
+            write_table(path.with_suffix(f".{name}.csv"), header, lines)
         return write_result(result, path, outcome.items, outcome.rows), outcome
 
 

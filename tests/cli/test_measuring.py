@@ -263,3 +263,12 @@ def test_a_video_file_is_read_frame_by_frame(model: Path, tmp_path: Path, capsys
     broken.write_bytes(b"no video")
     assert main(["extract", str(model), "--images", str(broken), "--out", str(tmp_path / "none")]) == 2
     assert "not readable as a video" in capsys.readouterr().err
+
+
+def test_targets_stand_beside_the_result(data: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "prompts.json"
+    request = ["evaluate", str(model), "--protocol", "prompted-seg", "--data", str(data), "--out", str(out)]
+    assert main([*request, "--prompted-seg.size-px", "32"]) == 0
+    header, *lines = (tmp_path / "prompts.targets.csv").read_text().splitlines()
+    assert header.startswith("image,category,area_share,prompt_row,prompt_column,IoU>0")
+    assert len(lines) == read_result(out).counts["targets"]

@@ -185,3 +185,17 @@ def test_each_draw_has_its_own_best_threshold(groups: list[str]) -> None:
     one = np.array([[0.2, 0.9, 1.0] * len(groups), [1.4, 0.6, 2.0] * len(groups)])
     assert score.metrics(one)["mIoU@opt"] == pytest.approx(1.6 / 3)
     assert score.metrics(one)["threshold (cosine)"] == 0.0
+
+
+def test_every_target_has_its_line(tmp_path: Path) -> None:
+    """Image, category, share of the area, where it was prompted, IoU at each threshold, the best one."""
+    found = outcome(write(tmp_path, {"a": square(), "b": square(first=16, last=48)}, ["thing", "background"]))
+    header, lines = found.tables["targets"]
+    assert header[:6] == ["image", "category", "area_share", "prompt_row", "prompt_column", "IoU>0"]
+    assert [line[0] for line in lines] == ["a", "b"]
+    assert lines[0][2] == pytest.approx(100 / 900)
+    assert 10 <= float(lines[0][3]) < 20 and 10 <= float(lines[0][4]) < 20
+    first = dict(zip(header, lines[0], strict=True))
+    assert first["best_threshold"] == pytest.approx(0.3)
+    assert first["IoU>0.2"] == pytest.approx(100 / 900)
+    assert first["IoU>0.3"] == pytest.approx(1.0)

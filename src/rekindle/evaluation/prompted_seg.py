@@ -11,6 +11,7 @@ skipped and counted; ignored pixels and crowds count neither for nor against a p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -63,6 +64,24 @@ def central_patch(patches: Tensor) -> int:
     return int(patches.flatten().nonzero()[nearest_place])
 
 
+@dataclass(frozen=True)
+class Target:
+    """What was prompted, and how well it was found.
+
+    Attributes:
+        class_id: its class.
+        curve: IoU at each threshold, mean over the prompts.
+        area_share: of the image, in [0, 1].
+        prompt: row and column of the prompt's patch; of several random ones the first, of the oracle's the best.
+
+    """
+
+    class_id: int
+    curve: list[float]
+    area_share: float
+    prompt: tuple[int, int]
+
+
 class PromptedSeg(Protocol[PromptedSegOptions, ObjectSplit]):
     """The protocol; see the module. A seed draws the prompts where they are random."""
 
@@ -90,37 +109,42 @@ class PromptedSeg(Protocol[PromptedSegOptions, ObjectSplit]):
         groups: list[str] = names if config.average == "category" else ["all"]
         width = len(config.thresholds) + 1
         items, rows, counts = [], [], {"targets": 0, "without_patch": 0, "skipped_images": 0}
+        lines: list[list[str | int | float]] = []
         found = self.features.of(self.test, Sizing("square", config.size_px), news=self.news)
         for index, tokens in enumerate(found):
             objects = self.test.objects(index, config.unit)
-            curves, class_ids = self._image(unit_tokens(tokens[0].patches[0]), objects, index, seed, counts)
-            if not class_ids:
+            targets = self._image(unit_tokens(tokens[0].patches[0]), objects, index, seed, counts)
+            if not targets:
                 counts["skipped_images"] += 1
                 continue
             row = np.zeros((len(groups), width))
-            for curve, class_id in zip(curves, class_ids, strict=True):
-                row[class_id if config.average == "category" else 0] += [*curve, 1.0]
+            for target in targets:
+                row[target.class_id if config.average == "category" else 0] += [*target.curve, 1.0]
+                best = config.thresholds[int(np.argmax(target.curve))]
+                place = [target.area_share, *target.prompt]
+                lines.append([self.test.items[index], names[target.class_id], *place, *target.curve, best])
             if config.average == "image":
-                row /= len(class_ids)
+                row /= len(targets)
             items.append(self.test.items[index])
             rows.append(row.ravel())
-            counts["targets"] += len(class_ids)
+            counts["targets"] += len(targets)
         if not rows:
             raise RequestError(
                 f"no image has a target that covers more than half of a patch of {config.size_px} x {config.size_px} px; "
                 "raise prompted_seg.size_px, or look at the masks and at prompted_seg.background_class"
             )
         score = BestThreshold(thresholds=list(config.thresholds), groups=list(groups))
-        return Outcome(items, np.stack(rows), score, {"images": len(items)} | counts)
+        curve = [f"IoU>{threshold:g}" for threshold in config.thresholds]
+        header = ["image", "category", "area_share", "prompt_row", "prompt_column", *curve, "best_threshold"]
+        counts = {"images": len(items)} | counts
+        return Outcome(items, np.stack(rows), score, counts, tables={"targets": (header, lines)})
 
-    def _image(
-        self, tokens: Tensor, objects: Objects, index: int, seed: int, counts: dict[str, int]
-    ) -> tuple[list[list[float]], list[int]]:
-        """IoU at each threshold, and class, of the targets of one image."""
+    def _image(self, tokens: Tensor, objects: Objects, index: int, seed: int, counts: dict[str, int]) -> list[Target]:
+        """The targets of one image."""
         patch, side = self.extractor.patch_size, self.config.size_px
         thresholds = torch.tensor(self.config.thresholds, dtype=torch.float64)
         counted = covered_pixels(~nearest(objects.void, side), patch)
-        curves, class_ids = [], []
+        found = []
         for number, class_id in enumerate(objects.class_ids):
             if self.test.names[class_id] == self.config.background_class:
                 continue
@@ -131,10 +155,11 @@ class PromptedSeg(Protocol[PromptedSegOptions, ObjectSplit]):
                 continue
             prompts = self._prompts(own.reshape(side // patch, -1), (index, number), seed)
             curve = threshold_iou(tokens[prompts] @ tokens.T, target, counted, thresholds)
-            best = curve[curve.amax(dim=1).argmax()] if self.config.prompt == "oracle" else curve.mean(dim=0)
-            curves.append(best.tolist())
-            class_ids.append(class_id)
-        return curves, class_ids
+            chosen = int(curve.amax(dim=1).argmax()) if self.config.prompt == "oracle" else 0
+            best = curve[chosen] if self.config.prompt == "oracle" else curve.mean(dim=0)
+            row, column = divmod(int(prompts[chosen]), side // patch)
+            found.append(Target(class_id, best.tolist(), float(target.sum()) / side**2, (row, column)))
+        return found
 
     def _prompts(self, patches: Tensor, place: tuple[int, int], seed: int) -> Tensor:
         """Indices [m] of the patches that prompt a target."""

@@ -25,6 +25,10 @@ Settings = TypeVar("Settings", bound=Options)
 News = Callable[[str], None]
 
 
+Table = tuple[list[str], list[list[str | int | float]]]
+"""A header, and lines."""
+
+
 @runtime_checkable
 class Split(Interface):
     """One split of some data; each kind of data has its reader (`rekindle.data.KINDS`)."""
@@ -48,6 +52,7 @@ class Outcome:
         score: what they come to together.
         counts: what went in (images, training images, pixels, ...).
         extras: further metrics, which have no interval.
+        tables: by name, a header and lines of what is finer than items; written beside the result.
 
     """
 
@@ -56,6 +61,7 @@ class Outcome:
     score: Score
     counts: dict[str, int] = field(default_factory=dict)
     extras: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:

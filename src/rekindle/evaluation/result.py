@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,19 @@ def write_result(result: EvalResult, path: Path, items: Sequence[str], rows: Row
     """
     table = path.with_suffix(".csv")
     named = result.model_copy(update={"per_item": table.name})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["item", *result.score.columns])
-    writer.writerows([item, *row] for item, row in zip(items, rows.tolist(), strict=True))
-    write_atomically(table, lambda stream: stream.write(text.getvalue().encode()))
+    lines = ([item, *row] for item, row in zip(items, rows.tolist(), strict=True))
+    write_table(table, ["item", *result.score.columns], lines)
     write_json(path, named.model_dump(mode="json"))
     return named
+
+
+def write_table(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """Write a CSV atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    write_atomically(path, lambda stream: stream.write(text.getvalue().encode()))
 
 
 def write_json(path: Path, content: object) -> None:
