@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import os
 import shlex
@@ -15,22 +17,25 @@ from pathlib import Path
 import torch
 
 from rekindle.adapters.attach import Attachment, attach
-from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
+from rekindle.adapters.saved import Lineage, copy_model, load_backbone, model_hash, read_description, save_model
 from rekindle.config import PretrainOptions, Resolved, import_named, read_run_file, resolve
 from rekindle.core.distributed import rank
 from rekindle.core.errors import RequestError
 from rekindle.core.fabric import Fabric
+from rekindle.core.files import printable
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
-from rekindle.data.images import ImageSource, find_images
+from rekindle.data.images import ImageSource, chosen_images
+from rekindle.data.options import DataOptions
 from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.loop import share_size, train
 from rekindle.engine.metrics_log import read_curves
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
+from rekindle.engine.session import session_record
 from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
-from rekindle.feeding import few_views, on_device, shares_stream
+from rekindle.feeding import on_device, shares_stream
 from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
@@ -39,8 +44,8 @@ from rekindle.networks.stored_head import load_stored_head
 from rekindle.planning import compute_precision, on_gpu, plan_steps
 from rekindle.probing import ModelProbe, check_probes
 from rekindle.recipes import with_recipe
+from rekindle.run_pictures import RunPictures
 
-PICTURED = 6  # images
 WATCHING = ("probe", "every", "probe_data", "probe_images")
 FREE_TO_CHANGE = (
     "out",
@@ -87,8 +92,9 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     folder = RunFolder(_required("out", resolved.options.out))
     watcher = watcher or LoggingWatcher()
     check_request(resolved.options)
-    images = find_images(resolved.options.images)
-    watcher.message(f"{len(images)} images in {resolved.options.images}")
+    images = chosen_images(resolved.options.images, resolved.options.data)
+    share = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
+    watcher.message(f"{len(images)} images in {resolved.options.images}{share}")
     resolved = with_recipe(resolved, len(images))
     options = resolved.options
     if resolved.reasons:
@@ -107,6 +113,8 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     watcher.message(match)
     base_hash, base_licence = model_hash(backbone), backbone.identity.licence
     check_views(options, backbone)
+    live = options.engine.pictures_every > 0 and rank() == 0
+    base = copy.deepcopy(backbone) if live else None
     method, attachment = build_method(resolved, backbone)
     plan = plan_steps(options, len(images), backbone if fabric.world_size == 1 else None)
     if rank() == 0:
@@ -142,10 +150,13 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         if rank() == 0:
             stack.enter_context(folder.locked())
             folder.write_text(folder.config, resolved.to_yaml())
+            _record(folder, resolved, fabric.device)
             watcher = stack.enter_context(_logged(folder, watcher))
         if options.engine.compile and (failure := compile_blocks(method, fabric.device)):
             watcher.message(failure)
         stream = on_device(shares_stream(options, images, budget, fabric, watcher), options, backbone, fabric.device)
+        end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
+        pictures = RunPictures(options, images, method, end, fabric.device, base)
         outcome = train(
             method,
             stream,
@@ -158,17 +169,29 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             watcher=watcher,
             resume=resume,
             max_skipped=int(options.data.max_unreadable_fraction * len(images)),
-            record_skipped=lambda skipped: _record_skipped(folder, images, skipped, watcher),
+            record_skipped=lambda skipped: _record_skipped(folder, images, skipped, options.data, watcher),
+            image_name=images.name,
             head_steps=head_steps,
             probe=probe,
+            draw=pictures.draw if live else None,
         )
         exported_hash = None
         if outcome.is_finished and rank() == 0:
-            exported = method.exported()
-            save(folder.path, outcome.steps_done)
-            exported_hash = model_hash(exported)
+            folder.require_still_there()
+            standing = None if probe is None or options.probe_keep == "last" else probe.standing
+            if standing is not None and standing.has_fallen:
+                save(folder.last, outcome.steps_done)
+                copy_model(folder.best, folder.path)
+                watcher.message(
+                    f"the probe was better at step {standing.step} ({standing.headline:.4g}) than at the end "
+                    f"({standing.last:.4g}): the run leaves the model of step {standing.step}, and that of the last step in "
+                    f"{folder.last} (--probe-keep last turns it round)"
+                )
+            else:
+                save(folder.path, outcome.steps_done)
+            exported_hash = str(read_description(folder.path)["model_hash"])
             watcher.message(f"model written to {folder.weights}")
-            _write_pictures(folder, method, plan, options, images, fabric.device, watcher)
+            _write_pictures(folder, pictures, watcher)
     return PretrainResult(
         run=folder.path,
         is_finished=outcome.is_finished,
@@ -190,6 +213,8 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
     method_class = import_named(METHODS, "method", options.method)
     side = options.views.global_size_px // backbone.patch_size
     config = method_class.fitted(resolved.method_options(), (side, side))
+    small = options.views.local_size_px // backbone.patch_size if options.views.num_local else None
+    method_class.check_grids(config, side, small)
     with seeded_default(options.seed, "init"):
         if method_class.learns_beside(config):
             if options.train != "all" or options.adapter.in_full_training:
@@ -204,31 +229,11 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
         return method_class(config, backbone), attachment
 
 
-def _write_pictures(
-    folder: RunFolder,
-    method: Method,
-    plan: TrainingPlan,
-    options: PretrainOptions,
-    images: ImageSource,
-    device: torch.device,
-    watcher: Watcher,
-) -> None:
+def _write_pictures(folder: RunFolder, pictures: RunPictures, watcher: Watcher) -> None:
     """Draw what was learnt, as far as the method has pictures of it, and the curves of the log."""
-    from rekindle.reporting.pictures import (
-        write_curves,
-        write_grid,
-    )  # loads matplotlib, which nobody needs before the end
+    from rekindle.reporting.pictures import write_curves  # loads matplotlib, which nobody needs before the end
 
-    if type(method).pictures is not Method.pictures:  # no image is read where nothing is drawn
-        backbone = method.exported()
-        views = few_views(options, images, PICTURED).to(device).normalised(backbone.mean, backbone.std)
-        last = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
-        method.eval()
-        with torch.no_grad():
-            found = method.pictures(views, last)
-        for stem, rows in found.items():
-            pictures = {title: views.permute(0, 2, 3, 1).numpy() for title, views in rows.items()}
-            write_grid(folder.pictures / f"{stem}.png", pictures)
+    pictures.write_own(folder.pictures)
     steps, terms = read_curves(folder.metrics)
     if len(steps) > 1:
         write_curves(folder.pictures / "curves.png", steps, terms, smooth=max(1, len(steps) // 20))
@@ -263,7 +268,7 @@ def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
         return resolve({}, asked)
     stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
     wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
-    before, now = stored.options.model_dump(), wanted.options.model_dump()
+    before, now = (o.model_dump() | o.data.chosen for o in (stored.options, wanted.options))
     changed = [k for k in before if before[k] != now.get(k) and k not in FREE_TO_CHANGE]
     if changed:
         raise RequestError(
@@ -348,13 +353,29 @@ def _lasting_name(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _record_skipped(folder: RunFolder, images: ImageSource, skipped: frozenset[int], watcher: Watcher) -> None:
-    before = set(folder.skipped.read_text(encoding="utf-8").splitlines()) if folder.skipped.exists() else set()
-    names = before | {images.name(i) for i in skipped}
-    if names:
-        folder.write_text(folder.skipped, "\n".join(sorted(names)) + "\n")
+def _record(folder: RunFolder, resolved: Resolved, device: torch.device) -> None:
+    """Write what set each option (of the first start), and add where this start runs."""
+    if not folder.sources.exists():
+        told = {"sources": resolved.sources, "reasons": resolved.reasons}
+        folder.write_text(folder.sources, json.dumps(told, indent=1) + "\n")
+    with folder.sessions.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(session_record(device)) + "\n")
+
+
+def _record_skipped(
+    folder: RunFolder, images: ImageSource, skipped: frozenset[int], options: DataOptions, watcher: Watcher
+) -> None:
+    """Add to the list of images that could not be read: a line each, its name, a tab, and why."""
+    before = folder.skipped.read_text(encoding="utf-8").splitlines() if folder.skipped.exists() else []
+    lines = dict(line.split("\t", 1) for line in before)
+    for index in skipped:
+        name = printable(images.name(index))
+        if name not in lines:
+            lines[name] = printable(images.why_unreadable(index, options))
+    if lines:
+        folder.write_text(folder.skipped, "".join(f"{name}\t{reason}\n" for name, reason in sorted(lines.items())))
         watcher.message(
-            f"{len(names)} of {len(images)} images could not be read and were skipped; see {folder.skipped}"
+            f"{len(lines)} of {len(images)} images could not be read and were skipped; see {folder.skipped}"
         )
 
 
@@ -377,7 +398,7 @@ class _Tee:
 
 @contextmanager
 def _logged(folder: RunFolder, watcher: Watcher) -> Iterator[Watcher]:
-    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     tee = _Tee(watcher, handler)
     handler.emit(logging.makeLogRecord({"msg": f"command: {shlex.join(sys.argv)}", "name": LOGGER.name}))

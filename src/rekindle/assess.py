@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 
 from rekindle.adapters.saved import load_backbone, model_hash
@@ -24,61 +21,25 @@ from rekindle.assess_options import (
     ModelOptions,
     compare_options,
     evaluate_options,
-    protocol_options,
 )
+from rekindle.comparison import Comparison as Comparison
+from rekindle.comparison import ModelOverall as ModelOverall
+from rekindle.comparison import Row as Row
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
-from rekindle.core.options import Options
 from rekindle.data.films import is_film, write_frames
 from rekindle.data.images import UnreadableImage, find_images
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.bootstrap import Verdict, paired_bootstrap
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.overall import overall
 from rekindle.evaluation.protocol import Outcome
-from rekindle.evaluation.result import EvalResult, write_json, write_result, write_table
-from rekindle.evaluation.scores import AnyScore
+from rekindle.evaluation.result import EvalResult, write_json
 from rekindle.evaluation.shared_features import SharedFeatures
-from rekindle.measuring import AnyProtocol, LabelledData, LoadedModel, build_protocol
+from rekindle.measuring import LabelledData, LoadedModel, Measurement, build_protocol
 from rekindle.networks.backbone import Backbone
 from rekindle.picturing import check_pictures, draw_pictures
-
-
-class Row(Options):
-    """One model against the base under one protocol."""
-
-    protocol: str
-    """Name of the protocol."""
-    metric: str
-    """What is compared."""
-    score: AnyScore
-    """How it follows from single items, and which direction is good."""
-    model: str
-    """The model's name."""
-    verdict: Verdict
-    """The comparison."""
-
-
-class Comparison(Options):
-    """Every model against the base under every protocol."""
-
-    base: str
-    """The base's name."""
-    data: str
-    """The data set's folder."""
-    split: str
-    """The split that was measured."""
-    seeds: list[int]
-    """Seeds of every model."""
-    rows: list[Row]
-    """One per protocol and model."""
-    results: list[EvalResult]
-    """Every single evaluation."""
-
-    @property
-    def is_worse(self) -> bool:
-        """Some verdict is "worse"."""
-        return any(row.verdict.verdict == "worse" for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -166,7 +127,7 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
             outcomes = []
             for seed in range(options.seeds):
                 path = out / f"{name}-{number}-{_slug(model.name)}-s{seed}.json"
-                result, outcome = measurement.of_seed(seed, path)
+                result, outcome = measurement.of_seed(seed, path, draw=seed == 0)
                 outcomes.append(outcome)
                 results.append(result)
                 clock.tick(f"{name}: {model.name}, seed {seed}: {outcome.shown}")
@@ -183,12 +144,21 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
         for name, (base, *others) in sides.items()
         for model, side in zip(models[1:], others, strict=True)
     ]
+    count = len(models) - 1
+    overalls = [
+        ModelOverall(
+            model=model.name,
+            overall=overall({row.protocol: row.verdict.verdict for row in rows[place::count]}, options.level),
+        )
+        for place, model in enumerate(models[1:])
+    ]
     comparison = Comparison(
         base=options.base,
         data=options.data,
         split=options.split,
         seeds=list(range(options.seeds)),
         rows=rows,
+        overall=overalls,
         results=results,
     )
     write_json(out / "comparison.json", comparison.model_dump(mode="json"))
@@ -298,67 +268,6 @@ def _device(name: str) -> torch.device:
     if name == "gpu" and not torch.cuda.is_available():
         raise RequestError("--device gpu: no GPU is visible to torch; use --device cpu, or mend the driver")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A prepared protocol, and what a result file says besides its outcome.
-
-    Attributes:
-        name: of the protocol.
-        protocol: prepared.
-        model: what it measures.
-        data: what it reads.
-        options: the request.
-
-    """
-
-    name: str
-    protocol: AnyProtocol
-    model: LoadedModel
-    data: LabelledData
-    options: EvaluateOptions | CompareOptions
-
-    def of_seed(self, seed: int, path: Path) -> tuple[EvalResult, Outcome]:
-        """Run the protocol with one seed and write its result to `path`, the values of the items beside it."""
-        outcome = self.protocol.run(seed)
-        options, config = self.options, result_config(self.options, self.name)
-        result = EvalResult(
-            protocol=self.name,
-            model=self.model.name,
-            model_hash=self.model.hash,
-            data=options.data,
-            split=options.split,
-            seed=seed,
-            config=config,
-            fingerprint=self.data.fingerprint(self.name, config),
-            metrics=outcome.metrics,
-            score=outcome.score,
-            per_item=None,
-            counts=outcome.counts,
-            software={
-                "rekindle": version("rekindle"),
-                "torch": torch.__version__,
-                "timm": timm.__version__,
-                "python": platform.python_version(),
-                "device": self.model.extractor.device.type,
-            },
-        )
-        if self.protocol.USES_TRAIN and not self.protocol.part.is_whole:
-            fold = [self.protocol.train.items[i] for i in self.protocol.training_indices(seed)]
-            write_atomically(
-                path.with_suffix(".train.txt"), lambda stream: stream.write("\n".join([*fold, ""]).encode())
-            )
-        for name, (header, lines) in outcome.tables.items():
-            write_table(path.with_suffix(f".{name}.csv"), header, lines)
-        return write_result(result, path, outcome.items, outcome.rows), outcome
-
-
-def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
-    """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
-    names = ("train_split", "train_fraction", "train_list", "precision", "init")
-    setting = {name: getattr(options, name) for name in names}
-    return protocol_options(options, protocol).model_dump(mode="json") | setting
 
 
 def _verdict(base: list[Outcome], model: list[Outcome], options: CompareOptions) -> Verdict:

@@ -18,7 +18,7 @@ from rekindle.core.files import write_atomically
 from rekindle.core.rng import generator
 from rekindle.data.decoding import UnreadableImage
 from rekindle.data.doctor import Diagnosis, examine, shared_prints
-from rekindle.data.images import ImageRef, ImageSource, find_images
+from rekindle.data.images import ImageRef, ImageSource, chosen_images, find_images
 from rekindle.data.named import DATASETS, named_root, open_data
 from rekindle.data.options import DataOptions
 from rekindle.data.segmentation import SegmentationFolder, splits
@@ -43,7 +43,7 @@ def check(
     """
     sources: dict[str, ImageSource] = {}
     if images is not None:
-        sources["images"] = find_images(images)
+        sources["images"] = chosen_images(images, reading)
     faults: list[str] = []
     absent: list[str] = []
     if data is not None:

@@ -53,6 +53,8 @@ class EvaluateOptions(ModelOptions):
     """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     seed: int = Field(0, ge=0)
     """Seed of everything random in the protocol."""
+    worst_images: int = Field(4, ge=0)
+    """Where classes are mapped: so many of the worst images and of the best are drawn beside the result; 0 draws nothing."""
     out: str = ""
     """Result file (.json); without it results/<protocol>-<model>-s<seed>.json."""
 
@@ -84,6 +86,8 @@ class CompareOptions(ModelOptions):
     """Draws of the bootstrap."""
     level: float = Field(0.95, gt=0.5, lt=1.0)
     """Coverage of the interval."""
+    worst_images: int = Field(4, ge=0)
+    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
     out: str = ""
     """Folder for comparison.json and every single result; without it results/compare-<base>-<model>."""
     fail_if_worse: bool = False
@@ -156,7 +160,7 @@ def compare_options(values: Mapping[str, object]) -> CompareOptions:
     return checked(with_protocols(CompareOptions, names), with_preset(values, names), "compare")
 
 
-def protocol_options(request: EvaluateOptions | CompareOptions, protocol: str) -> Options:
+def protocol_options(request: Options, protocol: str) -> Options:
     """Return the options of one protocol inside a request that `with_protocols` made."""
     group = getattr(request, group_name(protocol))
     assert isinstance(group, Options)

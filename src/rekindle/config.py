@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError, unknown_name
 from rekindle.core.options import Options
+from rekindle.core.text_files import read_yaml
 from rekindle.data.options import DataOptions
 from rekindle.engine.options import EngineOptions, OptimOptions
 from rekindle.methods import METHODS
@@ -65,6 +66,8 @@ class PretrainOptions(Options):
     """Steps between probes; None: as often as keeps their cost under 8 % of the time. First and last step are always measured."""
     probe_data: str = ""
     """Labelled data of probes that are protocols."""
+    probe_keep: Literal["best", "last"] = "best"
+    """Where a protocol is probed, the step whose model the run leaves: the best one, or the last. The other lies beside it."""
     probe_images: int = Field(48, ge=2)
     """Images of the health figures."""
     data: DataOptions = DataOptions()
@@ -124,7 +127,7 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML run file into a nested dict. Raises RequestError if it is missing or not a mapping."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise RequestError(f"--config {path}: {error.strerror}; give the path of a YAML run file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

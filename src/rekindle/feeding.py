@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rekindle.config import PretrainOptions
 from rekindle.core.distributed import rank, world_size
-from rekindle.core.fabric import Fabric
 from rekindle.data.images import ImageSource
 from rekindle.data.store import GIB, StoredImages, share_store, told
 from rekindle.data.training import ReadableImages, StepBatches, TrainingImages
@@ -25,6 +24,9 @@ from rekindle.views.batch import ViewBatch
 from rekindle.views.multicrop import MultiCrop, view_maker
 from rekindle.views.on_device import DeviceExecutor
 from rekindle.views.plan import PlannedBatch
+
+if TYPE_CHECKING:
+    from rekindle.core.fabric import Fabric  # loads Lightning, which nobody needs to look at a few views
 
 Batch = TypeVar("Batch")
 Stream: TypeAlias = Callable[[int, TrainingPlan], Iterator[Batch]]

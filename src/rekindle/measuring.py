@@ -5,19 +5,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import timm
+import torch
 
 from rekindle.assess_options import CompareOptions, EvaluateOptions, protocol_options
 from rekindle.config import import_named
 from rekindle.core.errors import RequestError
+from rekindle.core.files import write_atomically
 from rekindle.data.classification import WithClasses, check_same_classes
 from rekindle.data.named import DATASETS, named_root, open_data
 from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.protocol import Protocol, Split, TrainingPart
+from rekindle.evaluation.predicted_maps import PredictedMaps
+from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
+from rekindle.evaluation.result import EvalResult, write_result, write_table
 from rekindle.evaluation.shared_features import SharedFeatures
 
 AnyProtocol = Protocol[Any, Any]
@@ -107,8 +115,105 @@ def build_protocol(
         lambda text: say(f"{name}: {text}"),
         part,
         model.features,
+        options.worst_images,
     )
     return protocol
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A prepared protocol, and what a result file says besides its outcome.
+
+    Attributes:
+        name: of the protocol.
+        protocol: prepared.
+        model: what it measures.
+        data: what it reads.
+        options: the request.
+
+    """
+
+    name: str
+    protocol: AnyProtocol
+    model: LoadedModel
+    data: LabelledData
+    options: EvaluateOptions | CompareOptions
+
+    def of_seed(self, seed: int, path: Path, *, draw: bool = True) -> tuple[EvalResult, Outcome]:
+        """Run the protocol with one seed and write its result to `path`, the values of the items beside it.
+
+        Class maps leave their confusion matrix in the folder named after it and, with `draw`, pictures.
+        """
+        outcome = self.protocol.run(seed)
+        options, config = self.options, result_config(self.options, self.name)
+        result = EvalResult(
+            protocol=self.name,
+            model=self.model.name,
+            model_hash=self.model.hash,
+            data=options.data,
+            split=options.split,
+            seed=seed,
+            config=config,
+            fingerprint=self.data.fingerprint(self.name, config),
+            metrics=outcome.metrics,
+            score=outcome.score,
+            per_item=None,
+            maps=None if outcome.maps is None else path.stem,
+            counts=outcome.counts,
+            software={
+                "rekindle": version("rekindle"),
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+                "device": self.model.extractor.device.type,
+            },
+        )
+        if self.protocol.USES_TRAIN and not self.protocol.part.is_whole:
+            fold = [self.protocol.train.items[i] for i in self.protocol.training_indices(seed)]
+            write_atomically(
+                path.with_suffix(".train.txt"), lambda stream: stream.write("\n".join([*fold, ""]).encode())
+            )
+        for name, (header, lines) in outcome.tables.items():
+            write_table(path.with_suffix(f".{name}.csv"), header, lines)
+        if outcome.maps is not None:
+            write_maps(outcome.maps, path.with_suffix(""), draw=draw and self.options.worst_images > 0)
+        return write_result(result, path, outcome.items, outcome.rows), outcome  # last: where it lies, all is there
+
+
+def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
+    """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
+    names = ("train_split", "train_fraction", "train_list", "precision", "init")
+    setting = {name: getattr(options, name) for name in names}
+    return protocol_options(options, protocol).model_dump(mode="json") | setting
+
+
+def write_maps(maps: PredictedMaps, folder: Path, *, draw: bool) -> None:
+    """Write confusion.csv and images.csv and, with `draw`, confusion.png, worst.png and best.png."""
+    from rekindle.reporting.confusion import write_confusion_picture, write_confusion_table
+
+    names, kept = maps.data.names, {"worst": maps.worst, "best": maps.best}
+    write_confusion_table(folder / "confusion.csv", maps.confusion, names)
+    lines = [[kind, k.item, k.iou, k.accuracy] for kind, images in kept.items() for k in images]
+    write_table(folder / "images.csv", ["kind", "image", "own mIoU", "own accuracy"], lines)
+    if not draw:
+        return
+    from rekindle.reporting.worst_images import LabelledPicture, write_labelled_pictures
+
+    write_confusion_picture(folder / "confusion.png", maps.confusion, names)
+    for kind, images in kept.items():
+        found = [maps.picture(k) for k in images]
+        pictures = [
+            LabelledPicture(
+                f"{p.kept.item}: own mIoU {100 * p.kept.iou:.1f} %, {100 * p.kept.accuracy:.1f} % of the pixels right",
+                p.image.permute(1, 2, 0).numpy(),
+                p.label.numpy(),
+                p.prediction.numpy(),
+            )
+            for p in found
+        ]
+        if pictures:
+            path = folder / f"{kind}.png"
+            write_labelled_pictures(path, pictures, names, ignore_index=maps.data.ignore_index, colors=maps.data.colors)
 
 
 def _serves(data: str, kind: str) -> None:

@@ -6,7 +6,6 @@ A recipe fills in what nobody set. It is decided here and not taken from a paper
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from rekindle.config import PretrainOptions, Resolved, checked, nested, overlay
 from rekindle.core.options import Options
+from rekindle.core.text_files import read_json
 
 TEACHER_MEMORY = 0.01
 """Share of its first weights that the teacher still holds at the end of a run."""
@@ -135,7 +135,7 @@ def _adapters_of(options: PretrainOptions) -> dict[str, Choice]:
     if options.train != "adapters" or not path.is_file():
         return {}
     try:
-        stored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("adapter") or {}
+        stored: Mapping[str, Any] = read_json(path).get("adapter") or {}
     except (ValueError, AttributeError, OSError):
         return {}  # loading it will say what is wrong
     why = f"as the adapters of {options.backbone}, which are trained on"

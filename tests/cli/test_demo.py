@@ -14,7 +14,7 @@ from PIL import Image
 from rekindle.cli import main
 
 SMALL = "--steps 2 --images 16 --labelled 8 --val 8 --seeds 1".split()
-PICTURES = ("pca", "attention", "curves")
+PICTURES = ("tokens", "attention", "similarity")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,13 @@ def test_the_story_leaves_data_run_comparison_pictures_and_page(demo: Path) -> N
     for name in PICTURES:
         with Image.open(demo / "pictures" / f"{name}.png") as picture:
             assert picture.size[0] > 300
-    page = (demo / "summary.html").read_text(encoding="utf-8")
-    assert result["verdict"] in page and page.count("data:image/png;base64,") == len(PICTURES)
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    assert result["page"] == str(demo / "report.html") and result["verdict"] in page
+    assert (
+        all(Path(path).is_file() for path in result["pictures"])
+        and str(demo / "pictures" / "intervals.svg") in result["pictures"]
+    )
+    assert "RankMe" in page and "images are chosen by the change" in page.lower()
     assert (demo / "run" / "model.safetensors").is_file()
 
 
@@ -86,4 +91,5 @@ def test_the_full_demo_as_a_user_runs_it(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert all(row["base"] > 0.2 for row in result["rows"])
-    assert (tmp_path / "out" / "summary.html").stat().st_size < 4_000_000
+    assert (tmp_path / "out" / "report.html").stat().st_size < 5_000_000
+    assert sum(result["seconds"].values()) < 300 and result["seconds"]["report"] < 20

@@ -76,14 +76,21 @@ def test_compare_with_itself_finds_no_difference(
     out = tmp_path / "cmp"
     request = ["compare", str(model), str(model), "--data", str(data), "--seeds", "2", "--out", str(out)]
     assert main([*request, "--resamples", "100", *LINEAR, *DENSE, "--fail-if-worse"]) == 0
-    assert "no difference" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"overall, {model}: no difference (2 intervals at 95%, of which 0.1 would exclude zero" in printed
     comparison = json.loads((out / "comparison.json").read_text())
     assert [row["protocol"] for row in comparison["rows"]] == ["linear-seg", "dense-retrieval"]
     for row in comparison["rows"]:
         verdict = row["verdict"]
         assert (verdict["verdict"], verdict["difference"]) == ("no difference", 0.0)
         assert (verdict["low"], verdict["high"]) == (0.0, 0.0)
+    (entry,) = comparison["overall"]
+    assert entry["model"] == str(model)
+    assert entry["overall"]["undecided"] == ["linear-seg", "dense-retrieval"]
     assert len(comparison["results"]) == 2 * 2 * 2
+    drawn = sorted(path.parent.name for path in out.glob("*/confusion.png"))
+    assert drawn == [path.stem for path in sorted(out.glob("*-s0.json"))]
+    assert len(list(out.glob("*/confusion.csv"))) == 8
     assert len(list(out.glob("linear-seg-*.json"))) == 4
     assert all((out / result["per_item"]).exists() for result in comparison["results"])
 

@@ -47,7 +47,7 @@ def test_a_grid_takes_presets() -> None:
             "linear_seg": {"lr": 0.5},
         }
     )
-    measured = protocol_options(grid.measuring(), "linear-seg").model_dump()
+    measured = protocol_options(grid.measuring(grid.columns()[0]), "linear-seg").model_dump()
     assert (measured["steps"], measured["lr"]) == (40_000, 0.5)
 
 

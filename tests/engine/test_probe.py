@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import rekindle
+from rekindle.adapters.saved import model_hash
 from rekindle.assemble import pretrain
 from rekindle.config import nested, resolve
 from rekindle.core.errors import RequestError
 from rekindle.engine.probe import Probe, Reading
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher
-from rekindle.probing import collapse_alarms
+from rekindle.probing import ModelProbe, collapse_alarms
 from tests.engine.running import TINY, Recorder, assert_same_training, stop_after, write_images
 from tests.evaluation.toy import write_data
 
@@ -61,10 +62,29 @@ def test_a_protocol_remembers_the_best_step_as_a_model(images: Path, tmp_path: P
     best = json.loads((tmp_path / "run" / "best_probe.json").read_text())
     assert best["headline"] == max(values.values()) == values[best["step"]]
     assert any(f"best probe was at step {best['step']}" in text for text in watcher.messages)
-    kept, last = rekindle.load(tmp_path / "run" / "best"), rekindle.load(tmp_path / "run")
+    kept, left = rekindle.load(tmp_path / "run" / "best"), rekindle.load(tmp_path / "run")
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    is_last = best["step"] == 6
-    assert torch.equal(kept.forward_features(pixels), last.forward_features(pixels)) == is_last
+    is_best = best["headline"] > values[6] or best["step"] == 6
+    assert torch.equal(kept.forward_features(pixels), left.forward_features(pixels)) == is_best
+
+
+@pytest.mark.parametrize(("keep", "left"), [("best", 3), ("last", 6)])
+def test_a_run_whose_probe_gets_worse_leaves_its_best_step(
+    keep: str, left: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headlines = iter([0.3, 0.9, 0.5])  # at steps 0, 3 and 6
+    monkeypatch.setattr(ModelProbe, "measure", lambda self, backbone: Reading({}, next(headlines)))
+    data, run, watcher = write_data(tmp_path / "data"), tmp_path / "run", Recorder()
+    request = asked(images, run, probe=("multi-label",), every=3, probe_data=str(data), probe_keep=keep)
+    result = pretrain(resolve({}, request), watcher=watcher)
+    described = json.loads((run / "model.json").read_text())
+    assert described["steps"] == left
+    assert result.model_hash == described["model_hash"] == model_hash(rekindle.load(run))
+    assert any("better at step 3 (0.9) than at the end (0.5)" in text for text in watcher.messages) == (keep == "best")
+    assert (run / "last").exists() == (keep == "best")
+    if keep == "best":
+        assert json.loads((run / "last" / "model.json").read_text())["steps"] == 6
+        assert (run / "model.safetensors").read_bytes() == (run / "best" / "model.safetensors").read_bytes()
 
 
 def test_a_stopped_run_goes_on_with_its_probes(images: Path, tmp_path: Path) -> None:

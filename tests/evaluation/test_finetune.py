@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rekindle.assess_options import evaluate_options, protocol_options
 from rekindle.core.errors import RequestError
 from rekindle.data.classification import ClassFolder
 from rekindle.evaluation.classification_options import FinetuneOptions
@@ -273,3 +274,20 @@ def test_the_test_images_are_centre_crops_in_order(tmp_path: Path) -> None:
         one = head(backbone, protocol.extractor.normalise(centre_crop(image, 16)[None]))
     assert scores.shape == (15, 5)
     assert np.allclose(scores[7].numpy(), one[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["derm7pt", "covidx"])
+def test_the_recipe_for_medical_images_is_that_of_the_specification(preset: str) -> None:
+    """GLARE, specification 9.2: AdamW 1e-4 at batch 128, decay 0.05, 100 epochs, 5 of warm-up, cosine, crops of 35 to 100 %."""
+    request = evaluate_options({"protocol": "finetune", "preset": preset})
+    options = protocol_options(request, "finetune")
+    assert isinstance(options, FinetuneOptions)
+    expected: dict[str, object] = {
+        "size_px": 224, "optimizer": "adamw", "lr": 1e-4, "lr_images": 0, "batch_size": 128, "weight_decay": 0.05,
+        "epochs": 100.0, "warmup_epochs": 5.0, "schedule": "cosine", "final_lr": 0.0, "crop_area": (0.35, 1.0),
+        "label_smoothing": 0.1, "drop_path": 0.1, "layer_decay": 1.0, "head_lr_scale": 1.0, "inputs": "cls",
+        "head_norm": False, "augmentation": "none", "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0, "train": "all",
+    }  # fmt: skip
+    assert options.model_dump(include=set(expected)) == expected
+    six_per_epoch = planned(options, 800)
+    assert (six_per_epoch.steps, six_per_epoch.warmup_steps) == (600, 30)

@@ -42,7 +42,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     header = (tmp_path / "r.csv").read_text().splitlines()[0].split(",")
     assert header[:2] == ["item", "intersection_0"]
     assert header[-1] == "predicted_3"
-    keys = "protocol model model_hash data split seed config fingerprint metrics score per_item counts software"
+    keys = "protocol model model_hash data split seed config fingerprint metrics score per_item maps counts software"
     assert list(json.loads((tmp_path / "r.json").read_text())) == keys.split()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from rekindle.evaluation.pixel_counts import image_statistics, reduce_zero_label
 from rekindle.evaluation.segmentation_metrics import (
@@ -20,7 +20,7 @@ def stats(prediction: list[int], label: list[int], num_classes: int = 2) -> np.n
     return image_statistics(torch.tensor(prediction), torch.tensor(label), num_classes, 255)
 
 
-def test_two_by_two_confusion_gives_the_closed_form() -> None:
+def test_s33_two_by_two_confusion_gives_the_closed_form() -> None:
     # truth 0: three right, one wrong; truth 1: two wrong, four right
     found = stats([0, 0, 0, 1, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
     assert found.tolist() == [[3, 4], [4, 6], [5, 5]]
@@ -35,11 +35,11 @@ def test_hand_cases() -> None:
     assert class_iou(stats([0, 1, 1, 0], [0, 0, 1, 1])).tolist() == pytest.approx([1 / 3, 1 / 3])
 
 
-def test_ignored_pixels_change_nothing() -> None:
+def test_s33_ignored_pixels_change_nothing() -> None:
     assert np.array_equal(stats([0, 1, 1, 0, 1], [0, 1, 0, 255, 255]), stats([0, 1, 1], [0, 1, 0]))
 
 
-def test_absent_class_is_skipped_and_one_only_predicted_counts_as_zero() -> None:
+def test_s33_absent_class_is_skipped_and_one_only_predicted_counts_as_zero() -> None:
     assert mean_iou(stats([0, 0, 1], [0, 0, 1], num_classes=3)) == 1.0
     only_predicted = segmentation_metrics(stats([0, 0, 2], [0, 0, 0], num_classes=3)[None], ["a", "b", "c"])
     assert only_predicted["mIoU"] == pytest.approx((2 / 3 + 0) / 2)
@@ -58,5 +58,35 @@ def test_summed_statistics_equal_torchmetrics_over_all_pixels() -> None:
     assert class_iou(each.sum(axis=0)) == pytest.approx(expected.numpy(), abs=1e-6)
 
 
-def test_reduce_zero_label() -> None:
+def test_s33_reduce_zero_label() -> None:
     assert reduce_zero_label(torch.tensor([0, 1, 7, 255], dtype=torch.uint8)).tolist() == [255, 0, 6, 255]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_three_metrics_equal_torchmetrics_on_random_maps(seed: int) -> None:
+    """With ignored pixels; every class is labelled somewhere, for torchmetrics counts an absent one as 0."""
+    source = torch.Generator().manual_seed(seed)
+    predictions = torch.randint(0, 7, (4, 16, 12), generator=source)
+    labels = torch.randint(0, 7, (4, 16, 12), generator=source)
+    agree = torch.rand(labels.shape, generator=source) < 0.6
+    predictions = torch.where(agree, labels, predictions)
+    labels[torch.rand(labels.shape, generator=source) < 0.3] = 255
+    each = np.stack([image_statistics(p, t, 7, 255) for p, t in zip(predictions, labels, strict=True)])
+    found = segmentation_metrics(each, [f"c{i}" for i in range(7)])
+    expected = {
+        "mIoU": MulticlassJaccardIndex(7, average="macro", ignore_index=255),
+        "mAcc": MulticlassAccuracy(7, average="macro", ignore_index=255),
+        "aAcc": MulticlassAccuracy(7, average="micro", ignore_index=255),
+    }
+    for name, metric in expected.items():
+        assert found[name] == pytest.approx(float(metric(predictions, labels)), abs=1e-6), name
+
+
+def test_s33_reduced_labels_are_scored_without_what_was_no_data() -> None:
+    """A worked case: "no data" is 0 on disk; the other classes are scored as if it had never been there."""
+    stored = torch.tensor([0, 0, 1, 1, 2, 2, 255])
+    prediction = torch.tensor([0, 1, 0, 0, 1, 0, 1])
+    found = image_statistics(prediction, reduce_zero_label(stored), 2, 255)
+    assert found.tolist() == [[2, 1], [2, 2], [3, 1]]
+    assert mean_iou(found) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert pixel_accuracy(found) == pytest.approx(3 / 4)

@@ -11,7 +11,8 @@ import yaml
 
 from rekindle.core.errors import RequestError
 from rekindle.matrix.cells import keys, resolve_cell
-from rekindle.matrix.grid import check_grid, folder_name, read_grid
+from rekindle.matrix.columns import folder_name
+from rekindle.matrix.grid import check_grid, read_grid
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grids" / "first.yaml"
 BASE: dict[str, Any] = {

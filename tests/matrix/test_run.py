@@ -16,12 +16,12 @@ import yaml
 
 from rekindle.adapters.saved import load_backbone, model_hash
 from rekindle.assemble import pretrain
-from rekindle.assess import Measurement
 from rekindle.cli import main
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import StepReport
 from rekindle.matrix.run import compare_grid
 from rekindle.matrix.table import Table
+from rekindle.measuring import Measurement
 from tests.engine.running import Recorder
 from tests.evaluation.toy import save_tiny
 from tests.matrix.making import STEPS, tree
@@ -96,7 +96,7 @@ def test_the_table_has_every_start_cell_and_kind(folder: Path, whole: Table) -> 
     assert float(rows[3]["difference"]) == whole.rows[0].pooled["dense-retrieval"].difference
     text = (out / "table.md").read_text()
     assert f"| tiny → dino | adapters | {100 * whole.rows[1].pooled['linear-seg'].mean:.2f}, " in text
-    assert "| start → method | framework | linear-seg (mIoU, %) | dense-retrieval (mIoU, %) |" in text
+    assert "| start → method | framework | linear-seg (mIoU, %) | dense-retrieval (mIoU, %) | overall |" in text
 
 
 def test_a_stopped_matrix_goes_on_and_gives_the_same_table(folder: Path, whole: Table) -> None:
@@ -213,7 +213,13 @@ def test_the_command_says_how_to_go_on(
     assert main(["compare", f"--grid={grid}", f"--out={out}", "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["steps"] == 6
-    assert planned["cells"][0]["key"] == {"start": "tiny", "method": "glare", "framework": "adapters", "seed": 0}
+    assert planned["cells"][0]["key"] == {
+        "start": "tiny",
+        "method": "glare",
+        "framework": "adapters",
+        "seed": 0,
+        "images": 1.0,
+    }
     assert _files(out) == files
 
 

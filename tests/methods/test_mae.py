@@ -93,7 +93,7 @@ def test_a_backbone_without_class_token_and_one_with_rotary_positions_are_traine
 
 
 def test_a_decoder_that_its_heads_do_not_divide_is_refused() -> None:
-    with pytest.raises(RequestError, match="width 18 cannot have 4 heads"):
+    with pytest.raises(RequestError, match="decoder_width = 18 cannot have decoder_heads = 4"):
         tiny_mae(decoder_width=18, decoder_heads=4)
 
 

@@ -117,5 +117,5 @@ def test_predicted_logits_are_scaled_products_of_queries_and_keys(scale: Attenti
 
 
 def test_a_decoder_that_its_heads_do_not_divide_is_refused() -> None:
-    with pytest.raises(RequestError, match="width 18 cannot have 4 heads"):
+    with pytest.raises(RequestError, match="decoder_width = 18 cannot have decoder_heads = 4"):
         TargetDecoder(8, width=18, depth=1, heads=4, feature_width=8, attention_heads=2)

@@ -16,6 +16,7 @@ from rekindle.adapters.lora import MAPS, LoraBlock, LowRank
 from rekindle.adapters.options import AdapterOptions, LoraTarget
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -120,7 +121,7 @@ def read_peft(folder: Path, backbone: Backbone) -> AdapterOptions:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         kind, _, _ = config["peft_type"], config["r"], config["lora_alpha"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{path} cannot be read ({error!r}); give the folder of a LoRA that PEFT saved") from error

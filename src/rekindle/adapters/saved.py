@@ -17,6 +17,7 @@ from rekindle.adapters.attach import Train, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints import tensors_hash
 from rekindle.networks.create import backbone_from_description, create_backbone
@@ -79,6 +80,13 @@ def save_model(folder: Path, backbone: Backbone, trained: tuple[str, ...], linea
     write_atomically(folder / DESCRIPTION, lambda stream: stream.write(text.encode()))
 
 
+def copy_model(source: Path, target: Path) -> None:
+    """Copy the model of one folder into another, weights first, each file atomically."""
+    weights, description = (source / WEIGHTS).read_bytes(), (source / DESCRIPTION).read_bytes()
+    write_atomically(target / WEIGHTS, lambda stream: stream.write(weights))
+    write_atomically(target / DESCRIPTION, lambda stream: stream.write(description))
+
+
 def load_backbone(
     name: str | Path,
     network: NetworkOptions | None = None,
@@ -124,7 +132,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
         raise RequestError(f"{folder} {what}; give a finished run, a checkpoint file or a model name")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
         if not isinstance(description, dict) or description["format"] != FORMAT:
             raise ValueError(f"format {description.get('format')!r} is not known here")
     except (ValueError, KeyError, AttributeError, OSError) as error:

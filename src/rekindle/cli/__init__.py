@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("rekindle.cli.pretrain", "adapt a backbone to your own images, without labels"),
     "evaluate": ("rekindle.cli.evaluate", "one model, one protocol, one result file"),
     "compare": ("rekindle.cli.compare", "better, no difference, or worse than the base, with an interval"),
+    "report": ("rekindle.cli.report", "one page about a run: did it help, where, what did it cost"),
+    "study": ("rekindle.cli.study", "forgetting, data scale, label efficiency: one command each"),
     "extract": ("rekindle.cli.extract", "dense and image-level features as files"),
     "export": ("rekindle.cli.export", "a model for timm, transformers, ONNX or mmsegmentation, checked"),
     "check": ("rekindle.cli.check", "what is wrong with your images and masks, before you train"),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
-The verdict is "better" or "worse" where the whole interval of the difference is on one side of zero.
+The verdict is "better" or "worse" where the whole interval of the difference is on one side of zero. Overall, a model is better
+if some protocol says better and none worse, worse the other way round, mixed if there are both, and else there is no difference.
+The intervals are not widened for their number; the line says how many would exclude zero by chance.
 
 a matrix: rekindle compare --grid GRID.yaml [--out DIR] [--json] [--dry-run]
 trains every start x method x framework x seed of the grid, measures all of them against their starts, and writes one table
@@ -34,7 +36,7 @@ baseline (a random initialisation, for example), and the mean of the improvement
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle compare --help`."""
-    named = _named_protocols(arguments)
+    named = named_protocols(arguments)
     preset = take(arguments, values=["--preset"]).values.get("--preset", SMALL)
     if {"--help", "-h"} & {*arguments}:
         print_help(None, with_protocols(CompareOptions, named or (), preset if named else SMALL), program="compare")
@@ -61,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if options.fail_if_worse and comparison.is_worse else 0
 
 
-def _named_protocols(arguments: Sequence[str]) -> list[str] | None:
+def named_protocols(arguments: Sequence[str]) -> list[str] | None:
     """Return what stands after --protocol, up to the next option; None without it."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -98,6 +100,9 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
                 f"[{COLOURS[v.verdict]}]{v.verdict}[/]",
             )
         Console().print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    for entry in comparison.overall:
+        console.print(f"overall, {entry.model}: {entry.overall.told}", markup=False)
 
 
 def _value(mean: float, std: float, score: Score) -> str:

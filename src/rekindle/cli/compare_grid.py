@@ -19,7 +19,7 @@ from rekindle.matrix.grid import Grid, read_grid
 if TYPE_CHECKING:
     from rekindle.matrix.table import Table
 
-COLOURS = {"better": "green", "no difference": "yellow", "worse": "red", "different": "cyan"}
+COLOURS = {"better": "green", "no difference": "yellow", "worse": "red", "different": "cyan", "mixed": "magenta"}
 
 
 def run_grid(arguments: Sequence[str]) -> int:
@@ -33,7 +33,7 @@ def run_grid(arguments: Sequence[str]) -> int:
     grid = read_grid(where, out=taken.values.get("--out", ""))
     print(f"rekindle compare: {where}, {grid.out}", file=sys.stderr, flush=True)
     if "--dry-run" in taken.flags:
-        return _show_plan(grid, where, is_json=is_json)
+        return show_plan(grid, where, is_json=is_json)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.matrix.run import run_matrix
@@ -42,14 +42,15 @@ def run_grid(arguments: Sequence[str]) -> int:
     if is_json:
         print(table.model_dump_json())
     else:
-        _print_table(table)
+        print_table(table)
         print(f"written to {Path(grid.out) / 'table.md'}, table.csv and table.json")
     if table.is_stopped:
         print(f"stopped; continue with: rekindle compare {shlex.join(arguments)}", file=sys.stderr)
     return 0 if table.is_complete else 1
 
 
-def _show_plan(grid: Grid, where: str, *, is_json: bool) -> int:
+def show_plan(grid: Grid, where: str, *, is_json: bool) -> int:
+    """Print what would run and what is done; return the exit code."""
     from rekindle.matrix.run import survey
 
     plans = survey(grid, where)
@@ -68,20 +69,23 @@ def _show_plan(grid: Grid, where: str, *, is_json: bool) -> int:
     return 0
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print the table, what to know when reading it, and what failed."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    from rekindle.matrix.table import column, heading, lines
+    from rekindle.matrix.table import heading, lines, notes, titles
 
     shown = RichTable(title=heading(table), title_justify="left", show_lines=True)
-    for title in ("start → method", "framework", *(column(table, protocol) for protocol in table.protocols)):
+    for title in titles(table):
         shown.add_column(escape(title), overflow="fold")
     for label, framework, fields in lines(table):
         shown.add_row(escape(label), escape(framework), *map(_coloured, fields))
     console = Console()
     console.print(shown)
+    for note in notes(table)[1:]:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     for cell in table.failures:
         console.print(f"failed: {cell.key}: {cell.error}", markup=False, highlight=False, soft_wrap=True)
 

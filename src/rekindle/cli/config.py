@@ -38,10 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     wants_yaml = "--yaml" in rest
     resolved, taken = parse_run([a for a in rest if a != "--yaml"], program="config")
     if resolved.options.images:
-        from rekindle.data.images import find_images
+        from rekindle.data.images import chosen_images
         from rekindle.recipes import with_recipe
 
-        resolved = with_recipe(resolved, len(find_images(resolved.options.images)))
+        resolved = with_recipe(resolved, len(chosen_images(resolved.options.images, resolved.options.data)))
     tree = resolved.options.model_dump(mode="json")
     if wants_yaml:
         print(resolved.to_yaml(), end="")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
+from rekindle.core.text_files import read_json
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
 from rekindle.data.segmentation import listed_faults
 
@@ -176,7 +176,7 @@ def annotation_file(root: Path, split: str) -> Path:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, max_bytes=2 * 2**30)
     except OSError as error:
         raise RequestError(f"{path}: {error.strerror}. {LAYOUT}") from error
     except ValueError as error:

@@ -9,6 +9,8 @@ greatest finite value.
 from __future__ import annotations
 
 import io
+import os
+import stat
 import struct
 import warnings
 import zlib
@@ -20,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rekindle.core.errors import RekindleError
+from rekindle.core.files import printable
 from rekindle.data.options import PILLOW_MAX_PIXELS
 
 # What decoders raise on broken input, as found by feeding them truncated and mutated files.
@@ -43,7 +46,7 @@ class UnreadableImage(RekindleError):
     """An image that cannot be decoded: `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: cannot be read as an image: {reason}")
+        super().__init__(f"{printable(name)}: cannot be read as an image: {printable(reason)}")
         self.name = name
         self.reason = reason
 
@@ -69,7 +72,7 @@ def read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; what makes an image unreadable raises
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with Image.open(_opened(source)) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UnreadableImage(label, f"{width} x {height} px exceed data.max_pixels = {max_pixels}")
@@ -86,12 +89,21 @@ def image_size(path: str) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(_opened(path)) as image:
                 width, height = image.size
                 is_turned = _orientation(image) >= 5
     except _BROKEN as error:
         raise UnreadableImage(path, _reason(path, error)) from error
     return (width, height) if is_turned else (height, width)
+
+
+def _opened(source: str | bytes) -> str | io.BytesIO:
+    """What Pillow is to open. Raises: OSError for a pipe or device, which might never give a byte, or never end."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        raise OSError("a pipe, socket, folder or device, not a file")
+    return source
 
 
 def _reason(source: str | bytes, error: BaseException) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
+from rekindle.core.text_files import read_json
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
 from rekindle.data.segmentation import images_by_stem, listed_faults, splits
 
@@ -108,7 +108,7 @@ def _unit(path: Path) -> float | None:
         return None
     example = '{"metres_per_unit": 0.001}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         unit = content["metres_per_unit"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{path}: {error!r}; expected, for example, {example}") from error

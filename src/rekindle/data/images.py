@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
+from rekindle.core.rng import generator
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
-from rekindle.data.options import PILLOW_MAX_PIXELS
+from rekindle.data.options import PILLOW_MAX_PIXELS, DataOptions
 
-__all__ = ["ImageRef", "ImageSource", "UnreadableImage", "find_images", "image_size", "read_image"]
+__all__ = ["ImageRef", "ImageSource", "UnreadableImage", "chosen_images", "find_images", "image_size", "read_image"]
 
 SUFFIXES = frozenset(".jpg .jpeg .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .avif .tga".split())
 _ALLOWED = (
@@ -72,10 +74,24 @@ class ImageSource:
         """Name of an image for messages: its path, with the member of a tar file."""
         return self.refs[index].name
 
+    def share(self, fraction: float, seed: int) -> ImageSource:
+        """Return floor(fraction * n) of the images, at least one; a smaller share of a seed is part of a larger one."""
+        count = max(1, int(fraction * len(self) + 1e-9))  # 0.29 * 100 is a little less than 29
+        order = torch.randperm(len(self), generator=generator(seed, "image-share")).tolist()
+        return ImageSource([self.refs[i] for i in sorted(order[:count])], self._table)
+
     def read(self, index: int, *, draft_px: int | None = None, max_pixels: int = PILLOW_MAX_PIXELS) -> Tensor:
         """Decode one image to uint8 [3, H, W]. Raises: UnreadableImage."""
         ref = self.refs[index]
         return read_image(self._content(ref), name=ref.name, draft_px=draft_px, max_pixels=max_pixels)
+
+    def why_unreadable(self, index: int, options: DataOptions) -> str:
+        """Return why an image cannot be read as the options ask for it; it may have become readable since."""
+        try:
+            self.read(index, draft_px=options.draft_px, max_pixels=options.max_pixels)
+        except UnreadableImage as error:
+            return error.reason
+        return "it could not be read when it was wanted, and can be now"
 
     def _content(self, ref: ImageRef) -> str | bytes:
         if self._table is not None:
@@ -122,6 +138,12 @@ def find_images(source: str | Path) -> ImageSource:
         )
     refs = [ref for path in paths if os.path.isfile(path) for ref in _of_file(path)]
     return _checked(refs, text, f"{len(paths)} paths match, none is an image ({_suffix_text()}) or a tar file")
+
+
+def chosen_images(source: str | Path, options: DataOptions) -> ImageSource:
+    """Find the images of a source, and take the share of them that the options ask for. Raises: as `find_images`."""
+    found = find_images(source)
+    return found if options.fraction == 1.0 else found.share(options.fraction, options.fraction_seed)
 
 
 def _checked(refs: list[ImageRef], source: str, found: str) -> ImageSource:
@@ -205,7 +227,7 @@ def _from_list(path: str) -> ImageSource:
     elif path.lower().endswith(".parquet"):
         entries = _parquet_column(path)
     else:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             lines = [line.strip() for line in file]
         entries = [line for line in lines if line and not line.startswith("#")]
     folder = os.path.dirname(path)
@@ -220,7 +242,7 @@ def _from_list(path: str) -> ImageSource:
 
 
 def _csv_column(path: str) -> list[str]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = [row for row in csv.reader(file) if row and any(cell.strip() for cell in row)]
     if not rows:
         return []

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
+from rekindle.core.text_files import parse_json
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
 from rekindle.data.segmentation import listed_faults
 
@@ -133,7 +133,7 @@ def _content(folder: Path, split: str) -> dict[str, Any]:
         raise RequestError(f"{folder}: neither gnd_{split}.pkl nor gnd_{split}.json is there. {LAYOUT}")
     try:
         content = path.read_bytes()
-        found = json.loads(content) if path.suffix == ".json" else plain_unpickled(content)
+        found = parse_json(content) if path.suffix == ".json" else plain_unpickled(content)
     except Exception as error:  # a damaged pickle may raise anything
         raise RequestError(f"{path} cannot be read: {error}. {LAYOUT}") from error
     if not isinstance(found, dict):

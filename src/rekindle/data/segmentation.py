@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
+from rekindle.core.text_files import read_json
 from rekindle.data.decoding import UnreadableImage, image_size, read_image
 from rekindle.data.images import SUFFIXES
 from rekindle.data.label_maps import LabelMap, color_code, present
@@ -267,7 +267,7 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 def _classes(path: Path) -> dict[str, Any]:
     example = '{"names": ["sky", "road"], "ignore_index": 255}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise RequestError(f"{path}: the file is missing; it names the classes, for example {example}") from error
     except (ValueError, OSError) as error:

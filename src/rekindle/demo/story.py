@@ -1,38 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: scenes of a new domain, GLARE on them from the built-in base, the verdict, pictures, one page.
+"""The demo: scenes of a new domain, GLARE on them from the built-in base, the verdict, and the report.
 
-Each part is what a user would call: `pretrain`, `compare`, the checks. Only the scenes are special.
+Each part is what a user would call: `pretrain`, `compare`, `report`, the checks. Only the scenes are special.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.assemble import PretrainResult, pretrain
-from rekindle.assess import Comparison, compare
-from rekindle.config import Resolved, resolve
+from rekindle.assemble import pretrain
+from rekindle.assess import compare
+from rekindle.config import resolve
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.data.images import find_images
 from rekindle.data.scenes import write_scenes
 from rekindle.data.segmentation import SegmentationFolder
-from rekindle.demo.gallery import draw_pictures
 from rekindle.demo.options import DemoOptions
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.reporting.summary import Page, Picture, VerdictRow, overall, write_page
+from rekindle.report.job import run_report
+from rekindle.report.options import ReportOptions
+from rekindle.reporting.verdicts import VerdictRow
 
 BASE = Path(__file__).with_name("base.safetensors")
 DOMAIN, SIZE_PX = "field", 96
 MARKER = "demo.json"
-PARTS = ("data", "unlabelled", "run", "comparison", "pictures", "summary.html", MARKER)
+PARTS = ("data", "unlabelled", "run", "comparison", "pictures", "report.html", MARKER)
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class DemoResult:
 
     Attributes:
         out: its folder.
-        page: the summary.
+        page: the report.
         verdict: one sentence over all protocols.
         rows: one per protocol.
-        pictures: the PNG files.
+        pictures: the same pictures as files.
         seconds: time of each part, and of the whole.
 
     """
@@ -88,15 +87,12 @@ def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoRes
         raise RekindleError("the demo was stopped while training; run it again")
     clock.lap("pretrain")
     watcher.message(f"4/5 comparing base and adapted model on {options.val} labelled scenes neither has seen")
-    comparison = compare(BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out))
-    rows = verdict_rows(comparison)
+    compare(BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out))
     clock.lap("compare")
-    watcher.message("5/5 drawing pictures and the page")
-    pictures = draw_pictures(BASE, out / "run", SegmentationFolder(out / "data", "val"), out / "pictures")
-    clock.lap("pictures")
-    page = out / "summary.html"
-    write_page(_page(options, rows, pictures, trained, resolved, clock.laps), page)
-    result = DemoResult(out, page, overall(rows), rows, [p.path for p in pictures], clock.laps)
+    watcher.message("5/5 drawing pictures and the report")
+    told = run_report(report_options(out), watcher=watcher)
+    clock.lap("report")
+    result = DemoResult(out, told.page, told.verdict, told.rows, told.pictures, clock.laps)
     text = json.dumps(result.to_dict(), indent=2) + "\n"
     write_atomically(out / MARKER, lambda stream: stream.write(text.encode()))
     return result
@@ -151,6 +147,9 @@ def request(options: DemoOptions, out: Path) -> dict[str, Any]:
         "batch_size": 16,
         "seed": options.seed,
         "precision": "fp32",
+        "probe": ["health"],
+        "every": 60,
+        "probe_images": min(32, options.images),
         "views": {
             "global_size_px": 64,
             "local_size_px": 32,
@@ -195,9 +194,14 @@ def protocol_settings(options: DemoOptions, out: Path) -> dict[str, object]:
     }
 
 
-def verdict_rows(comparison: Comparison) -> list[VerdictRow]:
-    """Return the comparison as the page wants it."""
-    return [VerdictRow(protocol=row.protocol, metric=row.metric, **row.verdict.model_dump()) for row in comparison.rows]
+def report_options(out: Path) -> ReportOptions:
+    """Return the options of the report."""
+    return ReportOptions(
+        runs=(str(out / "run"),),
+        out=str(out / "report.html"),
+        comparison=(str(out / "comparison"),),
+        pictures=str(out / "pictures"),
+    )
 
 
 class _Clock:
@@ -227,33 +231,3 @@ def claim(out: Path, options: DemoOptions) -> None:
             else:
                 path.unlink(missing_ok=True)
     write_atomically(out / MARKER, lambda stream: stream.write(options.model_dump_json().encode() + b"\n"))
-
-
-def _page(
-    options: DemoOptions,
-    rows: Sequence[VerdictRow],
-    pictures: Sequence[Picture],
-    trained: PretrainResult,
-    resolved: Resolved,
-    laps: Mapping[str, float],
-) -> Page:
-    command = ["rekindle", "demo"]
-    for name in DemoOptions.model_fields:
-        value = getattr(options, name)
-        if name == "out" or value != DemoOptions.model_fields[name].default:
-            command += [f"--{name.replace('_', '-')}", str(value)]
-    return Page(
-        title="Rekindle: the demo",
-        lead="A small vision transformer, trained with labels on one kind of drawn scenes, was adapted to another kind "
-        f"with {trained.images} images and no labels. {options.val} new scenes with labels judge both.",
-        rows=rows,
-        pictures=pictures,
-        facts={
-            "method": f"GLARE, adapters alone ({trained.trained_parameters:,} numbers train)",
-            "training": f"{trained.steps} steps of {resolved.options.batch_size} images, seed {options.seed}",
-            "judged on": f"{options.val} scenes, {options.seeds} seeds; heads saw {options.labelled} others",
-            "time": f"{sum(laps.values()):.0f} s: " + ", ".join(f"{name} {took:.0f} s" for name, took in laps.items()),
-        },
-        command=shlex.join(command),
-        settings=resolved.to_yaml(),
-    )

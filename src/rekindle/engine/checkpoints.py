@@ -11,10 +11,11 @@ import torch
 
 from rekindle.core.distributed import world_size
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.core.files import write_atomically
+from rekindle.core.files import DamagedFile, check_sealed, write_sealed
 from rekindle.methods.base import Method
 
-FORMAT = 1
+FORMAT = 2  # 2: the file ends in a checksum of itself
+PREVIOUS = "previous.ckpt"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TrainingPlan:
 def save_checkpoint(
     path: Path, method: Method, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int
 ) -> None:
-    """Write method (without the frozen base), optimizer and position, atomically."""
+    """Write method (without the frozen base), optimizer and position, atomically; the one before stays as previous.ckpt."""
     frozen = method.frozen_names()
     payload = {
         "format": FORMAT,
@@ -48,7 +49,12 @@ def save_checkpoint(
         "method": {name: tensor for name, tensor in method.state_dict().items() if name not in frozen},
         "optimizer": optimizer.state_dict(),
     }
-    write_atomically(path, lambda stream: torch.save(payload, stream))
+    write_sealed(path, lambda stream: torch.save(payload, stream), previous=path.with_name(PREVIOUS))
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run got as far as a checkpoint: this one, or the one before it."""
+    return path.exists() or path.with_name(PREVIOUS).exists()
 
 
 def load_checkpoint(
@@ -56,14 +62,13 @@ def load_checkpoint(
 ) -> tuple[int, TrainingPlan]:
     """Restore a checkpoint in place; return the number of steps done, and the plan with the shares that the run had.
 
-    Raises RekindleError if the file is damaged, RequestError if it belongs to another plan or another model.
+    Raises RekindleError if the file is damaged, and names the one before it if that is whole; RequestError if it belongs to
+    another plan or another model.
     """
     try:
-        payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise RekindleError(
-            f"{path} is damaged and cannot be read ({type(error).__name__}); remove it to start over, or restore a copy"
-        ) from error
+        payload = _read(path)
+    except DamagedFile as error:
+        raise RekindleError(f"{error}. {_way_out(path)}") from error
     stored = payload["plan"]
     different = {k: (v, stored.get(k)) for k, v in asdict(plan).items() if stored.get(k) != v}
     if int(stored["num_slots"]) % world_size() == 0:
@@ -82,3 +87,25 @@ def load_checkpoint(
         )
     optimizer.load_state_dict(payload["optimizer"])
     return int(payload["step"]), replace(plan, num_slots=int(stored["num_slots"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's content. Raises: DamagedFile."""
+    if not path.exists():
+        raise DamagedFile(path, "the file is not there")
+    check_sealed(path)
+    try:
+        payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a pickle that is not one can raise
+        raise DamagedFile(path, f"{type(error).__name__} while reading it") from error
+    return payload
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    previous = path.with_name(PREVIOUS)
+    try:
+        step = int(_read(previous)["step"])
+    except (RekindleError, LookupError, TypeError, ValueError):
+        return "Restore a copy of it, or remove the checkpoints folder to start over"
+    return f"The one before it, of step {step}, is whole. To go on from there: cp {previous} {path}, then --resume"

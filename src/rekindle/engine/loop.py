@@ -18,13 +18,14 @@ import torch
 
 from rekindle.core.distributed import all_sum, rank, world_size
 from rekindle.core.errors import RekindleError
-from rekindle.engine.checkpoints import TrainingPlan, load_checkpoint, save_checkpoint
-from rekindle.engine.metrics_log import MetricsLog
+from rekindle.engine.checkpoints import TrainingPlan, has_checkpoint, load_checkpoint, save_checkpoint
+from rekindle.engine.energy import energy_meter
+from rekindle.engine.metrics_log import MetricsLog, Pictures
 from rekindle.engine.optimizer import total_norm
 from rekindle.engine.options import EngineOptions, OptimOptions
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
-from rekindle.engine.step import StepOutcome, Stepper, is_out_of_memory
+from rekindle.engine.step import NotFinite, StepOutcome, Stepper, is_out_of_memory
 from rekindle.engine.watcher import StepReport, Watcher
 from rekindle.methods.base import Method, ViewBatch
 
@@ -63,8 +64,10 @@ def train(
     resume: bool,
     max_skipped: int,
     record_skipped: Callable[[frozenset[int]], None],
+    image_name: Callable[[int], str] = str,
     head_steps: int = 0,
     probe: Probe | None = None,
+    draw: Callable[[int], Pictures] | None = None,
 ) -> TrainingOutcome:
     """Train `method` by `plan`, writing checkpoints and metrics into `folder`.
 
@@ -72,23 +75,25 @@ def train(
 
     Args: batches(start_step, plan) yields this process's shares, micro-batch by micro-batch, from that step on; precision,
     `fp32` or `bf16`; max_skipped, unreadable images at which the run gives up; record_skipped, told which they were however
-    the run ends; head_steps, steps at the start in which heads alone move; probe, of the process that writes, measures the model
-    now and then.
+    the run ends; image_name, of a position in the source, for messages; head_steps, steps at the start in which heads alone
+    move; probe, of the process that writes, measures the model now and then; draw, likewise, makes pictures for TensorBoard of
+    the model after a step.
     Raises: RekindleError if a loss or gradient is not finite; weights, teacher and centres have then not moved.
     """
     stepper = Stepper(method, fabric, optim, precision=precision, head_steps=head_steps)
     start = 0
-    if resume and folder.checkpoint.exists():
+    if resume and has_checkpoint(folder.checkpoint):
         start, plan = load_checkpoint(folder.checkpoint, method, stepper.optimizer, plan)
         watcher.message(f"resuming after step {start} of {plan.steps}")
     is_writer = rank() == 0
     log = MetricsLog(folder.metrics, start_step=start, tensorboard=engine.tensorboard) if is_writer else None
-    clock = _Clock(plan, start)
+    clock, costs = _Clock(plan, start), _Costs(fabric.device)
     skipped: set[int] = set()
     raised: set[str] = set()
     began = last_saved = time.monotonic()
     stream: Iterator[ViewBatch] | None = None
     was_halved = False
+    saved = start
 
     def next_share() -> ViewBatch:
         assert stream is not None
@@ -106,6 +111,16 @@ def train(
         """The step, or None if memory ran out and smaller shares may mend it."""
         try:
             return stepper.step(step, plan, next_share)
+        except NotFinite as error:
+            if log is not None and step > saved:
+                stepper.abandon()
+                log.sync()
+                save_checkpoint(folder.checkpoint, method, stepper.optimizer, plan, step)
+            raise RekindleError(
+                f"{error}. {_named(error.images, image_name, folder if is_writer else None)} The last good step is {step}"
+                f"{', and its checkpoint is written' if step else ''}. Look at these images, lower --optim.lr-per-256 or use "
+                "--precision fp32, then continue with --resume"
+            ) from error
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -148,21 +163,28 @@ def train(
                         "trained_norm": total_norm(stepper.trained),
                     }
                     if log is not None:
-                        log.write(step, values, clock.speed())
+                        log.write(step, values, clock.speed() | costs.so_far())
                     for alarm in set(method.alarms(values)) - raised if step > plan.steps // 10 else ():
                         raised.add(alarm)
                         watcher.message(f"warning at step {step}: {alarm}")
                 if probe is not None and probe.is_due(step, plan.steps):
                     probe.run(step, folder, watcher)
+                if log is not None and draw is not None and engine.pictures_every:
+                    if step % engine.pictures_every == 0 or step == plan.steps:
+                        log.show(step, draw(step))
                 wants_stop = bool(all_sum(torch.tensor(float(stop.is_set()), device=fabric.device)) > 0)
                 is_due = (
                     step % engine.checkpoint_steps == 0
                     if engine.checkpoint_steps
                     else time.monotonic() - last_saved > 60 * engine.checkpoint_minutes
                 )
-                if is_writer and (is_due or wants_stop or step == plan.steps):
+                if log is not None and (is_due or wants_stop or step == plan.steps):
+                    folder.require_still_there()
+                    log.sync()
+                    if probe is not None:
+                        probe.sync()
                     save_checkpoint(folder.checkpoint, method, stepper.optimizer, plan, step)
-                    last_saved = time.monotonic()
+                    last_saved, saved = time.monotonic(), step
                 if wants_stop:
                     return TrainingOutcome(step, step == plan.steps, frozenset(skipped), time.monotonic() - began)
     finally:
@@ -180,6 +202,16 @@ def train(
 def share_size(plan: TrainingPlan) -> int:
     """Images that one process computes at a time."""
     return plan.batch_size // plan.num_slots
+
+
+def _named(images: list[int], image_name: Callable[[int], str], folder: RunFolder | None) -> str:
+    """Name the images of a step that failed: some in the sentence, all of them in a file of the folder."""
+    names = [image_name(i) for i in images]
+    shown = f"Images: {', '.join(names[:4])}"
+    if folder is None:
+        return f"{shown}."
+    folder.write_text(folder.not_finite, "".join(f"{name}\n" for name in names))
+    return f"{shown}{f' and {len(names) - 4} more' if len(names) > 4 else ''} (all in {folder.not_finite})."
 
 
 def _halved(plan: TrainingPlan) -> TrainingPlan:
@@ -240,13 +272,29 @@ class _Clock:
     def report(self, done: int, loss: float, device: torch.device) -> StepReport:
         speed = self.speed()
         left = (self._plan.steps - done) * self._plan.batch_size
-        memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss
         return StepReport(
             done,
             self._plan.steps,
             loss,
             speed["images_per_s"],
             speed["data_wait"],
-            memory,
+            _memory_bytes(device),
             left / max(speed["images_per_s"], 1e-9),
         )
+
+
+class _Costs:
+    """What this process has used since the start of the training."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._began = device, time.monotonic()
+        self._joules = energy_meter(device)
+
+    def so_far(self) -> dict[str, float]:
+        """Seconds, memory (resident, or the GPU's peak), and joules where the device tells."""
+        found = {"seconds": time.monotonic() - self._began, "memory_bytes": float(_memory_bytes(self._device))}
+        return found if self._joules is None else found | {"energy_joules": self._joules()}
+
+
+def _memory_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss

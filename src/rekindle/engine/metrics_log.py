@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rekindle.core.files import write_atomically
+import numpy as np
+from numpy.typing import NDArray
+
+from rekindle.core.files import storage_error, write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+Pictures: TypeAlias = Mapping[str, NDArray[np.uint8]]
+"""Name -> bytes [H, W, 3]."""
 
 
 class MetricsLog:
@@ -24,7 +32,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, start_step: int, tensorboard: bool) -> None:
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
         write_atomically(path, lambda stream: stream.write("".join(f"{line}\n" for line in kept).encode()))
-        self._stream = path.open("a", encoding="utf-8")
+        self._path, self._stream = path, path.open("a", encoding="utf-8")
         self._board: SummaryWriter | None = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -33,20 +41,50 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Write one line for `step` (steps done)."""
-        self._stream.write(json.dumps({"step": step, **values, "speed": dict(speed)}) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps({"step": step, **values, "speed": dict(speed)}) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise storage_error(self._path, error) from error
         if self._board is not None:
             for name, value in {**values, **{f"speed/{k}": v for k, v in speed.items()}}.items():
                 self._board.add_scalar(name, value, step)
 
+    def sync(self) -> None:
+        """Have the lines on the disk: a checkpoint must not outlive the lines of its steps when the power goes."""
+        os.fsync(self._stream.fileno())
+
+    def show(self, step: int, pictures: Pictures) -> None:
+        """Put pictures into TensorBoard; nothing without it."""
+        if self._board is not None:
+            for name, pixels in pictures.items():
+                self._board.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
+
     def close(self) -> None:
-        """Flush and close."""
-        self._stream.close()
+        """Flush and close; a line that a full disk refused is given up, as its error has been told."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
         if self._board is not None:
             self._board.close()
 
 
 SCHEDULES = {"step", "speed", "lr", "weight_decay", "momentum", "teacher_temperature", "epoch"}
+
+
+def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read the lines of a log that can be read, in order, and how many cannot (a crash leaves half a line; NaN is read)."""
+    if not path.is_file():
+        return [], 0
+    lines, broken = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            content = json.loads(line)
+            content["step"] = int(content["step"])
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+            continue
+        lines.append(content)
+    return lines, broken
 
 
 def read_curves(path: Path) -> tuple[list[int], dict[str, list[float]]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rekindle.core.options import Options
 
@@ -56,3 +56,15 @@ class EngineOptions(Options):
     """Steps between lines of metrics.jsonl and TensorBoard."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
+    pictures_every: int = Field(0, ge=0)
+    """Steps between pictures in TensorBoard: tokens as colours against the base's, attention, what the method draws; 0: none.
+    Needs --engine.tensorboard. The method's pictures of the end are written to the run's folder either way."""
+
+    @model_validator(mode="after")
+    def _somewhere_to_show(self) -> EngineOptions:
+        if self.pictures_every and not self.tensorboard:
+            raise ValueError(
+                f"pictures_every = {self.pictures_every} shows pictures in TensorBoard, which tensorboard = False switches "
+                "off; leave one of the two out"
+            )
+        return self

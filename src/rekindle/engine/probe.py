@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from rekindle.core.files import write_atomically
 from rekindle.engine.metrics_log import MetricsLog
@@ -32,6 +32,29 @@ class Reading:
     alarms: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where the headline was best, and where it is now.
+
+    Attributes:
+        step: of the best headline.
+        headline: the best, higher is better.
+        last_step: of the last measurement.
+        last: headline there.
+
+    """
+
+    step: int
+    headline: float
+    last_step: int
+    last: float
+
+    @property
+    def has_fallen(self) -> bool:
+        """Whether it was better before."""
+        return self.headline > self.last
+
+
 @dataclass
 class Probe:
     """When to measure, and what becomes of it.
@@ -43,14 +66,15 @@ class Probe:
         save_best: called with the step when the headline is better than ever before.
         every: steps between measurements; None: as often as keeps their cost under 8 % of the time. The first step, before
             anything has moved, and the last one are always measured.
+        standing: of the headline, once it was measured.
 
     """
 
     measure: Callable[[], Reading]
     save_best: Callable[[int], None]
     every: int | None = None
+    standing: Standing | None = None
     _log: MetricsLog | None = None
-    _best: tuple[int, float] | None = None
     _free_again: float = 0.0
     _told: set[str] = field(default_factory=set)
 
@@ -60,7 +84,7 @@ class Probe:
         if start and folder.best_probe.exists():
             before = json.loads(folder.best_probe.read_text(encoding="utf-8"))
             if before["step"] <= start:
-                self._best = before["step"], before["headline"]
+                self.standing = Standing(**before)
 
     def is_due(self, step: int, total: int) -> bool:
         """Whether to measure after `step` of `total` steps."""
@@ -82,15 +106,28 @@ class Probe:
             if alarm not in self._told:
                 self._told.add(alarm)
                 watcher.message(f"warning at step {step}: {alarm}")
-        if reading.headline is not None and (self._best is None or reading.headline > self._best[1]):
-            self._best = step, reading.headline
-            text = json.dumps({"step": step, "headline": reading.headline}) + "\n"
-            write_atomically(folder.best_probe, lambda stream: stream.write(text.encode()))
+        if reading.headline is None:
+            return
+        is_best = self.standing is None or reading.headline > self.standing.headline
+        best = (
+            (step, reading.headline)
+            if self.standing is None or is_best
+            else (self.standing.step, self.standing.headline)
+        )
+        self.standing = Standing(*best, step, reading.headline)
+        text = json.dumps(asdict(self.standing)) + "\n"
+        write_atomically(folder.best_probe, lambda stream: stream.write(text.encode()))
+        if is_best:
             self.save_best(step)
+
+    def sync(self) -> None:
+        """Have what was measured on the disk."""
+        if self._log is not None:
+            self._log.sync()
 
     def close(self, watcher: Watcher) -> None:
         """End, and tell which step was best."""
         if self._log is not None:
             self._log.close()
-        if self._best is not None:
-            watcher.message(f"the best probe was at step {self._best[0]} ({self._best[1]:.4g})")
+        if self.standing is not None:
+            watcher.message(f"the best probe was at step {self.standing.step} ({self.standing.headline:.4g})")

@@ -19,17 +19,22 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: os.stat_result | None = None
         self.config = self.path / "config.yaml"
+        self.sources = self.path / "sources.json"
+        self.sessions = self.path / "sessions.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.log = self.path / "run.log"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.weights = self.path / "model.safetensors"
         self.description = self.path / "model.json"
+        self.not_finite = self.path / "not_finite.txt"
         self.skipped = self.path / "skipped.txt"
         self.pictures = self.path / "pictures"
         self.probes = self.path / "probes.jsonl"
         self.best_probe = self.path / "best_probe.json"
         self.best = self.path / "best"
+        self.last = self.path / "last"
 
     @property
     def holds_run(self) -> bool:
@@ -87,8 +92,26 @@ class RunFolder:
                 raise RequestError(
                     f"--out {self.path} is in use by another running process; wait for it, or choose another folder"
                 ) from error
-            yield
+            self._lock = os.fstat(stream.fileno())
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def require_still_there(self) -> None:
+        """Raise RekindleError if the locked folder was removed or replaced: writing on would leave parts of a run."""
+        if self._lock is None:
+            return
+        try:
+            found = os.stat(self.path / ".lock")
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (self._lock.st_dev, self._lock.st_ino):
+            raise RekindleError(
+                f"--out {self.path} was removed or replaced while the run worked in it; what was trained is lost with it. Start "
+                "again, into a folder that stays"
+            )
 
     def write_text(self, path: Path, text: str) -> None:
         """Write one of the run's text files atomically."""
-        write_atomically(path, lambda stream: stream.write(text.encode()))
+        write_atomically(path, lambda stream: stream.write(text.encode(errors="backslashreplace")))

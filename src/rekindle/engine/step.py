@@ -46,6 +46,14 @@ class StepOutcome:
     grad_norm: float
 
 
+class NotFinite(RekindleError):
+    """A loss or gradient that is no finite number; nothing has moved. `images` are this process's, by position in the source."""
+
+    def __init__(self, what: str, step: int, images: list[int]) -> None:
+        super().__init__(f"{what} is not finite at step {step}; nothing has moved")
+        self.images = images
+
+
 class _Sealed(Generic[Value]):
     """Carries frozen dataclasses through Fabric's wrapper, which would otherwise try to convert their fields."""
 
@@ -104,30 +112,33 @@ class Stepper:
         """Do one optimizer step.
 
         Args: step, how many were done before; next_share, gives this process's next share of the batch.
-        Raises: RekindleError if loss or gradient is not finite; weights, teacher and centres have then not moved.
+        Raises: NotFinite if loss or gradient is not; weights, teacher and centres have then not moved.
         """
         start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
         lr, decay = set_schedule(self.optimizer, self._optim, start, plan.batch_size, self._head_steps)
         accumulate = plan.num_slots // world_size()
         values: dict[str, float] = defaultdict(float)
+        seen: list[int] = []
         for micro in range(accumulate):
             batch = next_share()
+            seen += batch.image_index.tolist()
             slot = micro * world_size() + rank()
             progress = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, slot, plan.num_slots)
             with self._fabric.no_backward_sync(self._module, enabled=micro < accumulate - 1):
                 with seeded_default(plan.seed, "step", step, slot):
                     breakdown: LossBreakdown = self._module(_Sealed((batch, progress))).value
                 scalars = _scalars(breakdown)
-                _require_finite(scalars, breakdown, batch, step)
+                if not math.isfinite(scalars["loss"]):
+                    bad = [name for name in breakdown.terms if not math.isfinite(scalars[name])] or list(
+                        breakdown.terms
+                    )
+                    raise NotFinite(f"the loss (term {', '.join(bad)})", step, batch.image_index.tolist())
                 self._fabric.backward(breakdown.total / accumulate)
             for name, value in scalars.items():
                 values[name] += value / accumulate
         norm = float(clip_per_tensor(self.trained, self._optim.clip_norm))
         if not math.isfinite(norm):
-            raise RekindleError(
-                f"a gradient is not finite at step {step}; nothing has moved. Lower --optim.lr-per-256 or use "
-                f"--precision fp32, then continue from the last checkpoint with --resume"
-            )
+            raise NotFinite("a gradient", step, seen)
         self.method.before_step(start)
         if step < self._head_steps:
             for parameter in self._waiting:
@@ -157,14 +168,3 @@ def _scalars(breakdown: LossBreakdown) -> dict[str, float]:
     named = {"loss": breakdown.total.detach(), **breakdown.terms, **breakdown.stats}
     stacked = all_sum(torch.stack([v.float() for v in named.values()])) / world_size()
     return dict(zip(named, stacked.tolist(), strict=True))
-
-
-def _require_finite(scalars: dict[str, float], breakdown: LossBreakdown, batch: ViewBatch, step: int) -> None:
-    if math.isfinite(scalars["loss"]):
-        return
-    bad = [name for name in breakdown.terms if not math.isfinite(scalars[name])] or list(breakdown.terms)
-    images = ", ".join(str(i) for i in batch.image_index.tolist()[:8])
-    raise RekindleError(
-        f"the loss is not finite at step {step} (term {', '.join(bad)}; images number {images}); nothing has moved. Lower "
-        "--optim.lr-per-256 or use --precision fp32, then continue from the last checkpoint with --resume"
-    )

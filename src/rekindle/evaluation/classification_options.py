@@ -151,6 +151,19 @@ _TEC: dict[str, object] = {
 """TEC, table 15, for a ViT-B."""
 
 
+_GLARE: dict[str, object] = {
+    "epochs": 100.0,
+    "warmup_epochs": 5.0,
+    "batch_size": 128,
+    "lr": 1e-4,
+    "head_lr_scale": 1.0,
+    "layer_decay": 1.0,
+    "crop_area": (0.35, 1.0),
+}
+"""GLARE, specification 9.2 (the paper gives no recipe): the class token, weight decay 0.05, smoothing 0.1, drop path 0.1 and
+224 px are the defaults."""
+
+
 class FinetuneOptions(TrainingOptions):
     """Classification by fine-tuning the whole network (E9; TEC, section 13)."""
 
@@ -177,6 +190,8 @@ class FinetuneOptions(TrainingOptions):
             "augmentation": "3-augment",
             "random_erasing": 0.0,
         },
+        "derm7pt": _GLARE,
+        "covidx": _GLARE,
         "tec-mae": _TEC,
         "tec-ibot": _TEC | {"layer_decay": 0.65},
         "tec-large": _TEC | {"epochs": 50.0, "warmup_epochs": 5.0, "layer_decay": 0.65, "final_lr": 1e-5},

@@ -25,7 +25,6 @@ from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.cluster_matching import named_statistics, one_to_one
 from rekindle.evaluation.dense_features import extract_each, resize_image, resize_labels
 from rekindle.evaluation.options import DenseRetrievalOptions
-from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
 from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.shared_features import Sizing
@@ -167,7 +166,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
         memory, labels = self._memory(seed)
         size, num_classes = self.config.size_px, self.test.num_classes
         side = size // self.extractor.patch_size
-        counted = []
+        counted, kept = [], self.maps()
         for index, query in enumerate(self._queries):
             found = retrieve(
                 query.to(memory),
@@ -180,10 +179,12 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             maps = functional.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
             mask = resize_labels(self.test.mask(index), (size, size))
             prediction = maps.argmax(dim=1)[0].cpu()
-            count = image_statistics if self.config.compat == "none" else image_confusion
-            counted.append(count(prediction, mask, num_classes, self.test.ignore_index))
+            if self.config.compat == "none":
+                counted.append(kept.count(index, prediction, mask))
+            else:
+                counted.append(image_confusion(prediction, mask, num_classes, self.test.ignore_index))
         if self.config.compat == "none":
-            return self.outcome(np.stack(counted), seed, memory_patches=len(memory))
+            return self.outcome(np.stack(counted), seed, maps=kept, memory_patches=len(memory))
         return self._matched(np.stack(counted), seed, memory_patches=len(memory))
 
     def _matched(self, confusions: NDArray[np.int64], seed: int, *, memory_patches: int) -> Outcome:

@@ -13,6 +13,7 @@ from torch import nn
 
 from rekindle.evaluation.pyramid_options import FpnOptions
 from rekindle.evaluation.trained_segmentation import TrainedSegmentation
+from rekindle.evaluation.without_prefix import drop_prefix
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.dpt import quarters
 from rekindle.networks.pyramid import SemanticFpn
@@ -23,6 +24,11 @@ class Fpn(TrainedSegmentation[FpnOptions]):
 
     Config = FpnOptions
     FINAL_NORM = False
+
+    def trim(self, backbone: Backbone) -> None:
+        """Take the class token and the registers away, if asked to."""
+        if self.config.drop_prefix:
+            drop_prefix(backbone)
 
     def decoder(self, backbone: Backbone) -> nn.Module:
         """Pyramid, neck and head."""

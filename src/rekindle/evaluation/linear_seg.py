@@ -24,7 +24,6 @@ from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.dense_features import extract_each, fitted_size, resize_image, resize_labels
 from rekindle.evaluation.fitting import endless_order
 from rekindle.evaluation.options import LinearSegOptions
-from rekindle.evaluation.pixel_counts import image_statistics
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
 
 WARMUP_RATIO = 1e-6
@@ -103,16 +102,15 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
     def run(self, seed: int) -> Outcome:
         """Train a head and count its pixels on the test images."""
         head = self._trained_head(seed).eval()
-        num_classes, ignore = self.test.num_classes, self.test.ignore_index
-        statistics = []
+        maps, statistics = self.maps(), []
         with torch.no_grad():
             for index, cached in enumerate(self._test_cache):
                 labels = self.test.mask(index)
                 logits = head(cached.rows.to(self.extractor.device).float())
                 upsampled = _upsampled(logits[None], cached.grid, (labels.shape[0], labels.shape[1]))
-                statistics.append(image_statistics(upsampled.argmax(1)[0].cpu(), labels, num_classes, ignore))
+                statistics.append(maps.count(index, upsampled.argmax(1)[0].cpu(), labels))
         moved = sum(p.numel() for p in head.parameters())
-        return self.outcome(np.stack(statistics), seed, trained_parameters=moved)
+        return self.outcome(np.stack(statistics), seed, maps=maps, trained_parameters=moved)
 
     def _trained_head(self, seed: int) -> LinearHead:
         config, device = self.config, self.extractor.device

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
-def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    """Count the pixels of one image (or several): [3, C] of intersection, label and predicted area.
+def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
+    """Count the pixels of each true class (rows) and predicted class of one image (or several): [C, C].
 
     Args:
         prediction: class ids in [0, C).
@@ -23,8 +23,17 @@ def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore
     matrix = multiclass_confusion_matrix(
         prediction, label, num_classes=num_classes, ignore_index=ignore_index, validate_args=False
     )
-    counts = torch.stack([matrix.diagonal(), matrix.sum(dim=1), matrix.sum(dim=0)])
-    return counts.cpu().numpy().astype(np.int64)
+    return matrix.cpu().numpy().astype(np.int64)
+
+
+def statistics_of(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return intersection, label and predicted area of each class, [3, C], of a matrix [true C, predicted C]."""
+    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)])
+
+
+def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
+    """Count the pixels of one image (or several): [3, C] of intersection, label and predicted area; see `confusion_matrix`."""
+    return statistics_of(confusion_matrix(prediction, label, num_classes, ignore_index))
 
 
 def reduce_zero_label(labels: Tensor, ignore_index: int = 255) -> Tensor:

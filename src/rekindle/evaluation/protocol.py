@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar, runtime_checkable
+from typing import ClassVar, Generic, Self, TypeVar, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -17,6 +18,7 @@ from rekindle.core.options import Options
 from rekindle.core.rng import generator
 from rekindle.data.segmentation import SegmentationFolder
 from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.predicted_maps import PredictedMaps
 from rekindle.evaluation.score import Rows, Score, shown
 from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.shared_features import SharedFeatures
@@ -53,6 +55,7 @@ class Outcome:
         counts: what went in (images, training images, pixels, ...).
         extras: further metrics, which have no interval.
         tables: by name, a header and lines of what is finer than items; written beside the result.
+        maps: what was kept of predicted class maps, where there are any.
 
     """
 
@@ -62,6 +65,7 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     extras: dict[str, float] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
+    maps: PredictedMaps | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -114,6 +118,8 @@ class Protocol(ABC, Generic[Settings, Data]):
         test: data that the metrics are of; the same classes.
         news: takes one line of progress.
         part: which of the training items each seed learns from.
+        features: of the network, shared with other protocols.
+        keep_images: how many of the worst and of the best test images an outcome keeps, where it has class maps.
 
     """
 
@@ -132,10 +138,12 @@ class Protocol(ABC, Generic[Settings, Data]):
         news: News = lambda text: None,
         part: TrainingPart = TrainingPart(),
         features: SharedFeatures | None = None,
+        keep_images: int = 0,
     ) -> None:
         self.features = features or SharedFeatures(extractor)
         self.config, self.extractor = config, extractor
         self._train, self.test, self.news, self.part = train, test, news, part
+        self.keep_images = keep_images
 
     @property
     def train(self) -> Data:
@@ -146,6 +154,12 @@ class Protocol(ABC, Generic[Settings, Data]):
     def training_indices(self, seed: int) -> list[int]:
         """Positions of the training items that a seed learns from."""
         return self.part.indices(self.train.items, seed)
+
+    def learning_from(self, part: TrainingPart) -> Self:
+        """Return the same protocol, with what `prepare` made, that learns from another part of the training items."""
+        other = copy.copy(self)
+        other.part = part
+        return other
 
     @abstractmethod
     def check(self) -> None:
@@ -172,6 +186,7 @@ class SegmentationProtocol(Protocol[Settings, SegmentationFolder]):
         *,
         headline: str = "mIoU",
         extras: dict[str, float] | None = None,
+        maps: PredictedMaps | None = None,
         **counts: int,
     ) -> Outcome:
         """Put names and the usual counts to the pixel counts [n, 3, C] of the test images; see `segmentation_metrics`."""
@@ -182,6 +197,9 @@ class SegmentationProtocol(Protocol[Settings, SegmentationFolder]):
             "pixels": int(statistics[:, 1].sum()),
         }
         rows = np.reshape(statistics, (len(statistics), -1))
-        return Outcome(
-            self.test.items, rows, MeanIou(class_names=self.test.names, headline=headline), sizes | counts, extras or {}
-        )
+        score = MeanIou(class_names=self.test.names, headline=headline)
+        return Outcome(self.test.items, rows, score, sizes | counts, extras or {}, maps=maps)
+
+    def maps(self) -> PredictedMaps:
+        """Return what takes the maps of the test images and counts them."""
+        return PredictedMaps(self.test, self.keep_images)

@@ -45,6 +45,8 @@ class EvalResult(Options):
     """Which of them is the headline, and how it follows from the rows of the items."""
     per_item: str | None
     """CSV of the values of single items, relative to this file."""
+    maps: str | None = None
+    """Folder of the confusion matrix and of pictures of the class maps, relative to this file; none without class maps."""
     counts: dict[str, int]
     """Images, pixels and classes that went in."""
     software: dict[str, str]

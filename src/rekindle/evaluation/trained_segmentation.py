@@ -23,6 +23,7 @@ from rekindle.evaluation.label_images import label_map, sliding_logits, whole_lo
 from rekindle.evaluation.labelled_crops import LabelledCrops, batches
 from rekindle.evaluation.oracle import relabelled
 from rekindle.evaluation.pixel_counts import image_statistics
+from rekindle.evaluation.predicted_maps import PredictedMaps
 from rekindle.evaluation.protocol import Outcome, SegmentationProtocol
 from rekindle.evaluation.score import Rows
 from rekindle.evaluation.scores import MeanIou
@@ -101,6 +102,9 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
     def blocks(self, backbone: Backbone) -> Sequence[int]:
         """Indices of the blocks that the decoder reads."""
 
+    def trim(self, backbone: Backbone) -> None:
+        """Change the copy of the backbone that is trained, before there is a decoder; nothing unless a protocol says so."""
+
     def check(self) -> None:
         """Refuse sizes that the patch does not divide, and a warm-up longer than the training."""
         config, patch = self.config, self.extractor.patch_size
@@ -133,7 +137,8 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         indices = self.training_indices(seed)
         config = self.config.model_copy(update={"steps": self._steps(seed)})
         network = self.trained(indices, self.searched(indices, config, seed), seed)
-        tested = self.tested(network, self.test, range(len(self.test)))
+        maps = self.maps()
+        tested = self.tested(network, self.test, range(len(self.test)), maps)
         score = MeanIou(class_names=self.test.names)
         flat = {name: rows.reshape(len(rows), -1) for name, rows in vars(tested).items()}
         plain, oracle = score.value(flat["plain"]), score.value(flat["oracle"])
@@ -144,6 +149,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             seed,
             headline=config.headline,
             extras={"oracle-mIoU": oracle} if is_plain else {"mIoU": plain},
+            maps=maps,
             trained_parameters=moved,
             steps=config.steps,
         )
@@ -158,7 +164,8 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         held, kept = [indices[i] for i in order[:judged]], sorted(indices[i] for i in order[judged:])
         score, best, best_value = MeanIou(class_names=self.test.names), candidates[0], -1.0
         for candidate in candidates:
-            tested = self.tested(self.trained(kept, candidate, seed), self.train, held)
+            network, maps = self.trained(kept, candidate, seed), PredictedMaps(self.train, keep=0)
+            tested = self.tested(network, self.train, held, maps)
             value = score.value(tested.plain.reshape(len(held), -1))
             told = f"{candidate.optimizer}, lr {candidate.lr:g}, drop_path {candidate.drop_path:g}"
             self.news(f"search: {told}: mIoU {100 * value:.2f} %")
@@ -171,6 +178,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         device = self.extractor.device
         backbone = self.extractor.trainable_copy()
         backbone.set_drop_path(config.drop_path)
+        self.trim(backbone)
         with seeded_default(seed, "decoder"):
             decoder = self.decoder(backbone).to(device)
         network = Segmenter(
@@ -201,8 +209,10 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         return network.eval()
 
     @torch.no_grad()
-    def tested(self, network: Segmenter, data: SegmentationFolder, indices: Sequence[int]) -> Tested:
-        """Label images whole or in windows, at their own size, and count pixels."""
+    def tested(
+        self, network: Segmenter, data: SegmentationFolder, indices: Sequence[int], maps: PredictedMaps
+    ) -> Tested:
+        """Label images whole or in windows, at their own size, and count pixels; `maps` keeps what was predicted."""
         config, patch = self.config, self.extractor.patch_size
         found: tuple[list[Rows], list[Rows]] = [], []
         for index in indices:
@@ -219,8 +229,8 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             prediction = label_map(logits, (height, width)).to("cpu")
             classes, ignored = data.num_classes, data.ignore_index
             by_oracle = relabelled(prediction, label, classes, ignored, components=config.regions == "components")
-            for rows, labels in zip(found, (prediction, by_oracle), strict=True):
-                rows.append(image_statistics(labels, label, classes, ignored))
+            found[0].append(maps.count(index, prediction, label))
+            found[1].append(image_statistics(by_oracle, label, classes, ignored))
         return Tested(np.stack(found[0]), np.stack(found[1]))
 
     def _steps(self, seed: int) -> int:

@@ -20,6 +20,7 @@ from rekindle.assess import Comparison, Row
 from rekindle.config import import_named
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import storage_error
+from rekindle.core.text_files import read_yaml
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.exporting import FORMATS
 from rekindle.exporting.card import model_card
@@ -163,7 +164,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise RequestError(f"{path} cannot be read ({str(error).splitlines()[0]}); restore it from a copy") from error
     return content if isinstance(content, dict) else {}

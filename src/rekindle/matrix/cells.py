@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from rekindle.adapters.saved import read_description
 from rekindle.config import PretrainOptions, Resolved, leaves, overlay, read_run_file, resolve
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.options import Options
 from rekindle.data.images import find_images
 from rekindle.engine.run_folder import RunFolder
-from rekindle.matrix.grid import Grid, Tree, folder_name
+from rekindle.matrix.columns import folder_name, share_told
+from rekindle.matrix.grid import Grid, Tree
 from rekindle.methods import METHODS
 from rekindle.networks.create import FILE_SUFFIXES
 from rekindle.planning import plan_steps
@@ -23,6 +25,10 @@ from rekindle.recipes import with_recipe
 
 MAY_CHANGE = ("out", "devices", "data", "engine")
 """Options that a run may continue with changed, as with `rekindle pretrain --resume`."""
+GIVEN = "as it is"
+"""Framework of a run that is given and not trained here."""
+Kind = tuple[str, str, str, float]
+"""Start, method, framework, share of the images."""
 
 
 class Key(Options):
@@ -36,19 +42,23 @@ class Key(Options):
     """Name of the framework."""
     seed: int
     """Seed of the training."""
+    images: float = 1.0
+    """Share of the images that it learns from."""
 
     def __str__(self) -> str:
-        return f"{self.start} / {self.method} / {self.framework} / seed {self.seed}"
+        share = "" if self.images == 1.0 else f" / {share_told(self.images)} of the images"
+        return f"{self.start} / {self.method} / {self.framework}{share} / seed {self.seed}"
 
     @property
-    def kind(self) -> tuple[str, str, str]:
-        """What the trainings that are pooled have in common: start, method, framework."""
-        return self.start, self.method, self.framework
+    def kind(self) -> Kind:
+        """What the trainings that are pooled have in common."""
+        return self.start, self.method, self.framework, self.images
 
     @property
     def folder(self) -> Path:
         """Where the cell's files lie, below `runs` and below `results/<protocol>`."""
-        return Path(*map(folder_name, (self.start, self.method, self.framework)), f"seed-{self.seed}")
+        share = () if self.images == 1.0 else (f"images-{self.images:.6g}",)
+        return Path(*map(folder_name, (self.start, self.method, self.framework)), *share, f"seed-{self.seed}")
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,15 @@ class Cell:
 
 
 def keys(grid: Grid) -> Iterator[Key]:
-    """The cells that are not skipped, in the order of the file; seeds vary fastest."""
-    for start, method, framework, seed in product(grid.starts, grid.methods, grid.frameworks, grid.seeds):
-        key = Key(start=start, method=method, framework=framework, seed=seed)
-        named = key.model_dump()
-        if not any(all(named[k] == v for k, v in skip.model_dump(exclude_none=True).items()) for skip in grid.skip):
-            yield key
+    """The cells that are not skipped, in the order of the file; seeds vary fastest. A run that is given is one cell."""
+    for start, (method, entry) in product(grid.starts, grid.methods.items()):
+        frameworks = (GIVEN,) if entry.run else tuple(grid.frameworks)
+        shares, seeds = ((1.0,), (0,)) if entry.run else (grid.image_fractions, grid.seeds)
+        for framework, share, seed in product(frameworks, shares, seeds):
+            key = Key(start=start, method=method, framework=framework, seed=seed, images=share)
+            named = key.model_dump()
+            if not any(all(named[k] == v for k, v in s.model_dump(exclude_none=True).items()) for s in grid.skip):
+                yield key
 
 
 def cell_tree(grid: Grid, key: Key) -> Tree:
@@ -111,8 +124,23 @@ def cell_tree(grid: Grid, key: Key) -> Tree:
     ):
         overlay(tree, {name: value for name, value in layer.items() if name == method or name not in METHODS})
     overlay(tree, entry.set)
+    if key.images != 1.0:
+        overlay(tree, {"data": {"fraction": key.images, "fraction_seed": grid.fraction_seed}})
     decided = {"images": grid.images, "out": str(Path(grid.out) / "runs" / key.folder), "seed": key.seed}
     return {"method": method} | tree | decided
+
+
+def given_cell(grid: Grid, key: Key, where: str) -> Cell:
+    """Return a finished run as a cell. Raises: RequestError if it is none."""
+    place, run = f"{where}: methods.{key.method}.run", grid.methods[key.method].run
+    folder = RunFolder(Path(run).expanduser())
+    try:
+        steps = int(read_description(folder.path)["steps"])
+        stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
+    except RequestError as error:
+        raise placed(error, place) from None
+    options = stored.options.model_copy(update={"out": str(folder.path)})
+    return Cell(key, replace(stored, options=options), steps)
 
 
 def resolve_cell(grid: Grid, key: Key, where: str) -> Resolved:
@@ -137,16 +165,22 @@ def plan_cells(grid: Grid, where: str) -> list[Cell]:
     names = list(keys(grid))
     if not names:
         raise RequestError(f"{where}: skip leaves no cell")
-    found = [(key, resolve_cell(grid, key, where)) for key in names]
-    for key, resolved in found:
+    given = {key: given_cell(grid, key, where) for key in names if grid.methods[key.method].run}
+    found = {key: resolve_cell(grid, key, where) for key in names if key not in given}
+    for key, resolved in found.items():
         _check_start(resolved.options, f"{where}, cell {key}")
     try:
-        num_images = len(find_images(grid.images))
+        source = find_images(grid.images) if found else None
     except RequestError as error:
         raise placed(error, where) from None
     cells = []
-    for key, resolved in found:
-        place = f"{where}, cell {key}"
+    for key in names:
+        if key in given:
+            cells.append(given[key])
+            continue
+        assert source is not None
+        place, resolved = f"{where}, cell {key}", found[key]
+        num_images = len(source.share(key.images, grid.fraction_seed))
         try:
             whole = with_recipe(resolved, num_images)
             cell = Cell(key, whole, plan_steps(whole.options, num_images).steps)
@@ -177,7 +211,7 @@ def refuse_other_options(cell: Cell) -> None:
 def _comparable(options: PretrainOptions) -> dict[str, Any]:
     """Dotted name -> value of what a run may not change while it continues."""
     tree = {name: value for name, value in options.model_dump(mode="json").items() if name not in MAY_CHANGE}
-    flat = {}
+    flat: dict[str, Any] = dict(options.data.chosen)
     for name in leaves(tree):
         value: Any = tree
         for part in name.split("."):

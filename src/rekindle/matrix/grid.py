@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +14,17 @@ from rekindle.assess_options import CompareOptions, compare_options, group_name,
 from rekindle.config import checked
 from rekindle.core.errors import RequestError, unknown_name
 from rekindle.core.options import Options
+from rekindle.core.text_files import read_yaml
+from rekindle.evaluation import PROTOCOLS
+from rekindle.matrix.columns import Column, Target, folder_name
 from rekindle.methods import METHODS
 
 Tree = dict[str, Any]
 """Options of a run, as in a run file."""
 DECIDED = {"images": "images", "out": "out", "seed": "seeds"}
 """Options of a run that the grid has at its top -> their names there."""
+CHOSEN = {"fraction": "image_fractions", "fraction_seed": "fraction_seed"}
+"""The same of its options under `data`."""
 
 
 class MethodEntry(Options):
@@ -30,6 +34,14 @@ class MethodEntry(Options):
     """Method (`rekindle list methods`); without it, the entry's name."""
     set: Tree = Field(default_factory=dict)
     """Options of these runs; they win over `common`, the start's and the framework's."""
+    run: str = ""
+    """A finished run that is measured as it is, instead of training; no other entry of the grid changes it."""
+
+    @model_validator(mode="after")
+    def _trains_or_is_given(self) -> MethodEntry:
+        if self.run and (self.method or self.set):
+            raise ValueError("run is a finished run, which method and set cannot change; leave them out")
+        return self
 
 
 class Skip(Options):
@@ -60,6 +72,8 @@ class Grid(Options):
     """Images to learn from, for all runs: whatever `rekindle pretrain --images` takes."""
     data: str = ""
     """Labelled images of the protocols: a folder, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
+    tests: dict[str, Target] = Field(default_factory=dict)
+    """Name -> more labelled images (as `data`, or a tree with data, protocols, split, train_split): columns of their own."""
     out: str = ""
     """Folder of the table, the runs and the results; --out on the command line wins."""
     protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
@@ -76,6 +90,10 @@ class Grid(Options):
     """Name in the table -> method and its options; `glare: {}` is the method glare as it is."""
     frameworks: dict[str, Tree] = Field(default_factory=lambda: {"adapters": {"train": "adapters"}})
     """Name -> options of the runs under it, such as {train: all} or {adapter: {kind: lora, rank: 16}}."""
+    image_fractions: tuple[float, ...] = Field((1.0,), min_length=1)
+    """Shares of `images` to learn from, each a run of its own; a smaller share is part of a larger one."""
+    fraction_seed: int = Field(0, ge=0)
+    """Draws these shares; the same for every run."""
     common: Tree = Field(default_factory=dict)
     """Options of every run; a method's group counts for the cells of that method. Order: common < start < framework < set."""
     skip: tuple[Skip, ...] = ()
@@ -86,6 +104,8 @@ class Grid(Options):
     """Split that heads learn from and memories hold."""
     train_fraction: float = Field(1.0, gt=0.0, le=1.0)
     """Share of it to learn from; each evaluation seed draws its own."""
+    train_fractions: tuple[float, ...] = ()
+    """Several such shares, each a column of its own, instead of `train_fraction`."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to measure (training has `accelerator`)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -94,6 +114,35 @@ class Grid(Options):
     """Draws of the bootstrap."""
     level: float = Field(0.95, gt=0.5, lt=1.0)
     """Coverage of the interval."""
+    worst_images: int = Field(4, ge=0)
+    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
+
+    @field_validator("image_fractions", "train_fractions")
+    @classmethod
+    def _shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < share <= 1 for share in shares) or len(set(shares)) < len(shares):
+            raise ValueError("shares are numbers above 0 and up to 1, each once")
+        return shares
+
+    @field_validator("tests", mode="before")
+    @classmethod
+    def _data_alone(cls, tests: Any) -> Any:
+        """`name: DATA` is short for `name: {data: DATA}`."""
+        if not isinstance(tests, dict):
+            return tests
+        return {name: {"data": entry} if isinstance(entry, str) else entry for name, entry in tests.items()}
+
+    @model_validator(mode="after")
+    def _one_kind_of_shares(self) -> Grid:
+        if self.train_fractions and self.train_fraction != 1.0:
+            raise ValueError("train_fraction and train_fractions are both given; keep one of them")
+        for name, target in self.tests.items():
+            if name in PROTOCOLS:
+                raise ValueError(f"tests.{name} has the name of a protocol, and their results would mix; rename it")
+            for protocol in target.protocols:
+                if protocol not in self.protocols:
+                    raise ValueError(f"tests.{name}: {protocol} is not among protocols = {list(self.protocols)}")
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -115,7 +164,7 @@ class Grid(Options):
             return entries
         return {name: {} if entry is None else entry for name, entry in entries.items()}
 
-    @field_validator("starts", "methods", "frameworks")
+    @field_validator("starts", "methods", "frameworks", "tests")
     @classmethod
     def _distinct_folders(cls, entries: dict[str, Any]) -> dict[str, Any]:
         taken: dict[str, str] = {}
@@ -130,13 +179,37 @@ class Grid(Options):
             taken[folder] = name
         return entries
 
-    def measuring(self, run: Tree | None = None) -> CompareOptions:
-        """How models are measured; `run` has the `init` and `network` that a start is read with."""
-        run = run or {}
-        groups = {group_name(name): getattr(self, group_name(name)).model_dump() for name in self.protocols}
-        shared = ("data", "split", "train_split", "train_fraction", "device", "precision", "resamples", "level")
+    @property
+    def trains(self) -> bool:
+        """Whether any entry of `methods` is to be trained."""
+        return any(not entry.run for entry in self.methods.values())
+
+    def columns(self) -> list[Column]:
+        """What every model is measured with: data by data, protocol by protocol, share by share."""
+        targets = ({"": Target(data=self.data)} if self.data else {}) | self.tests
+        return [
+            Column(
+                protocol=protocol,
+                test=test,
+                data=target.data,
+                split=target.split or self.split,
+                train_split=target.train_split or self.train_split,
+                train_fraction=share,
+                is_one_of_shares=bool(self.train_fractions),
+            )
+            for test, target in targets.items()
+            for protocol in target.protocols or self.protocols
+            for share in self.train_fractions or (self.train_fraction,)
+        ]
+
+    def measuring(self, column: Column, run: Tree | None = None) -> CompareOptions:
+        """How models are measured for a column; `run` has the `init` and `network` that a start is read with."""
+        run, group = run or {}, group_name(column.protocol)
+        shared = ("device", "precision", "resamples", "level", "worst_images")
         tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
-        return compare_options(tree | groups | {"protocol": self.protocols, "seeds": self.evaluation_seeds})
+        tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction"})
+        tree |= {group: getattr(self, group).model_dump(), "protocol": (column.protocol,)}
+        return compare_options(tree | {"seeds": self.evaluation_seeds})
 
 
 def read_grid(path: str | Path, *, out: str = "") -> Grid:
@@ -146,7 +219,7 @@ def read_grid(path: str | Path, *, out: str = "") -> Grid:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise RequestError(f"--grid {path}: {error.strerror}; give the path of a YAML grid") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -189,23 +262,18 @@ def check_grid(content: Mapping[str, Any], where: str = "grid") -> Grid:
     return grid
 
 
-def folder_name(name: str) -> str:
-    """A name of the grid as one folder: letters, digits and `._=+-`, without dots or dashes at its ends.
-
-    Example: "glare, no blur" -> "glare-no-blur".
-    """
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name)[:80].strip("-.")
-
-
 def _require(grid: Grid, where: str) -> None:
     examples = {
         "images": "images: my_images",
-        "data": "data: my_labelled_data",
         "out": "out: runs/table1, or --out on the command line",
         "starts": "starts: {dino: vit_small_patch16_224.dino}",
         "methods": "methods: {glare: {}}",
         "frameworks": "frameworks: {adapters: {train: adapters}}",
     }
+    if not grid.data and not grid.tests:
+        raise RequestError(f"{where}: data is missing; for example data: my_labelled_data (or several, under tests)")
+    if not grid.trains:
+        examples = {name: example for name, example in examples.items() if name not in ("images", "frameworks")}
     for name, example in examples.items():
         if not getattr(grid, name):
             raise RequestError(f"{where}: {name} is missing; for example {example}")
@@ -224,6 +292,11 @@ def _refuse_decided(grid: Grid, where: str) -> None:
         for option, home in DECIDED.items():
             if option in tree:
                 raise RequestError(f"{where}: {place}.{option} is for the whole grid to say; use {home} at the top")
+        for option, home in CHOSEN.items():
+            if option in (tree.get("data") or {}):
+                raise RequestError(
+                    f"{where}: {place}.data.{option}: which images count is for the whole grid; use {home}"
+                )
         if "method" in tree:
             raise RequestError(f"{where}: {place}.method: the methods of the cells stand under methods, one entry each")
         if "backbone" in tree and place in trees:

@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring one model with every protocol and seed of a grid; result files that are still valid are not made again."""
+"""Measuring one model with every column and seed of a grid; result files that are still valid are not made again."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rekindle.assess import Measurement, load_model, result_config
+from rekindle.assess import load_model
 from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.result import EvalResult, read_result, read_rows
 from rekindle.evaluation.score import Rows, Score
+from rekindle.matrix.columns import Column
 from rekindle.matrix.table import Scores
-from rekindle.measuring import LabelledData, LoadedModel, build_protocol
+from rekindle.measuring import AnyProtocol, LabelledData, LoadedModel, Measurement, build_protocol, result_config
+
+Requests = Mapping[str, CompareOptions]
+"""How a model is measured, by the name of the column."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model under one protocol.
+    """One model under one column.
 
     Attributes:
         scores: what the table says of it.
@@ -42,61 +47,56 @@ class Bench:
 
     Attributes:
         out: folder of the matrix.
-        data: what the protocols read.
+        columns: what every model is measured with.
+        data: what the protocols read, by the name of the data.
         watcher: told how it goes.
     """
 
     out: Path
-    data: LabelledData
+    columns: Sequence[Column]
+    data: Mapping[str, LabelledData]
     watcher: Watcher
 
-    def measure(self, name: str, model_hash: str, options: CompareOptions, place: Path) -> dict[str, Measured]:
-        """Return a model under every protocol, measuring what no valid result file holds.
+    def measure(self, name: str, model_hash: str, requests: Requests, place: Path) -> dict[str, Measured]:
+        """Return a model under every column, measuring what no valid result file holds.
 
         A file is valid if it is of the same tensors, data and seed, and has the fingerprint that would be measured.
 
         Args:
             name: MODEL; read only if something is to be measured.
             model_hash: of its tensors.
-            options: protocols, seeds, and how the model is read.
-            place: of its results, below results/<protocol>; the seed is added to its name.
+            requests: seeds, options, and how the model is read, by column.
+            place: of its results, below the column's folder; the seed is added to its name.
 
         Raises: RekindleError, RequestError as `rekindle evaluate` does.
         """
-        model: LoadedModel | None = None
+        reader = _Reader(self, name, model_hash)
         measured = {}
-        for protocol in options.protocol:
-            paths = [self.result_path(protocol, place, seed) for seed in range(options.seeds)]
-            sides = [self._kept(path, protocol, model_hash, options, seed) for seed, path in enumerate(paths)]
+        for column in self.columns:
+            options = requests[column.name]
+            paths = [self.result_path(column, place, seed) for seed in range(options.seeds)]
+            sides = [self._kept(path, column, model_hash, options, seed) for seed, path in enumerate(paths)]
             began, is_kept = time.monotonic(), None not in sides
             if not is_kept:
-                model = model or load_model(name, options, self.watcher)
-                if model.hash != model_hash:
-                    raise RekindleError(f"{name} has changed while the matrix ran; start the matrix again")
-                running = build_protocol(protocol, options, model, self.data, self.watcher.message)
-                running.check()
-                self.watcher.message(f"{protocol}: features of {name}")
-                running.prepare()
-                measurement = Measurement(protocol, running, model, self.data, options)
+                measurement = reader.measurement(column, options)
                 for seed, path in enumerate(paths):
                     if sides[seed] is None:
-                        result, outcome = measurement.of_seed(seed, path)
+                        result, outcome = measurement.of_seed(seed, path, draw=seed == 0)
                         sides[seed] = result, outcome.rows
             seconds = 0.0 if is_kept else time.monotonic() - began
-            measured[protocol] = _joined([side for side in sides if side is not None], paths, self.out, seconds)
+            measured[column.name] = _joined([side for side in sides if side is not None], paths, self.out, seconds)
         return measured
 
-    def num_results(self, options: CompareOptions, place: Path) -> int:
+    def num_results(self, num_seeds: int, place: Path) -> int:
         """How many of a model's result files are there, valid or not."""
-        seeds = range(options.seeds)
-        return sum(self.result_path(name, place, seed).exists() for name in options.protocol for seed in seeds)
+        return sum(self.result_path(c, place, seed).exists() for c in self.columns for seed in range(num_seeds))
 
-    def result_path(self, protocol: str, place: Path, seed: int) -> Path:
+    def result_path(self, column: Column, place: Path, seed: int) -> Path:
         """Where the result of one evaluation seed lies."""
-        return self.out / "results" / protocol / place.parent / f"{place.name}-eval-{seed}.json"
+        return self.out / "results" / column.folder / place.parent / f"{place.name}-eval-{seed}.json"
 
     def _kept(
-        self, path: Path, protocol: str, model_hash: str, options: CompareOptions, seed: int
+        self, path: Path, column: Column, model_hash: str, options: CompareOptions, seed: int
     ) -> tuple[EvalResult, Rows] | None:
         """Read a result if it is there and of this request."""
         if not path.exists():
@@ -107,9 +107,43 @@ class Bench:
         except RequestError as error:
             self.watcher.message(f"measuring again: {error}")
             return None
-        fingerprint = self.data.fingerprint(protocol, result_config(options, protocol))
+        data = self.data[column.test]
+        fingerprint = data.fingerprint(column.protocol, result_config(options, column.protocol))
         found = (result.model_hash, result.data, result.split, result.seed, result.fingerprint)
         return (result, rows) if found == (model_hash, options.data, options.split, seed, fingerprint) else None
+
+
+class _Reader:
+    """One model while it is measured: read once, and prepared once for all shares of the same labels."""
+
+    def __init__(self, bench: Bench, name: str, model_hash: str) -> None:
+        self._bench, self._name, self._hash = bench, name, model_hash
+        self._model: LoadedModel | None = None
+        self._test: str | None = None
+        self._prepared: dict[str, AnyProtocol] = {}  # the last one, by the name of its panel
+
+    def measurement(self, column: Column, options: CompareOptions) -> Measurement:
+        """Return what measures a column."""
+        say, data = self._bench.watcher.message, self._bench.data[column.test]
+        model = self._model = self._model or self._load(options)
+        if column.test != self._test:
+            model.features.forget()
+            self._test = column.test
+        protocol = build_protocol(column.protocol, options, model, data, say)
+        protocol.check()
+        if column.panel not in self._prepared:
+            say(f"{column.panel}: features of {self._name}")
+            self._prepared.clear()  # lets go of its features first
+            protocol.prepare()
+            self._prepared[column.panel] = protocol
+        running = self._prepared[column.panel].learning_from(protocol.part)
+        return Measurement(column.protocol, running, model, data, options)
+
+    def _load(self, options: CompareOptions) -> LoadedModel:
+        model = load_model(self._name, options, self._bench.watcher)
+        if model.hash != self._hash:
+            raise RekindleError(f"{self._name} has changed while the matrix ran; start the matrix again")
+        return model
 
 
 def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, seconds: float) -> Measured:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -17,11 +16,15 @@ from typing import Any
 
 from rekindle.adapters.saved import read_description
 from rekindle.assemble import pretrain
+from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.text_files import read_json
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.matrix.cells import Cell, Key, plan_cells
-from rekindle.matrix.grid import Grid, check_grid, folder_name, read_grid
+from rekindle.evaluation.overall import overall
+from rekindle.matrix.cells import Cell, Key, Kind, placed, plan_cells
+from rekindle.matrix.columns import folder_name
+from rekindle.matrix.grid import Grid, Tree, check_grid, read_grid
 from rekindle.matrix.measure import Bench, Measured
 from rekindle.matrix.pooling import pool
 from rekindle.matrix.starts import check_start, start_model, start_tree
@@ -94,18 +97,24 @@ def survey(grid: Grid, where: str) -> list[Plan]:
     Raises: RequestError as `run_matrix` does.
     """
     cells, bench = _planned(grid, where, LoggingWatcher())
-    options = grid.measuring()
-    wanted = len(options.protocol) * options.seeds
-    return [
-        Plan(c.key, c.state, c.steps, c.steps_done, bench.num_results(options, c.key.folder), wanted) for c in cells
-    ]
+    seeds = grid.evaluation_seeds
+    wanted = len(bench.columns) * seeds
+    return [Plan(c.key, c.state, c.steps, c.steps_done, bench.num_results(seeds, c.key.folder), wanted) for c in cells]
 
 
 def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Bench]:
     cells = plan_cells(grid, where)
     if RunFolder(grid.out).holds_run:
         raise RequestError(f"{where}: out = {grid.out} is the folder of a run; give the matrix one of its own")
-    return cells, Bench(Path(grid.out), LabelledData(grid.data, grid.train_split, grid.split, grid.protocols), watcher)
+    columns, data = grid.columns(), {}
+    for column in columns:
+        if column.test not in data:
+            protocols = [c.protocol for c in columns if c.test == column.test]
+            try:
+                data[column.test] = LabelledData(column.data, column.train_split, column.split, protocols)
+            except RequestError as error:
+                raise placed(error, f"{where}: tests.{column.test}") if column.test else error from None
+    return cells, Bench(Path(grid.out), columns, data, watcher)
 
 
 class _Matrix:
@@ -120,9 +129,9 @@ class _Matrix:
             name: StartRecord(name=name, model=start_model(grid, name), model_hash=found, scores={})
             for name, found in hashes.items()
         }
-        self.rows: dict[tuple[str, str, str], Row] = {}
-        self._start_side: dict[str, Measured] = {}  # of the start in hand, by protocol
-        self._sides: dict[int, dict[str, Measured]] = {}  # of the kind in hand: training seed -> by protocol
+        self.rows: dict[Kind, Row] = {}
+        self._start_side: dict[str, Measured] = {}  # of the start in hand, by column
+        self._sides: dict[int, dict[str, Measured]] = {}  # of the kind in hand: training seed -> by column
 
     def run(self) -> None:
         """Go through the cells in order; returns early, with `is_stopped`, where a training was asked to stop."""
@@ -149,7 +158,8 @@ class _Matrix:
         """The table as it stands."""
         return Table(
             grid=self.grid.model_dump(mode="json"),
-            protocols=list(self.grid.protocols),
+            protocols=[column.name for column in self.bench.columns],
+            columns=list(self.bench.columns),
             is_complete=all(record.state == "finished" for record in self.records),
             is_stopped=self.is_stopped,
             starts=list(self.starts.values()),
@@ -164,9 +174,11 @@ class _Matrix:
 
     def _measure_start(self, name: str) -> None:
         record = self.starts[name]
-        options = self.grid.measuring(start_tree(self.grid, name))
         self._start_side = self.bench.measure(
-            record.model, record.model_hash, options, Path(folder_name(name)) / "start"
+            record.model,
+            record.model_hash,
+            self._requests(start_tree(self.grid, name)),
+            Path(folder_name(name)) / "start",
         )
         scores = {protocol: side.scores for protocol, side in self._start_side.items()}
         self.starts[name] = record.model_copy(update={"scores": scores})
@@ -201,64 +213,68 @@ class _Matrix:
 
     def _measure_cell(self, index: int, cell: Cell) -> dict[str, Any]:
         found = str(read_description(cell.run.path)["model_hash"])
-        sides = self.bench.measure(str(cell.run.path), found, self.grid.measuring(), cell.key.folder)
+        sides = self.bench.measure(str(cell.run.path), found, self._requests(), cell.key.folder)
         self._sides[cell.key.seed] = sides
         self._pool(cell)
         seconds = self.records[index].measure_s + sum(side.seconds for side in sides.values())
         return {"model_hash": found, "scores": {p: s.scores for p, s in sides.items()}, "measure_s": seconds}
 
+    def _requests(self, run: Tree | None = None) -> dict[str, CompareOptions]:
+        return {column.name: self.grid.measuring(column, run) for column in self.bench.columns}
+
     def _pool(self, cell: Cell) -> None:
-        start, method, framework = cell.key.kind
         pooled, metrics = {}, {}
-        for protocol in self.grid.protocols:
-            sides = [by_protocol[protocol] for by_protocol in self._sides.values()]
-            pooled[protocol] = pool(
-                self._start_side[protocol].rows,
+        for column in self.bench.columns:
+            sides = [by_column[column.name] for by_column in self._sides.values()]
+            start = self._start_side[column.name]
+            pooled[column.name] = pool(
+                start.rows,
                 [side.rows for side in sides],
-                self._start_side[protocol].score,
+                start.score,
                 level=self.grid.level,
                 resamples=self.grid.resamples,
             )
-            metrics[protocol] = mean_metrics([side.scores for side in sides])
-        self.rows[cell.key.kind] = Row(
-            start=start,
-            method=method,
-            framework=framework,
-            seeds=list(self._sides),
-            failed={},
-            waiting=[],
-            pooled=pooled,
-            metrics=metrics,
-        )
+            metrics[column.name] = mean_metrics([side.scores for side in sides])
+        news = {
+            "seeds": list(self._sides),
+            "pooled": pooled,
+            "metrics": metrics,
+            "overall": overall({name: found.verdict for name, found in pooled.items()}, self.grid.level),
+        }
+        self.rows[cell.key.kind] = _empty_row(cell.key.kind).model_copy(update=news)
 
-    def _row(self, kind: tuple[str, str, str]) -> Row:
+    def _row(self, kind: Kind) -> Row:
         """The row of a kind, with what failed and what is missing as the records say."""
         own = [r for r in self.records if r.key.kind == kind]
         failed = {r.key.seed: r.error or "" for r in own if r.state == "failed"}
         waiting = [r.key.seed for r in own if r.state in ("waiting", "stopped")]
-        row = self.rows.get(kind)
-        if row is None:
-            start, method, framework = kind
-            row = Row(
-                start=start,
-                method=method,
-                framework=framework,
-                seeds=[],
-                failed={},
-                waiting=[],
-                pooled={},
-                metrics={},
-            )
+        row = self.rows.get(kind) or _empty_row(kind)
         return row.model_copy(update={"failed": failed, "waiting": waiting})
 
     def _update(self, index: int, **news: Any) -> None:
         self.records[index] = self.records[index].model_copy(update=news)
 
 
+def _empty_row(kind: Kind) -> Row:
+    start, method, framework, images = kind
+    return Row(
+        start=start,
+        method=method,
+        framework=framework,
+        images=images,
+        seeds=[],
+        failed={},
+        waiting=[],
+        pooled={},
+        metrics={},
+        overall=None,
+    )
+
+
 def _waiting(cell: Cell, out: Path, train_s: float, measure_s: float) -> CellRecord:
     return CellRecord(
         key=cell.key,
-        run=str(cell.run.path.relative_to(out)),
+        run=str(cell.run.path.relative_to(out) if cell.run.path.is_relative_to(out) else cell.run.path),
         state="waiting",
         error=None,
         steps=cell.steps,
@@ -285,7 +301,7 @@ def _told(record: CellRecord) -> str:
 def _times_spent(path: Path) -> dict[str, tuple[float, float]]:
     """Seconds of training and measuring in earlier calls, by cell; nothing where no table, or none of this form, lies."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cells = read_json(path)["cells"]
         records = [CellRecord.model_validate(cell) for cell in cells]
     except (OSError, ValueError, LookupError, TypeError):
         return {}

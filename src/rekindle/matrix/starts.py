@@ -11,7 +11,7 @@ from rekindle.assess import load_model
 from rekindle.assess_options import CompareOptions
 from rekindle.config import PretrainOptions, overlay
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.matrix.cells import Cell, placed
+from rekindle.matrix.cells import Cell, Kind, placed
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.matrix.measure import Bench
 from rekindle.measuring import build_protocol
@@ -36,14 +36,15 @@ def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: s
 
     Raises: RequestError that names the grid and the cell.
     """
-    options = grid.measuring(start_tree(grid, name))
+    requests = {column.name: grid.measuring(column, start_tree(grid, name)) for column in bench.columns}
+    options = requests[bench.columns[0].name]
     model_name = start_model(grid, name)
     try:
         backbone, match = load_backbone(model_name, options.network, init=options.init)
     except RekindleError as error:
         raise placed(error, f"{where}: starts.{name}") from error
     bench.watcher.message(match)
-    firsts: dict[tuple[tuple[str, str, str], bool], Cell] = {}  # seeds of a kind differ in nothing that is checked here
+    firsts: dict[tuple[Kind, bool], Cell] = {}  # seeds of a kind differ in nothing that is checked here
     for cell in cells:
         firsts.setdefault((cell.key.kind, cell.run.is_finished), cell)
     for (_, is_finished), cell in firsts.items():
@@ -58,8 +59,9 @@ def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: s
         except RekindleError as error:
             raise placed(error, f"{where}, cell {cell.key}") from error
     model = load_model(model_name, options, bench.watcher, backbone)
-    for protocol in grid.protocols:
-        build_protocol(protocol, options, model, bench.data, bench.watcher.message).check()
+    for column in bench.columns:
+        request, data = requests[column.name], bench.data[column.test]
+        build_protocol(column.protocol, request, model, data, bench.watcher.message).check()
     return model.hash
 
 

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
+from rekindle.evaluation.overall import RULE, Overall
 from rekindle.evaluation.result import write_json
 from rekindle.evaluation.score import is_fraction, shown
 from rekindle.matrix.cells import Key
+from rekindle.matrix.columns import Column, share_told
 from rekindle.matrix.pooling import Pooled
 
 State = Literal["finished", "failed", "stopped", "waiting"]
@@ -56,7 +58,7 @@ class StartRecord(Options):
     model_hash: str
     """Content hash of its tensors."""
     scores: dict[str, Scores]
-    """By protocol; empty until it is measured."""
+    """By column; empty until it is measured."""
 
 
 class CellRecord(Options):
@@ -83,11 +85,11 @@ class CellRecord(Options):
     options: dict[str, Any]
     """Every option of the run."""
     scores: dict[str, Scores]
-    """By protocol."""
+    """By column."""
 
 
 class Row(Options):
-    """All trainings of one kind: start, method, framework."""
+    """All trainings of one kind: start, method, framework, share of the images."""
 
     start: str
     """Name of the start."""
@@ -95,6 +97,8 @@ class Row(Options):
     """Name of the entry of `methods`."""
     framework: str
     """Name of the framework."""
+    images: float
+    """Share of the images that they learned from."""
     seeds: list[int]
     """Training seeds that are pooled: those that finished."""
     failed: dict[int, str]
@@ -102,9 +106,16 @@ class Row(Options):
     waiting: list[int]
     """Training seeds that are not done."""
     pooled: dict[str, Pooled]
-    """By protocol: the headline against the start's."""
+    """By column: the headline against the start's."""
     metrics: dict[str, dict[str, float]]
-    """By protocol: every metric, mean over training and evaluation seeds."""
+    """By column: every metric, mean over training and evaluation seeds."""
+    overall: Overall | None
+    """The verdict over all columns; None before a training is measured."""
+
+    @property
+    def place(self) -> str:
+        """Framework and share of the images, as people read them."""
+        return self.framework if self.images == 1.0 else f"{self.framework}, {share_told(self.images)} of the images"
 
 
 class Table(Options):
@@ -113,7 +124,9 @@ class Table(Options):
     grid: dict[str, Any]
     """The grid, with its defaults."""
     protocols: list[str]
-    """The columns."""
+    """Names of the columns: the protocols, with data and share of the labels where there are several."""
+    columns: list[Column]
+    """What they are."""
     is_complete: bool
     """Every cell has finished."""
     is_stopped: bool
@@ -166,7 +179,7 @@ def to_csv(table: Table) -> str:
     Verdict and interval stand on the line of the headline.
     """
     text = io.StringIO()
-    names = ["start", "method", "framework", "protocol", "metric", "value", "seeds", "failed", "waiting"]
+    names = ["start", "method", "framework", "images", "protocol", "metric", "value", "seeds", "failed", "waiting"]
     names += [n for n in Pooled.model_fields if n not in ("mean", "by_training_seed")]
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
@@ -180,6 +193,7 @@ def to_csv(table: Table) -> str:
             "start": row.start,
             "method": row.method,
             "framework": row.framework,
+            "images": f"{row.images:g}",
             "seeds": _joined(row.seeds),
             "failed": _joined(row.failed),
             "waiting": _joined(row.waiting),
@@ -198,23 +212,46 @@ def to_csv(table: Table) -> str:
 
 
 def lines(table: Table) -> list[Line]:
-    """The table to read: a line per start, and below it one per kind that starts there."""
+    """The table to read: a line per start, and below it one per kind that starts there; with several columns, overall last."""
     found: list[Line] = []
+    is_summed = len(table.protocols) > 1
     for start in table.starts:
-        found.append((start.name, "", [_start_field(start.scores.get(protocol)) for protocol in table.protocols]))
+        fields = [_start_field(start.scores.get(name)) for name in table.protocols]
+        found.append((start.name, "", fields + [()] * is_summed))
         for row in table.rows:
             if row.start == start.name:
-                label = f"{row.start} → {row.method}"
-                found.append((label, row.framework, [_field(table, row, protocol) for protocol in table.protocols]))
+                fields = [_field(table, row, name) for name in table.protocols]
+                word: Parts = () if row.overall is None else (row.overall.verdict,)
+                found.append((f"{row.start} → {row.method}", row.place, fields + [word] * is_summed))
     return found
+
+
+def titles(table: Table) -> list[str]:
+    """Headings of the fields of `lines`."""
+    last = ["overall"] if len(table.protocols) > 1 else []
+    return ["start → method", "framework", *(column(table, name) for name in table.protocols), *last]
+
+
+def notes(table: Table) -> list[str]:
+    """What to know when reading it: what intervals cover, the rule of the last column, and how many intervals there are."""
+    pooled = [found for row in table.rows for found in row.pooled.values()]
+    if len(pooled) < 2:
+        return [table.interval]
+    chance = (1 - table.grid["level"]) * len(pooled)
+    count = (
+        f"{len(pooled)} intervals at {table.grid['level']:.0%} stand here, not widened for their number: if nothing had any "
+        f"effect, about {chance:.2g} would exclude zero by chance."
+    )
+    return [table.interval, *([RULE] if len(table.protocols) > 1 else []), count]
 
 
 def heading(table: Table) -> str:
     """What the numbers are."""
     grid = table.grid
     num_seeds, level = len(grid["seeds"]), f"{grid['level']:.0%}"
+    places = dict.fromkeys(f"{c.test + ' = ' if c.test else ''}{c.data} ({c.split})" for c in table.columns)
     return (
-        f"{grid['data']} ({grid['split']}): mean (standard deviation over {num_seeds} training seed"
+        f"{', '.join(places)}: mean (standard deviation over {num_seeds} training seed"
         f"{'s' if num_seeds > 1 else ''}), difference to the start [{level} interval], verdict"
     )
 
@@ -229,11 +266,16 @@ def column(table: Table, protocol: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """The table, what its numbers are, and what failed or is missing."""
-    rows = [["start → method", "framework", *(column(table, protocol) for protocol in table.protocols)]]
+    rows = [titles(table)]
     rows += [[_escaped(label), _escaped(kind), *map(", ".join, fields)] for label, kind, fields in lines(table)]
     rows.insert(1, ["---"] * len(rows[0]))
     text = (
-        heading(table) + ".\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + table.interval + "\n"
+        heading(table)
+        + ".\n\n"
+        + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        + "\n\n"
+        + "\n\n".join(notes(table))
+        + "\n"
     )
     for title, state in (("Failed", "failed"), ("Not done yet", "waiting"), ("Stopped", "stopped")):
         cells = [cell for cell in table.cells if cell.state == state]

@@ -105,6 +105,13 @@ class Method(nn.Module, ABC):
         return config
 
     @classmethod
+    def check_grids(cls, config: Options, large: int, small: int | None) -> None:
+        """Refuse views that the options do not go with.
+
+        Args: large, small, sides of the views in patches; None: there are no small ones. Raises: RequestError.
+        """
+
+    @classmethod
     def learns_beside(cls, config: Options) -> bool:
         """Whether a new network learns and the named backbone, whatever is attached to it, only teaches it (TEC)."""
         return False

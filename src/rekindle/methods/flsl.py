@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rekindle.core.distributed import all_sum_with_gradient, world_size
+from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
 from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, new_head
@@ -20,7 +21,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.clustering import mean_shift_error, soft_read, volume
 from rekindle.views.batch import ViewBatch
-from rekindle.views.windows import sample_windows
+from rekindle.views.windows import check_windows, sample_windows
 
 
 class FlslOptions(DistillationOptions):
@@ -81,6 +82,12 @@ class Flsl(Method):
         "optim.weight_decay": 0.04,
         "optim.final_weight_decay": 0.4,
     }
+
+    @classmethod
+    def check_grids(cls, config: Options, large: int, small: int | None) -> None:
+        """Windows fit into their views."""
+        assert isinstance(config, FlslOptions)
+        check_windows("flsl", config.window, config.local_window, large, small)
 
     def __init__(self, config: FlslOptions, backbone: Backbone) -> None:
         super().__init__()

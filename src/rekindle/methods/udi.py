@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError
+from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
 from rekindle.methods.distillation import CentredOptions, Distillation, new_centres, new_head
@@ -26,7 +27,7 @@ from rekindle.objectives.pairs import cross_view_pairs, own_target_pairs
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.geometry import bilinear_rows, patch_centres, places_in
-from rekindle.views.windows import sample_windows
+from rekindle.views.windows import check_windows, sample_windows
 
 LEVELS = ("cls", "cls+", "patch")
 
@@ -69,6 +70,12 @@ class Udi(Method):
         "optim.weight_decay": 0.04,
         "optim.final_weight_decay": 0.1,
     }
+
+    @classmethod
+    def check_grids(cls, config: Options, large: int, small: int | None) -> None:
+        """Windows fit into their views."""
+        assert isinstance(config, UdiOptions)
+        check_windows("udi", config.window, config.local_window, large, small)
 
     def __init__(self, config: UdiOptions, backbone: Backbone) -> None:
         super().__init__()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from rekindle.core.errors import RekindleError, RequestError, unknown_name
 from rekindle.core.rng import derived_seed
+from rekindle.core.text_files import read_json
 from rekindle.networks.architecture import (
     Architecture,
     bare,
@@ -241,7 +241,7 @@ def _from_hub(
 ) -> tuple[Backbone, MatchReport | None]:
     """Load from the hub: timm's repositories through timm, transformers' as a file."""
     repository = name.removeprefix(HUB)
-    config = json.loads(Path(_download(name, repository, "config.json")).read_text(encoding="utf-8"))
+    config = read_json(Path(_download(name, repository, "config.json")))
     if "architecture" in config:
         return _from_timm(name, options, drop_path, init)
     weights = Path(_download(name, repository, "model.safetensors"))

@@ -80,4 +80,6 @@ def with_mask_tokens(
 def check_decoder_width(width: int, heads: int) -> None:
     """Raise RequestError unless a decoder of this width can have sines and cosines of two axes, and these heads."""
     if width % heads or width % 4:
-        raise RequestError(f"a decoder of width {width} cannot have {heads} heads; both 4 and the heads must divide it")
+        raise RequestError(
+            f"decoder_width = {width} cannot have decoder_heads = {heads}; both 4 and the heads must divide it"
+        )

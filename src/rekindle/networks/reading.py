@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
+from rekindle.core.text_files import parse_json
 
 ENTRIES = ("teacher", "student", "state_dict", "model", "model_state_dict", "module", "encoder")
 OWN_KEY = "rekindle"
@@ -70,7 +68,10 @@ def _read_safetensors(path: Path) -> CheckpointFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise RequestError(f"{path} is not a safetensors file, or is damaged: {error}") from error
-    description = json.loads(metadata[OWN_KEY]) if OWN_KEY in metadata else None
+    try:
+        description = parse_json(metadata[OWN_KEY]) if OWN_KEY in metadata else None
+    except ValueError as error:
+        raise RequestError(f"{path}: its description cannot be read ({error}); restore it from a copy") from error
     return CheckpointFile(tensors, description=description)
 
 
@@ -79,17 +80,12 @@ def _read_pickle(path: Path) -> object:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        ValueError,
-        KeyError,
-    ) as error:
+    except Exception as error:  # a damaged pickle may raise anything: UnpicklingError, IndexError, MemoryError, ...
         refused = re.search(r"(?:GLOBAL|global|function|class)[:\s]+`?([A-Za-z_][\w.]*\.[\w.]+)", str(error))
         if refused is None:
-            raise RequestError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
+            # torch's own sentence advises to read it with code allowed, which is no advice for a stranger's file
+            why = "not plain tensors" if "Weights only load failed" in str(error) else _first_line(error)
+            raise RequestError(f"{path} is not a PyTorch checkpoint, or is damaged: {why}") from error
         raise RequestError(
             f"{path} was refused: it asks to run {refused[1].rstrip('.')}, and a checkpoint's code is "
             "never run. If you trust the file, convert it where you do: "

@@ -76,10 +76,14 @@ def enlarged(grids: ArrayLike, size: tuple[int, ...]) -> Array:
 
 
 def write_grid(path: Path, rows: Mapping[str, ArrayLike], *, zoom: int = 1) -> None:
-    """Write labelled rows of pictures of one size as a PNG.
+    """Write labelled rows of pictures as a PNG; see `drawn_grid`."""
+    write_picture(path, drawn_grid(rows, zoom=zoom))
+
+
+def drawn_grid(rows: Mapping[str, ArrayLike], *, zoom: int = 1) -> Bytes:
+    """Return labelled rows of pictures of one size as one picture [H, W, 3].
 
     Args:
-        path: of the file.
         rows: label -> pictures [n, H, W, 3], bytes or shares of 1.
         zoom: every pixel becomes this many, squared.
 
@@ -98,7 +102,7 @@ def write_grid(path: Path, rows: Mapping[str, ArrayLike], *, zoom: int = 1) -> N
         axes = figure.add_axes((left / size, bottom / total, width / size, height / total))
         axes.imshow(strip, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-    save_figure(figure, path)
+    return _drawn(figure)
 
 
 def write_picture(path: Path, pixels: ArrayLike) -> None:
@@ -169,6 +173,10 @@ def _figure(width: float, height: float, dpi: int) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure, which has its canvas, as a PNG without a date in it."""
+    write_picture(path, _drawn(figure))
+
+
+def _drawn(figure: Figure) -> Bytes:
     canvas: Any = figure.canvas
     canvas.draw()
-    write_picture(path, np.asarray(canvas.buffer_rgba())[..., :3])
+    return np.asarray(canvas.buffer_rgba())[..., :3]

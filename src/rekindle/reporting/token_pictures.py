@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import derived_seed
@@ -43,6 +41,9 @@ def cluster_tokens(tokens: ArrayLike, *, num_clusters: int = 3, restarts: int = 
     The order of the tokens does not matter: they are sorted (by their bytes) before anything is drawn. Of clusters of one size
     the one with the lower first coordinate comes first. Fewer different tokens than clusters leave the last ones empty.
     """
+    from sklearn.cluster import KMeans  # slow to load, and only clusters need it
+    from sklearn.exceptions import ConvergenceWarning
+
     grid = np.asarray(tokens, dtype=np.float64)
     rows = grid.reshape(-1, grid.shape[-1])
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

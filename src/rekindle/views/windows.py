@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import row_uniform
 
@@ -40,3 +41,20 @@ def sample_windows(
     cell = places + offset + corner[..., None, :]
     index: Tensor = (cell[..., 0] * grid[1] + cell[..., 1]).transpose(0, 1).contiguous()
     return index
+
+
+def check_windows(method: str, window: int, local_window: int, large: int, small: int | None) -> None:
+    """Refuse windows that do not fit into the views.
+
+    Args: window, local_window, sides of the windows of large and small views; large, small, sides of the views, in patches.
+    Raises: RequestError that names the option.
+    """
+    wanted = [("window", window, "global", large)]
+    if small is not None:
+        wanted.append(("local-window", local_window, "local", small))
+    for option, side, view, grid in wanted:
+        if side > grid:
+            raise RequestError(
+                f"--{method}.{option} {side} does not fit into views of {grid} x {grid} patches; use at most {grid}, or raise "
+                f"--views.{view}-size-px"
+            )
