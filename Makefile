@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types format docs examples lock clean
+.PHONY: help setup demo test test-all torture audit lint types format docs examples lock clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,15 @@ test: $(READY) ## all tests that need no GPU and end within minutes
 
 test-all: $(READY) ## every test, the slow ones too
 	$(PYTEST)
+
+torture: $(READY) ## the long harnesses of docs/reliability.md; half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.kills --count 100
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.mutants --count 1000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.configurations --count 500
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.arguments --count 2000
+
+audit: $(READY) ## known vulnerabilities of the pinned requirements (skips offline)
+	$(BIN)/python scripts/audit.py
 
 lint: $(READY) ## ruff, import-linter, codespell
 	$(BIN)/ruff check .

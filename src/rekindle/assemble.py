@@ -25,6 +25,7 @@ from rekindle.core.fabric import Fabric
 from rekindle.core.files import printable
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
+from rekindle.data.decoding import RULES
 from rekindle.data.images import ImageSource, chosen_images
 from rekindle.data.options import DataOptions
 from rekindle.data.store import store_budget
@@ -359,7 +360,7 @@ def _record(folder: RunFolder, resolved: Resolved, device: torch.device) -> None
         told = {"sources": resolved.sources, "reasons": resolved.reasons}
         folder.write_text(folder.sources, json.dumps(told, indent=1) + "\n")
     with folder.sessions.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(session_record(device)) + "\n")
+        stream.write(json.dumps(session_record(device) | {"decoding": RULES}) + "\n")
 
 
 def _record_skipped(

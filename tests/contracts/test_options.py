@@ -13,6 +13,7 @@ from rekindle.assess_options import CompareOptions, EvaluateOptions, ExtractOpti
 from rekindle.config import PretrainOptions, import_named
 from rekindle.evaluation import OPTIONS
 from rekindle.matrix.grid import Grid
+from rekindle.prompting.options import AppOptions, PromptOptions
 
 SOURCE = Path(__file__).parents[2] / "src" / "rekindle"
 
@@ -27,6 +28,8 @@ def _groups() -> dict[str, type[BaseModel]]:
         "compare": CompareOptions,
         "extract": ExtractOptions,
         "grid": Grid,
+        "prompt": PromptOptions,
+        "app": AppOptions,
     }
     protocols: dict[str, type[BaseModel]] = {name: import_named(OPTIONS, "protocol", name) for name in OPTIONS}
     return groups | requests | protocols

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,12 +12,15 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.progress import Progress
+from rekindle.data.decoding import read_image
 from rekindle.methods.base import LossBreakdown
 from rekindle.views.batch import ViewBatch
 from tests.engine.running import (
@@ -50,6 +54,15 @@ def test_a_run_leaves_what_the_contract_names(whole: Path) -> None:
     description = json.loads((whole / "model.json").read_text())
     assert description["method"] == "glare" and description["steps"] == 6
     assert [line["step"] for line in metrics(whole)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_record_says_how_levels_were_scaled(whole: Path) -> None:
+    record = json.loads((whole / "sessions.jsonl").read_text().splitlines()[0])
+    assert record["decoding"]["16-bit grey"] == "level / 257"
+    deep = Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16))
+    stream = io.BytesIO()
+    deep.save(stream, "PNG")
+    assert read_image(stream.getvalue())[0].tolist() == [[0, 1, 255]]
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])

@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("rekindle.cli.report", "one page about a run: did it help, where, what did it cost"),
     "study": ("rekindle.cli.study", "forgetting, data scale, label efficiency: one command each"),
     "extract": ("rekindle.cli.extract", "dense and image-level features as files"),
+    "prompt": ("rekindle.cli.prompt", "places in an image in, map and mask of what is alike out"),
+    "app": ("rekindle.cli.app", "the same by clicking: a page on this machine, with PCA and attention"),
     "export": ("rekindle.cli.export", "a model for timm, transformers, ONNX or mmsegmentation, checked"),
     "check": ("rekindle.cli.check", "what is wrong with your images and masks, before you train"),
     "bench": ("rekindle.cli.bench", "how fast it is here, with peers beside it where they are installed"),

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding an image of any kind to red, green and blue bytes.
-
-Decisions: transparent pixels are composited on black, the usual no-data value; of an animation the first
-frame counts; 16-bit grey becomes v / 257; 32-bit integers and floats are stretched from their least to their
-greatest finite value.
-"""
+"""Decoding an image of any kind to red, green and blue bytes; `RULES` says how, and stands in the record of every run."""
 
 from __future__ import annotations
 
@@ -24,6 +19,16 @@ from torch import Tensor
 from rekindle.core.errors import RekindleError
 from rekindle.core.files import printable
 from rekindle.data.options import PILLOW_MAX_PIXELS
+
+RULES = {
+    "16-bit grey": "level / 257",
+    "32-bit integers and floats": "stretched from the least to the greatest finite value of the image to 0..255",
+    "alpha": "composited on black, the usual no-data value",
+    "CMYK, palette, grey, 1 bit": "converted to red, green, blue",
+    "EXIF orientation": "applied",
+    "several frames or pages": "the first",
+}
+"""What becomes of what is not 8-bit colour; nothing is clipped."""
 
 # What decoders raise on broken input, as found by feeding them truncated and mutated files.
 _BROKEN = (
