@@ -4,13 +4,9 @@
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import os
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,21 +18,17 @@ from rekindle.config import PretrainOptions, Resolved, import_named, read_run_fi
 from rekindle.core.distributed import rank
 from rekindle.core.errors import RequestError
 from rekindle.core.fabric import Fabric
-from rekindle.core.files import printable
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
-from rekindle.data.decoding import RULES
 from rekindle.data.images import ImageSource, chosen_images
-from rekindle.data.options import DataOptions
 from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.loop import share_size, train
 from rekindle.engine.metrics_log import read_curves
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
-from rekindle.engine.session import session_record
-from rekindle.engine.watcher import LOGGER, LoggingWatcher, StepReport, Watcher
-from rekindle.feeding import on_device, shares_stream
+from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.feeding import Stream, on_device, shares_stream
 from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
@@ -46,8 +38,10 @@ from rekindle.planning import compute_precision, on_gpu, plan_steps
 from rekindle.probing import ModelProbe, check_probes
 from rekindle.recipes import with_recipe
 from rekindle.run_pictures import RunPictures
+from rekindle.run_records import logged, record_skipped_images, record_start
+from rekindle.views.batch import ViewBatch
 
-WATCHING = ("probe", "every", "probe_data", "probe_images")
+WATCHING = ("probe", "every", "probe_data", "probe_images", "probe_keep")
 FREE_TO_CHANGE = (
     "out",
     "devices",
@@ -92,36 +86,17 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     """
     folder = RunFolder(_required("out", resolved.options.out))
     watcher = watcher or LoggingWatcher()
-    check_request(resolved.options)
-    images = chosen_images(resolved.options.images, resolved.options.data)
-    share = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
-    watcher.message(f"{len(images)} images in {resolved.options.images}{share}")
-    resolved = with_recipe(resolved, len(images))
-    options = resolved.options
-    if resolved.reasons:
-        chosen = ", ".join(name for name, source in resolved.sources.items() if source == "recipe")
-        watcher.message(f"chosen for {len(images)} images (`rekindle config` tells why): {chosen}")
-    folder.refuse_unless_free(resume=resume, needed_bytes=0)
-    budget = store_budget(options.data.store_gib)
-    plan_steps(options, len(images))  # refuses what cannot be before anything is loaded
-    fabric = _fabric(options)
-    fabric.launch()
+    prepared = prepare(
+        resolved, watcher, before_loading=lambda: folder.refuse_unless_free(resume=resume, needed_bytes=0)
+    )
+    resolved, images, fabric, plan = prepared.resolved, prepared.images, prepared.fabric, prepared.plan
+    options, backbone, method, attachment = resolved.options, prepared.backbone, prepared.method, prepared.attachment
     if rank() > 0:
         watcher = LoggingWatcher()  # one process speaks to the user
-    backbone, match = load_backbone(
-        options.backbone, options.network, init=options.init, seed=options.seed, drop_path=options.network.drop_path
-    )
-    watcher.message(match)
-    base_hash, base_licence = model_hash(backbone), backbone.identity.licence
-    check_views(options, backbone)
-    live = options.engine.pictures_every > 0 and rank() == 0
-    base = copy.deepcopy(backbone) if live else None
-    method, attachment = build_method(resolved, backbone)
-    plan = plan_steps(options, len(images), backbone if fabric.world_size == 1 else None)
-    if rank() == 0:
-        folder.refuse_unless_free(resume=resume, needed_bytes=_needed_bytes(method))
-    watcher.message(_describe(options, plan, method, attachment, len(images)))
-    head_steps = _head_steps(options, plan, method, watcher)
+    else:
+        folder.refuse_unless_free(resume=resume, needed_bytes=needed_bytes(method))
+    base_hash, base_licence = prepared.base_hash, backbone.identity.licence
+    head_steps = head_warmup_steps(options, plan, method, watcher)
     has_adapters = options.train == "adapters" or options.adapter.in_full_training
 
     def save(path: Path, steps: int) -> None:
@@ -151,13 +126,13 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         if rank() == 0:
             stack.enter_context(folder.locked())
             folder.write_text(folder.config, resolved.to_yaml())
-            _record(folder, resolved, fabric.device)
-            watcher = stack.enter_context(_logged(folder, watcher))
+            record_start(folder, resolved, fabric.device)
+            watcher = stack.enter_context(logged(folder, watcher))
         if options.engine.compile and (failure := compile_blocks(method, fabric.device)):
             watcher.message(failure)
-        stream = on_device(shares_stream(options, images, budget, fabric, watcher), options, backbone, fabric.device)
+        stream = prepared.stream(watcher)
         end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
-        pictures = RunPictures(options, images, method, end, fabric.device, base)
+        pictures = RunPictures(options, images, method, end, fabric.device, prepared.base)
         outcome = train(
             method,
             stream,
@@ -170,11 +145,11 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             watcher=watcher,
             resume=resume,
             max_skipped=int(options.data.max_unreadable_fraction * len(images)),
-            record_skipped=lambda skipped: _record_skipped(folder, images, skipped, options.data, watcher),
+            record_skipped=lambda skipped: record_skipped_images(folder, images, skipped, options.data, watcher),
             image_name=images.name,
             head_steps=head_steps,
             probe=probe,
-            draw=pictures.draw if live else None,
+            draw=None if prepared.base is None else pictures.draw,
         )
         exported_hash = None
         if outcome.is_finished and rank() == 0:
@@ -200,9 +175,77 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         images=len(images),
         skipped=len(outcome.skipped),
         seconds=outcome.seconds,
-        trained_parameters=_count_trained(method),
+        trained_parameters=count_trained(method),
         model_hash=exported_hash,
     )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step.
+
+    Attributes:
+        resolved: with what the recipe chose.
+        images: to learn from.
+        fabric: launched.
+        backbone: inside the method; base_hash, of what was loaded.
+        method: on the CPU; attachment, what of the backbone trains.
+        plan: how the run is cut into steps.
+        budget: bytes of the image store.
+        base: a copy of the backbone as it was, where pictures of the training want one.
+    """
+
+    resolved: Resolved
+    images: ImageSource
+    fabric: Fabric
+    backbone: Backbone
+    base_hash: str
+    method: Method
+    attachment: Attachment
+    plan: TrainingPlan
+    budget: int
+    base: Backbone | None
+
+    def stream(self, watcher: Watcher) -> Stream[ViewBatch]:
+        """Return this process's shares as a function of start and plan."""
+        options = self.resolved.options
+        shares = shares_stream(options, self.images, self.budget, self.fabric, watcher)
+        return on_device(shares, options, self.backbone, self.fabric.device)
+
+
+def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[], object] = lambda: None) -> Prepared:
+    """Find images, choose what nobody set, load the backbone, build the method, cut the run into steps; write nothing.
+
+    Args: before_loading, called when the request is checked and nothing is loaded.
+    Raises: RequestError for a request that cannot be met.
+    """
+    check_request(resolved.options)
+    images = chosen_images(resolved.options.images, resolved.options.data)
+    share = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
+    watcher.message(f"{len(images)} images in {resolved.options.images}{share}")
+    resolved = with_recipe(resolved, len(images))
+    options = resolved.options
+    if resolved.reasons:
+        chosen = ", ".join(name for name, source in resolved.sources.items() if source == "recipe")
+        watcher.message(f"chosen for {len(images)} images (`rekindle config` tells why): {chosen}")
+    before_loading()
+    budget = store_budget(options.data.store_gib)
+    plan_steps(options, len(images))  # refuses what cannot be before anything is loaded
+    fabric = _fabric(options)
+    fabric.launch()
+    if rank() > 0:
+        watcher = LoggingWatcher()
+    backbone, match = load_backbone(
+        options.backbone, options.network, init=options.init, seed=options.seed, drop_path=options.network.drop_path
+    )
+    watcher.message(match)
+    base_hash = model_hash(backbone)
+    check_views(options, backbone)
+    base = copy.deepcopy(backbone) if options.engine.pictures_every > 0 and rank() == 0 else None
+    method, attachment = build_method(resolved, backbone)
+    plan = plan_steps(options, len(images), backbone if fabric.world_size == 1 else None)
+    watcher.message(_describe(options, plan, method, attachment, len(images)))
+    return Prepared(resolved, images, fabric, backbone, base_hash, method, attachment, plan, budget, base)
 
 
 def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attachment]:
@@ -241,7 +284,7 @@ def _write_pictures(folder: RunFolder, pictures: RunPictures, watcher: Watcher) 
     watcher.message(f"pictures in {folder.pictures}")
 
 
-def _head_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:
+def head_warmup_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:
     """Load the head that the checkpoint brings, if it does; without one, how many steps move fresh heads alone."""
     if options.init == "random":
         return 0
@@ -252,7 +295,7 @@ def _head_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, wa
             watcher.message(message)
         if is_loaded:
             return 0
-    fresh = _count_trained(method) - sum(p.numel() for p in method.backbone_parameters())
+    fresh = count_trained(method) - sum(p.numel() for p in method.backbone_parameters())
     steps = round(options.optim.head_warmup * plan.steps)
     if fresh and steps:
         watcher.message(
@@ -338,75 +381,18 @@ def _describe(
     )
 
 
-def _count_trained(method: Method) -> int:
+def count_trained(method: Method) -> int:
+    """Numbers that training moves: adapters, heads, ..."""
     return sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 
-def _needed_bytes(method: Method) -> int:
-    """Room for two checkpoints (the old one and the one being written) and the model."""
-    trained = 4 * _count_trained(method)
-    return 2 * (4 * trained) + 2 * trained + (16 << 20)
+def needed_bytes(method: Method) -> int:
+    """Room for three checkpoints (the last, the one before it and the one being written) and the model."""
+    trained = 4 * count_trained(method)
+    return 3 * (4 * trained) + 2 * trained + (16 << 20)
 
 
 def _lasting_name(name: str) -> str:
     """A MODEL that means the same from any working directory."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
-
-
-def _record(folder: RunFolder, resolved: Resolved, device: torch.device) -> None:
-    """Write what set each option (of the first start), and add where this start runs."""
-    if not folder.sources.exists():
-        told = {"sources": resolved.sources, "reasons": resolved.reasons}
-        folder.write_text(folder.sources, json.dumps(told, indent=1) + "\n")
-    with folder.sessions.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(session_record(device) | {"decoding": RULES}) + "\n")
-
-
-def _record_skipped(
-    folder: RunFolder, images: ImageSource, skipped: frozenset[int], options: DataOptions, watcher: Watcher
-) -> None:
-    """Add to the list of images that could not be read: a line each, its name, a tab, and why."""
-    before = folder.skipped.read_text(encoding="utf-8").splitlines() if folder.skipped.exists() else []
-    lines = dict(line.split("\t", 1) for line in before)
-    for index in skipped:
-        name = printable(images.name(index))
-        if name not in lines:
-            lines[name] = printable(images.why_unreadable(index, options))
-    if lines:
-        folder.write_text(folder.skipped, "".join(f"{name}\t{reason}\n" for name, reason in sorted(lines.items())))
-        watcher.message(
-            f"{len(lines)} of {len(images)} images could not be read and were skipped; see {folder.skipped}"
-        )
-
-
-class _Tee:
-    """Passes news on, and keeps messages in the run's log."""
-
-    def __init__(self, watcher: Watcher, handler: logging.Handler) -> None:
-        self._watcher, self._handler = watcher, handler
-
-    def message(self, text: str) -> None:
-        self._handler.emit(logging.makeLogRecord({"msg": text, "levelname": "INFO", "name": LOGGER.name}))
-        self._watcher.message(text)
-
-    def step(self, report: StepReport) -> None:
-        self._watcher.step(report)
-
-    def close(self) -> None:
-        self._watcher.close()
-
-
-@contextmanager
-def _logged(folder: RunFolder, watcher: Watcher) -> Iterator[Watcher]:
-    handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    tee = _Tee(watcher, handler)
-    handler.emit(logging.makeLogRecord({"msg": f"command: {shlex.join(sys.argv)}", "name": LOGGER.name}))
-    try:
-        yield tee
-    except Exception as error:
-        handler.emit(logging.makeLogRecord({"msg": f"failed: {error}", "name": LOGGER.name}))
-        raise
-    finally:
-        handler.close()

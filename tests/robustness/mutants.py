@@ -29,7 +29,7 @@ from PIL import Image
 from rekindle.core.files import printable
 from rekindle.data.decoding import UnreadableImage, read_image
 
-BATCH = 20
+BATCH = 16
 """Divides the number of files, so that an epoch leaves none out."""
 MAX_PIXELS = 4_000_000
 LIMIT_S = 900.0

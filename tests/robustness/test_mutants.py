@@ -12,7 +12,7 @@ import pytest
 from rekindle.core.files import printable
 from rekindle.data.decoding import UnreadableImage, read_image
 from rekindle.data.images import find_images
-from tests.robustness.mutants import bombs, harness, write_mutants
+from tests.robustness.mutants import BATCH, bombs, harness, write_mutants
 
 
 def test_a_run_over_mutants_lists_each_bad_one_with_its_reason_and_ends(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 def test_every_mutant_is_in_the_source_that_is_trained_on(tmp_path: Path) -> None:
     written = write_mutants(tmp_path / "mutants", 33, seed=0)
     assert len(find_images(tmp_path / "mutants")) == sum(written.values()) - 1  # the circle of links is no file
-    assert len(find_images(tmp_path / "mutants")) % 20 == 0
+    assert len(find_images(tmp_path / "mutants")) % BATCH == 0
 
 
 def test_names_become_one_printable_line() -> None:

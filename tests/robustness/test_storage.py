@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_for_the_metrics_is_told(tmp_path: Path) -> None:
 def test_too_little_room_is_told_before_anything_is_written(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(RekindleError, match=r"0 MiB free on that disk, and the run needs about"):
         run(images, tmp_path / "run")
     assert not (tmp_path / "run").exists()

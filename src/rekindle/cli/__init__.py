@@ -13,6 +13,7 @@ from rekindle.core.errors import RekindleError, RequestError, unknown_name
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rekindle.cli.demo", "the whole story on embedded data, in minutes, on a CPU"),
     "pretrain": ("rekindle.cli.pretrain", "adapt a backbone to your own images, without labels"),
+    "plan": ("rekindle.cli.plan", "memory, time and disk of a run before its first step, and what is chosen for it"),
     "evaluate": ("rekindle.cli.evaluate", "one model, one protocol, one result file"),
     "compare": ("rekindle.cli.compare", "better, no difference, or worse than the base, with an interval"),
     "report": ("rekindle.cli.report", "one page about a run: did it help, where, what did it cost"),

@@ -59,7 +59,7 @@ def set_schedule(
     Args: head_steps, steps in which parameters that wait have rate 0; theirs then rises over as many steps as the warm-up has.
     """
     peak = peak_lr(options, batch_size)
-    warmup = min(round(options.warmup_epochs * progress.steps_per_epoch), progress.total // 3)
+    warmup = warmup_steps(options, progress.total, progress.steps_per_epoch)
     lr = warmup_cosine(progress, peak, min(options.final_lr, peak), warmup_steps=warmup)
     end = options.weight_decay if options.final_weight_decay is None else options.final_weight_decay
     decay = cosine(progress, options.weight_decay, end)
@@ -70,6 +70,11 @@ def set_schedule(
         group["lr"] = lr * late if group["waits"] else lr
         group["weight_decay"] = decay if group["decay"] else 0.0
     return lr, decay
+
+
+def warmup_steps(options: OptimOptions, steps: int, steps_per_epoch: int) -> int:
+    """Steps in which the learning rate rises; at most a third of the run."""
+    return min(round(options.warmup_epochs * steps_per_epoch), steps // 3)
 
 
 @torch.no_grad()
