@@ -27,7 +27,7 @@ from rekindle.objectives.pairs import matched_patch_pairs, region_pairs, same_pa
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch, Views
 from rekindle.views.distortion import distort, draw_patch_mask
-from rekindle.views.geometry import Match, match_patches, region_partner
+from rekindle.views.geometry import Match, checked_threshold, match_patches, region_partner
 from rekindle.views.regions import sample_regions
 
 Level = Literal["cls", "patch", "region"]
@@ -116,6 +116,10 @@ class GlareOptions(CentredOptions):
                 f"region_min_patches = {self.region_min_patches} is larger than region_max_patches = "
                 f"{self.region_max_patches}; lower the first or raise the second"
             )
+        try:
+            checked_threshold(self.correspondence, self.correspondence_threshold)
+        except ValueError as error:
+            raise ValueError(f"correspondence_threshold = {self.correspondence_threshold}: {error}") from error
         if self.blur_sigma_max_px is not None and self.blur_sigma_max_px < self.blur_sigma_px:
             raise ValueError(
                 f"blur_sigma_max_px = {self.blur_sigma_max_px} is smaller than blur_sigma_px = {self.blur_sigma_px}; "

@@ -147,7 +147,7 @@ def match_patches(
     not decide on shared edges. Raises: ValueError for a threshold out of range, or one where the mode has
     none.
     """
-    limit = _checked_threshold(mode, threshold)
+    limit = checked_threshold(mode, threshold)
     s_axes, t_axes = _axes(student, student_grid), _axes(teacher, teacher_grid)
     distance = [(s.centres[:, :, None] - t.centres[:, None, :]).abs() for s, t in zip(s_axes, t_axes, strict=True)]
     best = [_first_nearest(d, eps) for d in distance]
@@ -176,7 +176,8 @@ def region_partner(region_mask: Bool[Tensor, "B M Ns"], relation: Bool[Tensor, "
     return torch.bmm(region_mask.float(), relation.float()) > 0
 
 
-def _checked_threshold(mode: MatchMode, threshold: float | None) -> float:
+def checked_threshold(mode: MatchMode, threshold: float | None) -> float:
+    """Return the threshold of a mode, its default where None. Raises: ValueError for one that the mode does not take."""
     if mode not in _DEFAULT_THRESHOLD:
         if threshold is not None:
             raise ValueError(f"mode '{mode}' has no threshold; leave it out, or use 'overlap' or 'nearest'")
