@@ -238,6 +238,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
     assert not (tmp_path / "run" / "model.json").exists()
     named = (tmp_path / "run" / "not_finite.txt").read_text().splitlines()
     assert len(named) == 4 and set(named) <= {str(path) for path in images.iterdir()}
+    assert checkpoint(tmp_path / "run")["step"] == 2
     monkeypatch.setattr(Glare, "loss", original)
     run(images, tmp_path / "run", resume=True)  # goes on from the last good step as if nothing had been
     assert_same_training(whole, tmp_path / "run")
