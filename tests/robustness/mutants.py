@@ -97,6 +97,7 @@ def whole_files() -> dict[str, bytes]:
         "cmyk.tif": _saved(rgb.convert("CMYK"), "TIFF", compression="tiff_lzw"),
         "deep.tif": _saved(grey16, "TIFF"),
         "float.tif": _saved(float32, "TIFF"),
+        "whole numbers.tif": _saved(Image.fromarray(draw.integers(-(2**31), 2**31, (40, 52), dtype=np.int32)), "TIFF"),
         "pages.tif": _saved(rgb, "TIFF", save_all=True, append_images=frames),
         "a.gif": _saved(rgb.quantize(64), "GIF"),
         "film.gif": _saved(rgb.quantize(64), "GIF", save_all=True, append_images=[f.quantize(64) for f in frames]),
