@@ -6,15 +6,25 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+
+@dataclass
+class Opened:
+    """A page, and what its browser complained of and asked for."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager

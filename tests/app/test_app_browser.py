@@ -9,7 +9,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rekindle.app.server import serving
 from rekindle.cli import main
 from rekindle.engine.watcher import LoggingWatcher
 from rekindle.prompting.options import AppOptions
-from tests.browsing import launched
+from tests.browsing import Opened, launched
 from tests.prompting.made import read_picture
 
 # what Gradio and what it stands on warn of when they are imported and serve; ours stay errors
@@ -39,13 +39,6 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 class Served:
     address: str
     contacted: list[str]
-
-
-@dataclass
-class Opened:
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    fetched: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")

@@ -4,23 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from rekindle.cli import main
-from tests.browsing import launched
+from tests.browsing import Opened, launched
 from tests.report.made import Made
-
-
-@dataclass
-class Opened:
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    fetched: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
