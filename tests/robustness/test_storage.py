@@ -131,10 +131,11 @@ def test_two_processes_cannot_work_in_one_folder(images: Path, tmp_path: Path) -
     assert RunFolder(out).is_finished
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(
+def test_under_a_clock_that_goes_backwards_checkpoints_are_still_written_on_time(
     images: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backwards = itertools.count(start=2_000_000_000, step=-3600)
     monkeypatch.setattr(time, "time", lambda: float(next(backwards)))
-    run(images, tmp_path / "run", engine__checkpoint_steps=2)
+    run(images, tmp_path / "run", engine__checkpoint_minutes=1e-9)
+    assert (tmp_path / "run" / "checkpoints" / "previous.ckpt").exists()  # not the one of the end alone
     assert_same_training(whole, tmp_path / "run")

@@ -34,7 +34,6 @@ from rekindle.prompting.options import THRESHOLD, Edges
 from rekindle.reporting.embedding import data_uri
 from rekindle.reporting.pictures import Bytes, write_arrays
 
-CSS_FILE = Path(__file__).with_name("page.css")
 TITLE = "Rekindle: click a place, see what is alike"
 ADD, SUBTRACT = "add (+)", "subtract (−)"
 BOTH = "side by side"
@@ -317,27 +316,6 @@ def build_page(bench: Workbench, folder: Path, *, max_upload_mb: float) -> gr.Bl
             control.change(logic.again, [board, *controls], trigger_mode="always_last", **quiet)
     assert isinstance(page, gr.Blocks)
     return page
-
-
-def page_theme() -> gr.themes.Default:
-    """Return fonts that every system has, so that none is fetched, and colours of enough contrast."""
-    theme = gr.themes.Default(
-        primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
-    )
-    return theme.set(
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_800",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_300",
-        block_label_text_color="*neutral_700",
-        block_label_text_color_dark="*neutral_200",
-        block_title_text_color="*neutral_700",
-        block_title_text_color_dark="*neutral_200",
-        link_text_color="*primary_700",
-        link_text_color_dark="*primary_300",
-    )
 
 
 def _on_click(logic: PageLogic) -> Callable[..., list[Any]]:

@@ -57,7 +57,8 @@ def serving(options: AppOptions, watcher: Watcher) -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="rekindle-app-", ignore_cleanup_errors=True) as folder:
         # Gradio has no other way in: the one is read when it is imported, the other when an upload is stored
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(Path(folder) / "uploads")}
-        from rekindle.app.page import CSS_FILE, build_page, page_theme
+        from rekindle.app.page import build_page
+        from rekindle.app.theme import CSS_FILE, page_theme
 
         page = build_page(bench, Path(folder), max_upload_mb=options.max_upload_mb)
         _, address, shared = page.launch(
