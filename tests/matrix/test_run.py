@@ -276,6 +276,17 @@ def test_a_run_may_read_its_start_in_another_way(tmp_path: Path) -> None:
     assert compare_grid(grid) == compare_grid(grid)
 
 
+def test_one_grid_serves_other_images_and_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid, out = folder / "served.yaml", folder / "served"
+    grid.write_text(yaml.safe_dump(tree(folder, images="nowhere", data="nowhere"), sort_keys=False))
+    dry = ["compare", "--grid", str(grid), "--out", str(out), "--dry-run"]
+    assert main(dry) == 2
+    assert "nowhere" in capsys.readouterr().err
+    own = tree(folder)
+    assert main([*dry, "--images", str(own["images"]), "--data", str(own["data"])]) == 0
+    assert "2 cells" in capsys.readouterr().out
+
+
 def test_other_words_beside_the_grid_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--grid", "g.yaml", "--seeds", "3"]) == 2
-    assert "--seeds: beside --grid only --out, --json and --dry-run" in capsys.readouterr().err
+    assert "--seeds: beside --grid only --out, --images, --data, --json and --dry-run" in capsys.readouterr().err

@@ -17,10 +17,11 @@ from rekindle.adapters.attach import Train, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.rng import seeded_default
 from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints import tensors_hash
-from rekindle.networks.create import backbone_from_description, create_backbone
+from rekindle.networks.create import add_register, backbone_from_description, create_backbone
 from rekindle.networks.options import NetworkOptions
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -100,7 +101,7 @@ def load_backbone(
 
     Args:
         name: a run folder, a checkpoint file, `hf-hub:owner/name`, a timm name, or an architecture with init="random".
-        network: how to read it; ignored for a run folder, which knows.
+        network: how to read it; of a run folder, which knows, `add_register` alone counts.
         base: where the base of a run folder lies now, if it has moved.
     Raises: RequestError for what is not there, not finished or does not match; RekindleError if a hub cannot be reached.
 
@@ -110,7 +111,13 @@ def load_backbone(
     if path.is_dir():
         if init == "random":
             raise RequestError(f"{path} is a run with weights; --init random needs a timm name or an architecture")
-        return _load_run(path, drop_path=drop_path, base=base)
+        if network.add_register:
+            _refuse_adapters(path)
+        backbone, message = _load_run(path, drop_path=drop_path, base=base)
+        if network.add_register:
+            with seeded_default(0, "register"):
+                backbone = add_register(backbone, str(path), drop_path=drop_path)
+        return backbone, message
     backbone, report = create_backbone(
         str(name),
         network,
@@ -167,6 +174,14 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
         backbone,
         f"{folder}: matched {len(tensors)} of {len(tensors)} trained tensors, base {description['base']['name']}",
     )
+
+
+def _refuse_adapters(folder: Path) -> None:
+    if read_description(folder)["adapter"] is not None:
+        raise RequestError(
+            f"--network.add-register: {folder} has adapters, which learned among tokens without a register; start from its "
+            "base, or from a run with train=all"
+        )
 
 
 def _load_base(

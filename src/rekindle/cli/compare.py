@@ -22,11 +22,11 @@ The verdict is "better" or "worse" where the whole interval of the difference is
 if some protocol says better and none worse, worse the other way round, mixed if there are both, and else there is no difference.
 The intervals are not widened for their number; the line says how many would exclude zero by chance.
 
-a matrix: rekindle compare --grid GRID.yaml [--out DIR] [--json] [--dry-run]
+a matrix: rekindle compare --grid GRID.yaml [--out DIR] [--images IMAGES] [--data DATA] [--json] [--dry-run]
 trains every start x method x framework x seed of the grid, measures all of them against their starts, and writes one table
 (table.json, table.csv, table.md). What is done is kept and what was interrupted goes on: run the same command again.
---dry-run lists the cells and what is done. examples/grids/first.yaml is a grid with every part explained. Exit code 1 if a cell
-failed or the matrix was stopped.
+--dry-run lists the cells and what is done. What --out, --images and --data say wins over the grid: one grid serves several data
+sets. examples/grids/first.yaml is a grid with every part explained. Exit code 1 if a cell failed or the matrix was stopped.
 
 many data sets: rekindle compare --results FILE.json... --relative-to MODEL [--json]
 reads result files of `evaluate` (any data sets, models and seeds) and prints every value, its relative improvement over the

@@ -20,17 +20,19 @@ if TYPE_CHECKING:
     from rekindle.matrix.table import Table
 
 COLOURS = {"better": "green", "no difference": "yellow", "worse": "red", "different": "cyan", "mixed": "magenta"}
+GIVEN = ("out", "images", "data")
+"""What the command line may say for the grid: one grid serves several data sets."""
 
 
 def run_grid(arguments: Sequence[str]) -> int:
     """Run the matrix; see `rekindle compare --help`."""
-    taken = take(arguments, flags=["--json", "--dry-run"], values=["--grid", "--out"])
+    taken = take(arguments, flags=["--json", "--dry-run"], values=["--grid", *(f"--{name}" for name in GIVEN)])
     if taken.rest:
         raise RequestError(
-            f"{taken.rest[0]}: beside --grid only --out, --json and --dry-run; the rest stands in the grid"
+            f"{taken.rest[0]}: beside --grid only --out, --images, --data, --json and --dry-run; the rest stands in the grid"
         )
     where, is_json = taken.values["--grid"], "--json" in taken.flags
-    grid = read_grid(where, out=taken.values.get("--out", ""))
+    grid = read_grid(where, **{name: taken.values.get(f"--{name}", "") for name in GIVEN})
     print(f"rekindle compare: {where}, {grid.out}", file=sys.stderr, flush=True)
     if "--dry-run" in taken.flags:
         return show_plan(grid, where, is_json=is_json)

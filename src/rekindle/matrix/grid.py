@@ -212,8 +212,8 @@ class Grid(Options):
         return compare_options(tree | {"seeds": self.evaluation_seeds})
 
 
-def read_grid(path: str | Path, *, out: str = "") -> Grid:
-    """Read and check a grid file; `out` wins over the file's.
+def read_grid(path: str | Path, *, out: str = "", images: str = "", data: str = "") -> Grid:
+    """Read and check a grid file; `out`, `images` and `data` win over the file's where they are given.
 
     Raises: RequestError that names the file, the option, what it may be, and the nearest known name.
     """
@@ -226,7 +226,8 @@ def read_grid(path: str | Path, *, out: str = "") -> Grid:
         raise RequestError(f"--grid {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RequestError(f"--grid {path}: a grid holds `name: value` lines; see examples/grids/first.yaml")
-    return check_grid(content | ({"out": out} if out else {}), str(path))
+    given = {"out": out, "images": images, "data": data}
+    return check_grid(content | {name: value for name, value in given.items() if value}, str(path))
 
 
 def check_grid(content: Mapping[str, Any], where: str = "grid") -> Grid:
