@@ -3,13 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PACKS ?= ../shared/data
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all torture audit lint types format docs examples lock clean
+.PHONY: help setup demo results-small test test-all torture audit lint types format docs examples lock clean
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(READY) ## everything that running and testing need, in .venv
 
@@ -23,6 +24,11 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 
 demo: $(READY) ## the whole story on embedded data: adapt a small backbone, and judge it
 	$(BIN)/rekindle demo --out demo-out
+
+results-small: $(READY) ## a slice of docs/results.md again, on PACKS/camvid and PACKS/aerial-dubai; ten minutes
+	@test -d "$(PACKS)/camvid" || { echo "$(PACKS)/camvid is not there: make results-small PACKS=folder with camvid and aerial-dubai (images/{train,val}, masks/{train,val}, classes.json)"; exit 2; }
+	for pack in camvid aerial-dubai; do OMP_WAIT_POLICY=passive $(BIN)/rekindle compare --grid examples/grids/tables-slice.yaml \
+		--images $(PACKS)/$$pack/images/train --data $(PACKS)/$$pack --out results-small/$$pack || exit 1; done
 
 test: $(READY) ## all tests that need no GPU and end within minutes
 	$(PYTEST) -m "not slow and not gpu"
