@@ -269,3 +269,10 @@ def test_help_imports_no_torch(command: str | None) -> None:
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, rekindle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_training_does_not_import_what_only_measuring_needs() -> None:
+    """They weigh 0.1 GiB and some seconds, in every process."""
+    unwanted = {"torchmetrics", "transformers", "matplotlib", "sklearn"}
+    code = f"import sys, rekindle.assemble; sys.exit(bool({unwanted!r} & {{*sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

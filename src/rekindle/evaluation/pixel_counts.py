@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
@@ -20,6 +19,9 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
         ignore_index: outside [0, C).
 
     """
+    # here, because it imports matplotlib, scipy.signal and transformers: 0.1 GiB in every training, which counts no pixels
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     matrix = multiclass_confusion_matrix(
         prediction, label, num_classes=num_classes, ignore_index=ignore_index, validate_args=False
     )
