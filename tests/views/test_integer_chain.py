@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from rekindle.views.crops import UniformStream
-from rekindle.views.integer_blur import blur_weights
+from rekindle.views.integer_blur import IntegerBlur, blur_weights
 from rekindle.views.integer_chain import IntegerChain
 from rekindle.views.options import ViewsOptions
 from rekindle.views.photometric import JitterStep, Photometric, draw_photometric
@@ -31,11 +31,10 @@ def apply(pixels: Tensor, *chains: Photometric) -> list[Tensor]:
     red, green, blue = pixels.numpy().astype(np.int32)
     packed = red | green << 8 | blue << 16 | 77 << 24  # what is in the last byte must not matter
     machine, outs = IntegerChain(side), [np.empty((3, side, side), np.uint8) for _ in chains]
-    order = sorted(range(len(chains)), key=lambda i: not chains[i].turns_hue)
+    order = sorted(range(len(chains)), key=lambda i: chains[i].hue_place is None)
     for start in range(0, len(order), machine.num_views):
         some = order[start : start + machine.num_views]
-        for place in range(len(some)):
-            machine.load(place, packed)
+        machine.pixels[: len(some)] = packed
         machine([chains[i] for i in some], [outs[i] for i in some])
     return [torch.from_numpy(out) for out in outs]
 
@@ -129,6 +128,21 @@ def test_blur_of_grey_is_grey_of_blur() -> None:
     assert torch.equal(together[0], together[2])
     wanted = reference(scene(), Photometric(is_grey=True, blur_sigma=1.3))
     assert float(difference(together, wanted).mean()) < 0.5
+
+
+def test_a_blur_does_not_depend_on_the_ones_before_it() -> None:
+    blur, levels = IntegerBlur(40), scene(40, 40).numpy().astype(np.int16) - 128
+    for sigma, channels in ((0.4, 3), (2.0, 1), (0.4, 1), (6.0, 3), (0.4, 3), (2.0, 3), (2.0, 1)):
+        view = levels[:channels]
+        assert np.array_equal(blur(view, sigma), IntegerBlur(40)(view, sigma))
+
+
+@pytest.mark.parametrize("side", [16, 31, 97, 98])
+def test_contrast_draws_towards_the_mean_grey_whatever_the_side(side: int) -> None:
+    (level,) = apply(scene(side, side), jitter(("contrast", 0.0)))
+    assert float(difference(level, reference(scene(side, side), jitter(("contrast", 0.0)))).max()) < 1
+    bright = torch.full((3, side, side), 255, dtype=torch.uint8)  # the largest sum that 16 bits have to hold
+    assert torch.equal(apply(bright, jitter(("contrast", 0.5)))[0], bright)
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 1.0, 2.0, 7.7])

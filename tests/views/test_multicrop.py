@@ -144,6 +144,15 @@ def test_views_stay_what_they_are_when_the_next_image_is_cut() -> None:
     assert torch.equal(first.global_pixels, kept)
 
 
+def test_views_can_be_learnt_from() -> None:
+    views = MultiCrop(SMALL)(image(), generator(0))
+    for pixels in (views.global_pixels, views.local_pixels):
+        assert pixels is not None
+        weight = torch.ones((), requires_grad=True)
+        (slope,) = torch.autograd.grad((weight * pixels).sum(), weight)  # refused for what inference mode makes
+        assert slope == pixels.sum()
+
+
 def test_a_used_transform_travels_to_another_process() -> None:
     transform = MultiCrop(SMALL)
     wanted = transform(image(), generator(2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 
@@ -26,7 +27,7 @@ class UniformStream:
     """
 
     def __init__(self, generator: torch.Generator, block: int = 256) -> None:
-        self.unit: Callable[[], float] = _units(generator, block).__next__
+        self.unit: Callable[[], float] = chain.from_iterable(_blocks(generator, block)).__next__
 
     def between(self, low: float, high: float) -> float:
         """Return a number in [low, high)."""
@@ -41,9 +42,9 @@ class UniformStream:
         return self.unit() < probability
 
 
-def _units(generator: torch.Generator, block: int) -> Iterator[float]:
+def _blocks(generator: torch.Generator, block: int) -> Iterator[Iterator[float]]:
     while True:
-        yield from reversed(torch.rand(block, generator=generator, dtype=torch.float64).tolist())
+        yield reversed(torch.rand(block, generator=generator, dtype=torch.float64).tolist())
 
 
 @dataclass(frozen=True, slots=True)

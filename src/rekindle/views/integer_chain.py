@@ -23,11 +23,15 @@ from rekindle.views.photometric import LUMA, JitterStep, Photometric
 Pixels = np.ndarray[Any, np.dtype[np.int32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-_CENTRE = np.uint8(128)
+_CENTRE = np.array(128, np.uint8)
+_CENTRES = np.array(0x80808080, np.uint32).view(np.int32)  # of the four bytes of a pixel
 _BLACK, _WHITE = -128, 127
 _LUMA_256 = (77, 150, 29)  # LUMA in 256ths, with sum 256: grey stays what it is
-_HALF = np.int16(64)
+_HALF = np.array(64, np.int16)
 _MOST_BITS = 7  # fractional bits of a factor; fewer where the result would not fit
+_SHIFTS = [np.array(bits, np.int16) for bits in range(16)]  # numpy takes twice as long to be told a Python number
+_BYTE = np.array(8, np.int32)
+_COLUMN_LENGTH = 32  # levels that are added in 16 bits, most of them
 _PIXELS_AT_ONCE = 102_400  # more is not faster: the arrays are long enough, and leave the second cache
 _VIEWS_AT_ONCE = 64
 
@@ -39,12 +43,16 @@ class IntegerChain:
 
     Attributes:
         num_views: views that it takes at most in one call.
+        pixels: [num_views, side, side], where the caller puts the views of the next call; each number is red + 256 green +
+            65536 blue, and what is in the topmost byte does not matter.
     """
 
     def __init__(self, side: int) -> None:
         self.side = side
         count = side * side
         self.num_views = min(_VIEWS_AT_ONCE, max(1, _PIXELS_AT_ONCE // count))
+        self.pixels: Pixels = np.empty((self.num_views, side, side), np.int32)
+        self._bytes = np.empty((self.num_views, 3, count), np.uint8)
         self._levels = aligned(self.num_views, 3, count)
         self._levels_torch = torch.from_numpy(self._levels)
         self._turned = aligned(self.num_views, 3, count)
@@ -54,25 +62,11 @@ class IntegerChain:
         self._number_torch = torch.from_numpy(self._number)
         self._scratch = aligned(count)
         self._scratch_torch = torch.from_numpy(self._scratch)
-        self._shifted = np.empty((side, side), np.int32)
-        self._bytes = np.empty((3, side, side), np.uint8)
         self._blur = IntegerBlur(side)
 
-    def load(self, place: int, pixels: Pixels) -> None:
-        """Take a view [side, side] in, as number `place` of the next call.
-
-        Args: pixels, each red + 256 green + 65536 blue; what is in the topmost byte does not matter.
-        """
-        # Shifts of whole pixels are twice as fast as copying every fourth byte.
-        np.copyto(self._bytes[0], pixels, casting="unsafe")
-        for plane, bits in ((1, 8), (2, 16)):
-            np.right_shift(pixels, bits, out=self._shifted)
-            np.copyto(self._bytes[plane], self._shifted, casting="unsafe")
-        np.bitwise_xor(self._bytes, _CENTRE, out=self._bytes)  # as int8, what is less 128
-        np.copyto(self._views[place].square, self._bytes.view(np.int8))
-
     def __call__(self, chains: Sequence[Photometric], outs: Sequence[Bytes]) -> None:
-        """Write each view that was loaded into one of `outs` [3, side, side]. Views whose hue turns come first."""
+        """Write each of the views in `pixels` into one of `outs` [3, side, side]. Views whose hue turns come first."""
+        self._load(len(chains))
         self._jitter(chains)
         for view, chain, out in zip(self._views, chains, outs, strict=False):
             square = view.square
@@ -86,15 +80,26 @@ class IntegerChain:
             if chain.is_solarized:
                 np.minimum(out, np.invert(out), out=out)  # the complement 255 - x is the lesser from 128 on
 
+    def _load(self, count: int) -> None:
+        """Take the channels of `count` views apart."""
+        # Shifts of whole pixels are twice as fast as copying every fourth byte.
+        pixels, planes = self.pixels[:count].reshape(count, -1), self._bytes[:count]
+        np.bitwise_xor(pixels, _CENTRES, out=pixels)  # as int8, what is less 128
+        for channel in range(3):
+            if channel:
+                np.right_shift(pixels, _BYTE, out=pixels)
+            np.copyto(planes[:, channel], pixels, casting="unsafe")
+        np.copyto(self._levels[:count], planes.view(np.int8))
+
     def _jitter(self, chains: Sequence[Photometric]) -> None:
         """Run each view's steps up to its hue, then all hues together, then the other steps."""
         turns: list[float] = []
         rest: list[tuple[_View, _Affine, tuple[JitterStep, ...]]] = []
         for view, chain in zip(self._views, chains, strict=False):
-            if not chain.turns_hue:
+            place = chain.hue_place
+            if place is None:
                 self._carry_out(view, self._run(view, _Affine(), chain.jitter))
                 continue
-            place = next(i for i, (name, _) in enumerate(chain.jitter) if name == "hue")
             due = self._run(view, _Affine(), chain.jitter[:place])
             if due.grey:  # hue and the other two can change places, hue and saturation cannot
                 due = self._carry_out(view, due)
@@ -131,7 +136,7 @@ class IntegerChain:
             red, blue = round(LUMA[0] * grey), round(LUMA[2] * grey)
             added = self._sum(view, (red, grey - red - blue, blue))
         torch.add(added, levels, alpha=own, out=levels)
-        np.right_shift(view.levels, bits, out=view.levels)
+        np.right_shift(view.levels, _SHIFTS[bits], out=view.levels)
         if low < _BLACK << bits or high >= (_WHITE + 1) << bits:
             levels.clamp_(_BLACK, _WHITE)
         return _Affine()
@@ -146,7 +151,7 @@ class IntegerChain:
         """Put the grey levels in the place of the red ones."""
         self._number.fill(128)  # one half: the shift rounds down
         self._sum(view, _LUMA_256)
-        np.right_shift(self._scratch, 8, out=view.levels[0])
+        np.right_shift(self._scratch, _SHIFTS[8], out=view.levels[0])
 
     def _hue(self, turns: Sequence[float]) -> None:
         """Turn the hue of each view by moving along the hexagon of HSV, without computing a hue or dividing.
@@ -175,10 +180,10 @@ class IntegerChain:
         np.subtract(most, least, out=shift)
         np.multiply(shift, factors, out=shift)
         np.add(shift, _HALF, out=shift)
-        np.right_shift(shift, 7, out=shift)
+        np.right_shift(shift, _SHIFTS[7], out=shift)
         for channel, (one, other) in enumerate(((green, blue), (blue, red), (red, green))):
             np.subtract(one, other, out=turned[:, channel : channel + 1])
-        np.right_shift(turned, 15, out=turned)  # all bits set where the difference is negative: where o = -1
+        np.right_shift(turned, _SHIFTS[15], out=turned)  # all bits set where the difference is negative: where o = -1
         np.add(middle, shift, out=middle)
         np.add(shift, shift, out=shift)
         np.bitwise_and(turned, shift, out=turned)
@@ -196,14 +201,17 @@ class _View:
         self.square = levels.reshape(3, side, side)
         self.levels_torch = torch.from_numpy(levels)
         self.red, self.green, self.blue = self.levels_torch.unbind(0)
+        count = side * side
+        column = next(length for length in range(_COLUMN_LENGTH, 0, -1) if count % length == 0)
+        self._columns = levels.reshape(3, column, -1)
+        self._count = count
 
     def mean_grey(self) -> float:
         """Mean of the grey levels."""
-        side = len(self.square[0])
-        # A sum of at most 255 levels needs no wider type, to which numpy would convert first.
-        columns = np.add.reduce(self.square, axis=1, dtype=np.int16 if side <= 255 else np.int32)
-        red, green, blue = np.add.reduce(columns, axis=1, dtype=np.int64).tolist()
-        return float(LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / side**2
+        # A few levels need no wider type, to which numpy would convert each first.
+        sums = np.add.reduce(self._columns, axis=1, dtype=np.int16)
+        red, green, blue = np.add.reduce(sums, axis=1, dtype=np.int64).tolist()
+        return float(LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / self._count
 
 
 class _Affine:

@@ -18,12 +18,21 @@ from rekindle.views.plan import PlannedBatch, ViewPlan, collate_plans, draw_plan
 
 @dataclass(frozen=True)
 class SingleViews:
-    """The views of one image: pixels uint8 [V, 3, S, S], crop fields [V]; no local views is None."""
+    """The views of one image: pixels uint8 [V, 3, S, S], no local views is None; crops of all, global ones first."""
 
     global_pixels: Tensor
-    global_crops: Crops
     local_pixels: Tensor | None
-    local_crops: Crops | None
+    crops: Crops
+
+    @property
+    def global_crops(self) -> Crops:
+        """Where the global views were cut, fields [2]."""
+        return self.crops[:2]
+
+    @property
+    def local_crops(self) -> Crops:
+        """Where the local views were cut, fields [V], V may be 0."""
+        return self.crops[2:]
 
 
 class MultiCrop:
@@ -46,10 +55,10 @@ class MultiCrop:
         crops = plan.crops()
         if options.num_local == 0:
             (large,) = self._execute(image, plan, [(2, options.global_size_px)])
-            return SingleViews(large, crops, None, None)
+            return SingleViews(large, None, crops)
         groups = [(2, options.global_size_px), (options.num_local, options.local_size_px)]
         large, small = self._execute(image, plan, groups)
-        return SingleViews(large, crops[:2], small, crops[2:])
+        return SingleViews(large, small, crops)
 
     def collate(self, samples: Sequence[tuple[int, tuple[int, ...], SingleViews]]) -> ViewBatch:
         """Make one batch, `collate_views`."""
@@ -80,16 +89,11 @@ def view_maker(options: ViewsOptions, *, on_gpu: bool) -> MultiCrop | PlanCrop:
 def collate_views(samples: Sequence[tuple[int, tuple[int, ...], SingleViews]]) -> ViewBatch:
     """Make one batch of B samples (image index, indices skipped on the way to it, views)."""
     indices, skipped, views = zip(*samples, strict=True)
-    local = None
-    if views[0].local_pixels is not None:
-        local = _stack([v.local_pixels for v in views], [v.local_crops for v in views])
+    crops = Crops.stack([v.crops for v in views], dim=1)
+    local = [v.local_pixels for v in views if v.local_pixels is not None]
     return ViewBatch(
-        global_views=_stack([v.global_pixels for v in views], [v.global_crops for v in views]),
-        local_views=local,
+        global_views=Views(torch.stack([v.global_pixels for v in views], dim=1), crops[:2]),
+        local_views=Views(torch.stack(local, dim=1), crops[2:]) if local else None,
         image_index=torch.tensor(indices, dtype=torch.int64),
         skipped=tuple(index for some in skipped for index in some),
     )
-
-
-def _stack(pixels: list[Tensor], crops: list[Crops]) -> Views:
-    return Views(torch.stack(pixels, dim=1), Crops.stack(crops, dim=1))

@@ -41,9 +41,12 @@ class Photometric:
     is_solarized: bool = False
 
     @property
-    def turns_hue(self) -> bool:
-        """Whether the hue is among the colour operations."""
-        return any(name == "hue" for name, _ in self.jitter)
+    def hue_place(self) -> int | None:
+        """Which of the colour operations turns the hue; None if none does."""
+        for place, (name, _) in enumerate(self.jitter):
+            if name == "hue":
+                return place
+        return None
 
 
 def draw_photometric(options: ViewsOptions, view_index: int, uniform: UniformStream) -> Photometric:

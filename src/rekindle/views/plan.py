@@ -39,12 +39,12 @@ class ViewPlan:
         """Boxes and flips as fractions of the image, fields [V]."""
         height, width = self.image_size
         # Divided in double precision: a crop's far edge then rounds to the image's.
-        edges = np.array(
-            [(b.top / height, b.left / width, b.height / height, b.width / width) for b in self.boxes], np.float64
+        numbers = np.array(
+            [(b.top / height, b.left / width, b.height / height, b.width / width, height, width) for b in self.boxes],
+            np.float64,
         )
-        top, left, extent_y, extent_x = torch.from_numpy(edges.T.astype(np.float32)).unbind(0)
+        top, left, extent_y, extent_x, *sizes = torch.from_numpy(numbers.T.astype(np.float32)).unbind(0)
         flipped, flipped_vertically = torch.from_numpy(np.array(self.flips, np.bool_).T.copy()).unbind(0)
-        sizes = (torch.full_like(top, float(side)) for side in self.image_size)
         return Crops(top, left, extent_y, extent_x, flipped, flipped_vertically, *sizes)
 
 
