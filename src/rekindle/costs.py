@@ -98,7 +98,7 @@ class Trunk:
         own = 2 * self.width * (2 * self.width + self.mlp_maps * self.hidden)
         return keys_values + own + self.attention(1, t) + self.adapter(1)
 
-    def kept(self, size_px: int, train: Train, *, bytes_each: int, plain_attention: bool = False) -> float:
+    def kept(self, size_px: int, train: Train, *, bytes_each: int) -> float:
         """Bytes that one view's forward pass keeps for the way back, in numbers of `bytes_each`.
 
         Per token and block: inputs of both norms, q, k, v, what attention read, the MLP's hidden layer before its
@@ -110,8 +110,7 @@ class Trunk:
             per_token += d + self.rank
         if train == "all":
             per_token += 2 * d + self.hidden
-        scores = self.heads * t * t if plain_attention else 0
-        return float(bytes_each * self.depth * (t * per_token + scores))
+        return float(bytes_each * self.depth * t * per_token)
 
 
 @dataclass(frozen=True)
@@ -237,32 +236,30 @@ def kept_per_image(
     num_local: int,
     train: Train,
     bytes_each: int,
-    plain: bool,
 ) -> float:
     """Largest number of bytes that a step's forward passes keep at one time, per image.
 
     The small views' share is gone before the large views' exists. A row in the head keeps the inputs of its activations and
     of its maps.
     """
-    large = 2 * trunk.kept(sizes[0], train, bytes_each=bytes_each, plain_attention=plain)
-    small = num_local * trunk.kept(sizes[1], train, bytes_each=bytes_each, plain_attention=plain)
+    large = 2 * trunk.kept(sizes[0], train, bytes_each=bytes_each)
+    small = num_local * trunk.kept(sizes[1], train, bytes_each=bytes_each)
     per_row = bytes_each * (4 * head.hidden + head.width + 2 * head.bottleneck)
     return max(large + per_row * (2 + rows.student_patch + rows.student_region), small + per_row * num_local)
 
 
-def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int, comparisons: int) -> float:
+def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int) -> float:
     """Bytes that a step keeps whatever the number of images.
 
-    Gradients of the small views' share and of the prototypes, and in low precision the weights that it computes with.
-
-    Args: comparisons, calls of the loss whose gradient with respect to the prototypes (float32) waits for the way back.
+    The gradient of the small views' share, that of the large views' prototypes (both in float32 as far as prototypes go),
+    and in low precision the weights that it computes with.
     """
     maps = head.width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
     trained = trunk.depth * 2 * trunk.width * trunk.rank
     if train == "all":
         trained += trunk.depth * trunk.width * (4 * trunk.width + trunk.mlp_maps * trunk.hidden)
     copies = 2 if bytes_each == 2 else 1  # low precision also keeps its copies of what trains
-    return copies * bytes_each * (maps + trained) + 4 * comparisons * head.prototypes * head.bottleneck
+    return copies * bytes_each * (maps + trained) + 4 * 2 * head.prototypes * head.bottleneck
 
 
 def fitting_share(free_bytes: float, per_image: float, besides: float, *, at_most: int) -> int:

@@ -14,8 +14,14 @@ from rekindle.methods import METHODS
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 
-CPU_SHARE_BYTES = 600e6
-"""What a share may keep on a CPU, where larger ones are no faster once the matrices are large: 4 images of a ViT-S/16."""
+CPU_SHARE_BYTES = 300e6
+"""What a share may keep on a CPU, in float32: 2 images of a ViT-S/16 with adapters, 788 + 740 tokens.
+
+In float32, what a CPU run takes unless told, 4 images were no faster: GLARE, batch 8, rank 64, had 0.96 of the speed of
+LightlyTrain's DINO at 54 % of its memory, and with 2 images 0.99 at 46 %. In bfloat16 4 images save time and cost memory: 1.17 at
+68 %, against 1.03 at 64 % (CPU time, one run on a busy machine). The bound is in float32 for both, so that the precision does not
+change which images are counted together; `engine.micro_batch_size` asks for more.
+"""
 
 
 def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | None = None) -> TrainingPlan:
@@ -44,7 +50,6 @@ def plan_steps(options: PretrainOptions, num_images: int, backbone: Backbone | N
 def _fitting_share(options: PretrainOptions, backbone: Backbone, at_most: int) -> int:
     """Images that fit into free memory at a time, by the model of `costs`: the loss that keeps most, GLARE's, counts."""
     views = options.views
-    is_low = compute_precision(options) == "bf16"
     block = plain_block(backbone.vit.blocks[0])
     hidden = block.mlp.fc2.in_features
     maps = sum(p.numel() for p in block.mlp.parameters() if p.ndim == 2)
@@ -60,22 +65,26 @@ def _fitting_share(options: PretrainOptions, backbone: Backbone, at_most: int) -
     )
     head = costs.Head(backbone.width)
     patches = 2 * (trunk.tokens(views.global_size_px) - trunk.prefix)
-    number = 2 if is_low else 4
-    per_image = costs.kept_per_image(
-        trunk,
-        head,
-        costs.Rows(student_patch=patches, student_region=patches),
-        sizes=(views.global_size_px, views.local_size_px),
-        num_local=views.num_local,
-        train=options.train,
-        bytes_each=number,
-        plain=is_low and not on_gpu(options),
-    )
-    if options.engine.recompute_blocks:
-        per_image /= backbone.depth
-    besides = costs.kept_besides(trunk, head, train=options.train, bytes_each=number, comparisons=4)
-    free: float = torch.cuda.mem_get_info()[0] if on_gpu(options) else min(free_bytes(), 2 * CPU_SHARE_BYTES)
-    return costs.fitting_share(free, per_image, besides, at_most=at_most)
+
+    def fitting(free: float, number: int, at_most: int) -> int:
+        per_image = costs.kept_per_image(
+            trunk,
+            head,
+            costs.Rows(student_patch=patches, student_region=patches),
+            sizes=(views.global_size_px, views.local_size_px),
+            num_local=views.num_local,
+            train=options.train,
+            bytes_each=number,
+        )
+        if options.engine.recompute_blocks:
+            per_image /= backbone.depth
+        besides = costs.kept_besides(trunk, head, train=options.train, bytes_each=number)
+        return costs.fitting_share(free, per_image, besides, at_most=at_most)
+
+    number = 2 if compute_precision(options) == "bf16" else 4
+    if on_gpu(options):
+        return fitting(torch.cuda.mem_get_info()[0], number, at_most)
+    return fitting(free_bytes(), number, fitting(2 * CPU_SHARE_BYTES, 4, at_most))
 
 
 def compute_precision(options: PretrainOptions) -> str:

@@ -209,3 +209,17 @@ def test_drop_path_runs_around_adapted_branches() -> None:
         found = block(x, BlockPass(paths=(paths, paths)))  # the adapter itself still adds nothing
         assert torch.equal(found[::2], x[::2]), position
         assert not bool((found[1::2] == x[1::2]).flatten(1).all(1).any()), position
+
+
+@pytest.mark.parametrize("frozen", [(), ("up.weight", "up.bias"), ("down.weight", "down.bias", "up.weight", "up.bias")])
+def test_an_adapter_onto_its_own_stream_has_the_gradients_of_the_plain_sum(frozen: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    adapter = UniAdapter(6, rank=4, scale=0.3).double()
+    for name, parameter in adapter.named_parameters():
+        nn.init.normal_(parameter)
+        parameter.requires_grad_(name not in frozen)
+    x, pull = torch.randn(2, 3, 6).double().requires_grad_(), torch.randn(2, 3, 6).double()
+    inputs = [x, *(p for p in adapter.parameters() if p.requires_grad)]
+    ours, plain = adapter(x, onto=x), x + adapter(x)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs, pull), torch.autograd.grad(plain, inputs, pull))

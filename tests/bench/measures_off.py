@@ -17,7 +17,7 @@ from rekindle.bench.step import OursGlare
 from rekindle.engine import step as engine_step
 from rekindle.methods import dino, glare, heads
 from rekindle.networks.backbone import Backbone
-from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
+from rekindle.objectives.prototypes import Compared, WeighedTerms
 
 
 class AllWeights(OursGlare):
@@ -39,8 +39,8 @@ class OneGraph(OursGlare):
     """The small crops' graph waits for that of the large views."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        def wait(share: Callable[[], WeighedTerms], inputs: Sequence[Tensor]) -> WeighedTerms:
-            return share()
+        def wait(shares: Sequence[Callable[[], WeighedTerms]], inputs: Sequence[Tensor]) -> WeighedTerms:
+            return WeighedTerms.join([share() for share in shares])
 
         glare.gradient_in_advance = dino.gradient_in_advance = wait  # type: ignore[attr-defined]
         super().__init__(case)
@@ -50,7 +50,7 @@ class KeptLogits(OursGlare):
     """Logits and distributions of all rows are tensors of the graph."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        heads.prototype_cross_entropy = _plain  # type: ignore[attr-defined]
+        heads.prototype_cross_entropy = _plain  # type: ignore[assignment, attr-defined]
         super().__init__(case)
 
 
@@ -79,21 +79,15 @@ class Autocast(OursGlare):
         super().__init__(case)
 
 
-def _plain(
-    student: Tensor,
-    prototypes: Tensor,
-    targets: TargetRows,
-    terms: Mapping[str, Pairs],
-    weights: Mapping[str, float],
-    *,
-    temperature: float,
-    **groups: object,
-) -> WeighedTerms:
-    log_p = F.log_softmax((student @ prototypes.to(student.dtype).T).float() / temperature, dim=-1)
-    probs = targets.probs(torch.arange(len(targets)))
-    values = {
-        name: -(pairs.weight * (probs[pairs.teacher] * log_p[pairs.student]).sum(-1)).sum()
-        for name, pairs in terms.items()
-    }
-    total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
-    return WeighedTerms(total, {name: value.detach() for name, value in values.items()})
+def _plain(student: Tensor, prototypes: Tensor, compared: Sequence[Compared], *, temperature: float) -> WeighedTerms:
+    parts = []
+    for own, part in zip(torch.split(student, [part.rows for part in compared]), compared, strict=True):
+        log_p = F.log_softmax((own @ prototypes.to(own.dtype).T).float() / temperature, dim=-1)
+        probs = part.targets.probs()
+        values = {
+            name: -(pairs.weight * (probs[pairs.teacher] * log_p[pairs.student]).sum(-1)).sum()
+            for name, pairs in part.terms.items()
+        }
+        total = torch.stack([part.weights[name] * value for name, value in values.items()]).sum()
+        parts.append(WeighedTerms(total, values))
+    return WeighedTerms.join(parts)

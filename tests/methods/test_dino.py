@@ -8,7 +8,7 @@ import torch
 
 from rekindle.core.progress import Progress
 from rekindle.objectives.pairs import cross_view_pairs
-from rekindle.objectives.prototypes import TargetRows, prototype_cross_entropy
+from rekindle.objectives.prototypes import Compared, TargetRows, prototype_cross_entropy
 from tests.methods.scene import tiny_batch, tiny_dino, tiny_glare
 
 START = Progress(0, 10)
@@ -87,6 +87,9 @@ def test_the_loss_is_lightlys(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     targets = TargetRows.centred(given.flatten(0, 1), torch.eye(16), centre, temperature=0.05)
     ours = prototype_cross_entropy(
-        student.flatten(0, 1), torch.eye(16), targets, {"glob": pairs}, {"glob": 1.0}, temperature=0.1
+        student.flatten(0, 1),
+        torch.eye(16),
+        [Compared(len(student.flatten(0, 1)), targets, {"glob": pairs}, {"glob": 1.0})],
+        temperature=0.1,
     )
     torch.testing.assert_close(ours.total, theirs, atol=1e-5, rtol=1e-5)

@@ -101,7 +101,7 @@ def test_the_patch_term_is_lightlys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTLY_DID_VERSION_CHECK", "True")
     loss = pytest.importorskip("lightly.loss.ibot_loss")
     from rekindle.objectives.pairs import same_patch_pairs
-    from rekindle.objectives.prototypes import TargetRows, prototype_cross_entropy
+    from rekindle.objectives.prototypes import Compared, TargetRows, prototype_cross_entropy
 
     torch.manual_seed(0)
     mask = torch.rand(4, 3, 3) < 0.4
@@ -110,5 +110,6 @@ def test_the_patch_term_is_lightlys(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = loss.IBOTPatchLoss(16, teacher_temp=0.05)(given[rows], logits[rows], mask)
     pairs = same_patch_pairs(mask.flatten(1), num_views=4)
     targets = TargetRows.centred(given, torch.eye(16), torch.zeros(16), temperature=0.05)
-    ours = prototype_cross_entropy(logits, torch.eye(16), targets, {"mim": pairs}, {"mim": 1.0}, temperature=0.1)
+    compared = Compared(len(logits), targets, {"mim": pairs}, {"mim": 1.0})
+    ours = prototype_cross_entropy(logits, torch.eye(16), [compared], temperature=0.1)
     torch.testing.assert_close(ours.total, theirs, atol=1e-5, rtol=1e-5)

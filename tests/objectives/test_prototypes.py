@@ -10,13 +10,26 @@ import torch
 from torch import Tensor
 
 from rekindle.objectives.assignment import centred_softmax
-from rekindle.objectives.prototypes import Pairs, TargetRows, prototype_cross_entropy
+from rekindle.objectives.prototypes import Compared, Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
 
 WEIGHTS = {"one": 1.0, "two": 0.25}
 
 
 def _pairs(rows: Tensor) -> Pairs:
     return Pairs(rows[:, 0], rows[:, 1], torch.rand(len(rows)))
+
+
+def _cross_entropy(
+    student: Tensor,
+    prototypes: Tensor,
+    targets: TargetRows,
+    terms: dict[str, Pairs],
+    weights: dict[str, float],
+    *,
+    temperature: float,
+) -> WeighedTerms:
+    compared = Compared(len(student), targets, terms, weights)
+    return prototype_cross_entropy(student, prototypes, [compared], temperature=temperature)
 
 
 class Scene:
@@ -73,12 +86,8 @@ def test_values_and_gradients_equal_the_sum_over_pairs_whatever_the_blocks(seed:
     found = prototype_cross_entropy(
         scene.student,
         scene.prototypes,
-        scene.targets(),
-        scene.terms,
-        WEIGHTS,
+        [Compared(24, scene.targets(), scene.terms, WEIGHTS, scene.image_s, scene.image_t)],
         temperature=0.1,
-        student_group=scene.image_s,
-        teacher_group=scene.image_t,
         block_rows=block_rows,
     )
     for name, value in expected.items():
@@ -88,24 +97,40 @@ def test_values_and_gradients_equal_the_sum_over_pairs_whatever_the_blocks(seed:
     torch.testing.assert_close(gradients, wanted, rtol=1e-6, atol=1e-9)
 
 
+def test_comparisons_together_are_the_sum_of_each_alone() -> None:
+    scene, other = Scene(0), Scene(1, per_image=(3, 8))
+    parts = [
+        Compared(24, scene.targets(), scene.terms, WEIGHTS),
+        Compared(12, other.targets(), {"two": other.terms["two"]}, {"two": 0.5}, other.image_s, other.image_t),
+    ]
+    rows = torch.cat([scene.student, other.student])
+    together = prototype_cross_entropy(rows, scene.prototypes, parts, temperature=0.1, block_rows=4)
+    alone = [
+        prototype_cross_entropy(own, scene.prototypes, [part], temperature=0.1)
+        for own, part in zip((scene.student, other.student), parts, strict=True)
+    ]
+    wanted = WeighedTerms.join(alone)
+    assert together.terms.keys() == wanted.terms.keys()
+    for name, value in wanted.terms.items():
+        torch.testing.assert_close(together.terms[name], value)
+    inputs = (scene.student, other.student, scene.prototypes)
+    torch.testing.assert_close(torch.autograd.grad(together.total, inputs), torch.autograd.grad(wanted.total, inputs))
+
+
 def test_gradcheck() -> None:
     scene = Scene(0)
 
     def total(student: Tensor, prototypes: Tensor) -> Tensor:
-        return prototype_cross_entropy(
-            student, prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.3
-        ).total
+        return _cross_entropy(student, prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.3).total
 
     assert torch.autograd.gradcheck(total, (scene.student, scene.prototypes))
 
 
 def test_bfloat16_rows_give_float32_sums_near_those_of_float32() -> None:
     scene = Scene(1, torch.float32)
-    exact = prototype_cross_entropy(
-        scene.student, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.5
-    )
+    exact = _cross_entropy(scene.student, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.5)
     low = scene.student.detach().bfloat16().requires_grad_()
-    rough = prototype_cross_entropy(low, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.5)
+    rough = _cross_entropy(low, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.5)
     assert rough.total.dtype == torch.float32
     torch.testing.assert_close(rough.total, exact.total, rtol=0.02, atol=0.02)
     (gradient,) = torch.autograd.grad(rough.total, low)
@@ -116,7 +141,7 @@ def test_what_autograd_keeps_does_not_grow_with_k() -> None:
     """No logits are saved: only the gradients of the rows and of the prototypes."""
     scene, kept = Scene(2), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):  # type: ignore[func-returns-value]
-        prototype_cross_entropy(scene.student, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.1)
+        _cross_entropy(scene.student, scene.prototypes, scene.targets(), scene.terms, WEIGHTS, temperature=0.1)
     assert sorted(map(tuple, kept)) == sorted([tuple(scene.student.shape), tuple(scene.prototypes.shape)])
 
 
@@ -124,9 +149,7 @@ def test_no_pairs_give_zero_with_a_zero_gradient() -> None:
     scene = Scene(0)
     none = _pairs(torch.zeros(0, 2, dtype=torch.int64))
     for student in (scene.student, scene.student[:0]):
-        found = prototype_cross_entropy(
-            student, scene.prototypes, scene.targets(), {"one": none}, {"one": 1.0}, temperature=0.1
-        )
+        found = _cross_entropy(student, scene.prototypes, scene.targets(), {"one": none}, {"one": 1.0}, temperature=0.1)
         assert float(found.total.detach()) == 0.0
         (gradient,) = torch.autograd.grad(found.total, scene.prototypes)
         assert float(gradient.abs().max()) == 0.0
@@ -136,11 +159,9 @@ def test_uniform_against_uniform_is_log_k_and_never_less_against_anything() -> N
     rows = torch.zeros(6, 3)
     uniform = TargetRows.given(torch.full((6, 8192), 1 / 8192))
     pairs = {"one": Pairs(torch.arange(6), torch.arange(6), torch.full((6,), 1 / 6))}
-    loss = prototype_cross_entropy(rows, torch.randn(8192, 3), uniform, pairs, {"one": 1.0}, temperature=0.1)
+    loss = _cross_entropy(rows, torch.randn(8192, 3), uniform, pairs, {"one": 1.0}, temperature=0.1)
     assert float(loss.terms["one"]) == pytest.approx(math.log(8192), abs=1e-4)
-    moved = prototype_cross_entropy(
-        torch.randn(6, 3), torch.randn(8192, 3), uniform, pairs, {"one": 1.0}, temperature=0.1
-    )
+    moved = _cross_entropy(torch.randn(6, 3), torch.randn(8192, 3), uniform, pairs, {"one": 1.0}, temperature=0.1)
     assert float(moved.terms["one"]) > math.log(8192)
 
 
@@ -174,6 +195,6 @@ def test_a_temperature_that_is_not_positive_and_weights_of_other_names_are_refus
     scene = Scene(0)
     for weights, temperature, message in ((WEIGHTS, 0.0, "temperature"), ({"one": 1.0}, 0.1, "'two'")):
         with pytest.raises(ValueError, match=message):
-            prototype_cross_entropy(
+            _cross_entropy(
                 scene.student, scene.prototypes, scene.targets(), scene.terms, weights, temperature=temperature
             )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from rekindle.networks.blocks import (
     mlp_output,
     run_block,
 )
+from rekindle.networks.frozen_branch import onto_stream
 
 Position = Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"]
 
@@ -59,12 +60,54 @@ class UniAdapter(nn.Module):
 
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return onto + branch(x), of the shape of x; without `onto` the branch alone."""
+        if onto is x and self._is_plain(x):
+            out: Tensor = _Bottleneck.apply(
+                x, self.down.weight, self.down.bias, self.up.weight, self.up.bias, self.scale
+            )
+            return out
         branch: Tensor = self.up(torch.relu(self.down(self.norm(x))))
         if onto is None:
             return self.scale * branch
         if isinstance(self.scale, float):
             return torch.add(onto, branch, alpha=self.scale)
         return onto + self.scale * branch
+
+    def _is_plain(self, x: Tensor) -> bool:
+        """Whether the branch stands on the stream itself, with a fixed scale, computed in the precision of its weights."""
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
+            or torch.is_autocast_enabled(x.device.type)
+        ):
+            return False
+        is_fixed = isinstance(self.scale, float) and isinstance(self.norm, nn.Identity)
+        return is_fixed and x.dtype == self.down.weight.dtype
+
+
+class _Bottleneck(torch.autograd.Function):
+    """x + s * (ReLU(x W_down + b_down) W_up + b_up), eq. 3: its sums are parts of the products. Keeps x and the hidden layer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, scale: float
+    ) -> Tensor:
+        hidden = torch._addmm_activation(down_bias, x.flatten(0, -2), down.T)
+        ctx.save_for_backward(x, hidden, down, up)
+        ctx.scale = scale
+        branch = torch.addmm(up_bias, hidden, up.T).view_as(x)
+        return torch.add(x, branch, alpha=scale, out=branch)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, down, up = ctx.saved_tensors
+        flat, scale = gradient.flatten(0, -2), ctx.scale
+        pull = torch.addmm(hidden, flat, up, beta=0, alpha=scale)
+        torch.ops.aten.threshold_backward(pull, hidden, 0, grad_input=pull)
+        to_x = torch.addmm(flat, pull, down).view_as(x) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return to_x, None, None, None, None, None
+        to_up = torch.addmm(up, flat.T, hidden, beta=0, alpha=scale)
+        return to_x, pull.T @ x.flatten(0, -2), pull.sum(dim=0), to_up, flat.sum(dim=0).mul_(scale), None
 
 
 class AdaptedBlock(ComposedBlock):
@@ -132,11 +175,20 @@ class AdaptedBlock(ComposedBlock):
             y = run_block(self.block, x, how)
             return adapter(y, onto=y)  # type: ignore[no-any-return]
         kept, (attention_path, mlp_path) = x if how.rows is None else x[:, : how.rows], how.paths or (None, None)
-        attended = attention_output(self.block, x, how)
-        if self.position == "attn_branch":
-            attended = adapter(attended, onto=attended)
-        y = add_branch(kept, attended, attention_path)
+        is_frozen = not (
+            how.one_graph or torch.compiler.is_compiling() or any(p.requires_grad for p in self.block.parameters())
+        )
+        if is_frozen and how.rows is None and self.position != "attn_branch":
+            y = onto_stream(x, lambda x: attention_output(self.block, x, how), attention_path)
+        else:
+            attended = attention_output(self.block, x, how)
+            if self.position == "attn_branch":
+                attended = adapter(attended, onto=attended)
+            y = add_branch(kept, attended, attention_path)
         if self.position == "after_attn":
             y = adapter(y, onto=y)
-        out = add_branch(y, mlp_output(self.block, y), mlp_path)
+        if is_frozen:
+            out = onto_stream(y, lambda y: mlp_output(self.block, y), mlp_path)
+        else:
+            out = add_branch(y, mlp_output(self.block, y), mlp_path)
         return adapter(y, onto=out) if self.position == "parallel_mlp" else out

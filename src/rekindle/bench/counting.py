@@ -18,8 +18,17 @@ _VIEWS = frozenset(
     "as_strided detach alias chunk narrow diagonal unfold lift_fresh".split()
 )
 _NO_KERNEL = frozenset(
-    "empty empty_like empty_strided new_empty new_empty_strided is_same_size _local_scalar_dense".split()
+    "empty empty_like empty_strided new_empty new_empty_strided is_same_size promote_types _local_scalar_dense "
+    "_sparse_coo_tensor_with_dims_and_tensors profiler::_record_function_enter_new profiler::_record_function_exit".split()
 )
+
+
+def _product_flops(bias: Any, left: tuple[int, int], right: tuple[int, int], *_: Any, **__: Any) -> int:
+    return 2 * left[0] * left[1] * right[1]
+
+
+FLOP_FORMULAS = {torch.ops.aten._addmm_activation: _product_flops}
+"""Operations that torch's counter does not know: a product with its bias and activation."""
 
 
 @dataclass
@@ -29,6 +38,7 @@ class Counted:
     Attributes:
         flops: floating point operations, 2 for a multiply-add: matrix products, convolutions, attention.
         kernels: operations that run something on a device: no views, no allocations; a foreach operation counts once.
+        kept_now: bytes that autograd keeps at this moment, parameters not counted.
         kept_peak: largest number of bytes that autograd kept for the way back at any moment, parameters not counted.
         kept_shapes: shapes of all tensors that it kept at some moment.
         by_name: kernels by the operation's name.
@@ -36,6 +46,7 @@ class Counted:
 
     flops: int = 0
     kernels: int = 0
+    kept_now: int = 0
     kept_peak: int = 0
     kept_shapes: set[tuple[int, ...]] = field(default_factory=set)
     by_name: dict[str, int] = field(default_factory=dict)
@@ -63,7 +74,6 @@ class _Kept:
         self._counted = counted
         self._excluded = {t.untyped_storage().data_ptr() for t in not_counted}
         self._uses: dict[int, int] = {}
-        self._now = 0
 
     def pack(self, tensor: Tensor) -> Any:
         storage = tensor.untyped_storage()
@@ -76,14 +86,14 @@ class _Kept:
     def add(self, key: int, size: int) -> None:
         self._uses[key] = self._uses.get(key, 0) + 1
         if self._uses[key] == 1:
-            self._now += size
-            self._counted.kept_peak = max(self._counted.kept_peak, self._now)
+            self._counted.kept_now += size
+            self._counted.kept_peak = max(self._counted.kept_peak, self._counted.kept_now)
 
     def drop(self, key: int, size: int) -> None:
         self._uses[key] -= 1
         if not self._uses[key]:
             del self._uses[key]
-            self._now -= size
+            self._counted.kept_now -= size
 
 
 class _Handle:
@@ -107,7 +117,7 @@ def counting(not_kept: Sequence[Tensor] = ()) -> Iterator[Counted]:
     kept = _Kept(counted, not_kept)
     with (
         torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda h: h.tensor if isinstance(h, _Handle) else h),
-        FlopCounterMode(display=False) as flops,
+        FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as flops,
         _KernelCounter(counted),
     ):
         yield counted

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rekindle.bench.counting import FLOP_FORMULAS
 from rekindle.core.rng import generator
 from rekindle.networks.architecture import Architecture, is_grammar, parse_arch
 from rekindle.views.batch import Crops, ViewBatch, Views
@@ -80,7 +81,7 @@ def view_list(batch: ViewBatch) -> list[torch.Tensor]:
 
 def count_flops(call: Callable[[], object]) -> int:
     """Floating point operations of one call, 2 for a multiply-add: matrix products, convolutions, attention."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
         call()
     return int(counter.get_total_flops())
 

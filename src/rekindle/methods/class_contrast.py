@@ -140,7 +140,7 @@ def small_views_share(
         value, _ = class_contrast(config, student.rows("cls", tokens), keys, num_local=num_local, start=2)
         return weighed({"cls": value}, {"cls": weight})
 
-    return [gradient_in_advance(share, [*student.backbone.parameters(), *student.heads["cls"].parameters()])]
+    return [gradient_in_advance([share], [*student.backbone.parameters(), *student.heads["cls"].parameters()])]
 
 
 def by_view(rows: Float[Tensor, "N ..."], views: int) -> Float[Tensor, "V B ..."]:

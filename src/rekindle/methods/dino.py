@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
@@ -17,7 +17,7 @@ from rekindle.methods.shares import gradient_in_advance
 from rekindle.methods.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.objectives.prototypes import TargetRows, WeighedTerms
-from rekindle.views.batch import ViewBatch
+from rekindle.views.batch import ViewBatch, Views
 
 
 class DinoOptions(CentredOptions):
@@ -59,20 +59,14 @@ class Dino(Method):
         with torch.no_grad():
             cls = teacher.backbone.class_token(batch.global_views.pixels.flatten(0, 1))
             targets = heads.targets(cls, self.upkeep.centre("cls"))
-        parts = self._shares(batch, heads, targets)
-        return LossBreakdown.join(parts, self.upkeep.stats(progress, {"cls": targets}, parts[0].total))
-
-    def _shares(self, batch: ViewBatch, heads: HeadPair, targets: TargetRows) -> list[WeighedTerms]:
-        """The local views' share of the loss, with its gradient in advance, then the global views'."""
-        backbone, num_local = self.student.backbone, batch.num_local
-        inputs = [*backbone.parameters(), *heads.inputs]
-
-        def share(pixels: Tensor, views: range) -> WeighedTerms:
-            cls = backbone.class_token(pixels.flatten(0, 1))
-            return heads.losses([class_comparison("glob", cls, targets, views=views, batch=batch, weight=1.0)])[0]
-
-        parts = []
+        views = {range(2): batch.global_views}
         if batch.local_views is not None:
-            small = batch.local_views.pixels
-            parts.append(gradient_in_advance(lambda: share(small, range(2, 2 + num_local)), inputs))
-        return [*parts, share(batch.global_views.pixels, range(2))]
+            views = {range(2, 2 + batch.num_local): batch.local_views, **views}
+        shares = [partial(self._share, batch, heads, targets, own, number) for number, own in views.items()]
+        found = gradient_in_advance(shares, [*self.student.backbone.parameters(), *heads.inputs])
+        return LossBreakdown.join([found], self.upkeep.stats(progress, {"cls": targets}, found.total))
+
+    def _share(self, batch: ViewBatch, heads: HeadPair, targets: TargetRows, own: Views, number: range) -> WeighedTerms:
+        """What views of one size, of these numbers, add to the loss."""
+        cls = self.student.backbone.class_token(own.pixels.flatten(0, 1))
+        return heads.losses([class_comparison("glob", cls, targets, views=number, batch=batch, weight=1.0)])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -195,8 +195,8 @@ class Glare(Method):
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Weighted sum of the terms that are switched on (eq. 10).
 
-        The small crops come first: their share of the loss needs nothing of the large views' graph, so its gradient is
-        taken at once and its activations are gone before theirs exist.
+        The small crops' share of the loss and the large views' need nothing of each other's graph, so each gradient is taken
+        at once, and the activations of the first are gone before those of the second exist.
         """
         config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         with torch.no_grad():
@@ -207,23 +207,35 @@ class Glare(Method):
         cls = self._targets("cls", heads, target.class_token) if config.global_weight else None
         local = self._local_pairs(batch, hit, match, target, heads) if config.local_weight else None
 
-        parts = self._small_share(batch, heads, cls, local)
-        distorted = self._student_pass(clean, hit, progress)
-        large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
         stats = {"matched": match.valid.float().mean()}
-        levels: dict[str, TargetRows] = {}
-        compared: list[Comparison] = []
-        if cls is not None:
-            compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
-            levels["cls"] = cls
-        if config.regional_weight:
-            compared.append(self._regional(clean, large, target, match, heads, progress, stats))  # eqs. 5-7
-            levels["region"] = compared[-1].targets
+        levels = {} if cls is None else {"cls": cls}
         if local is not None:
-            compared.extend(self._local(distorted, large, local))  # eqs. 8 and 9
             levels["patch"] = local.targets
-        parts.extend(heads.losses(compared))
-        return LossBreakdown.join(parts, stats | self.upkeep.stats(progress, levels, stats["matched"]))  # eq. 10
+
+        def large_share() -> WeighedTerms:
+            distorted = self._student_pass(clean, hit, progress)
+            large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
+            compared: list[Comparison] = []
+            if cls is not None:
+                compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
+            if config.regional_weight:
+                compared.append(self._regional(clean, large, target, match, heads, progress, stats))  # eqs. 5-7
+                levels["region"] = compared[-1].targets
+            if local is not None:
+                compared.extend(self._local(distorted, large, local))  # eqs. 8 and 9
+            return heads.losses(compared)
+
+        shares = [*self._small_share(batch, heads, cls, local), large_share]
+        found = gradient_in_advance(shares, [*self._trained(), *heads.inputs])
+        return LossBreakdown.join([found], stats | self.upkeep.stats(progress, levels, stats["matched"]))  # eq. 10
+
+    def _trained(self) -> Iterator[Tensor]:
+        """What trains besides the head."""
+        yield from self.student.backbone.parameters()
+        if self.student.attention is not None:
+            yield from self.student.attention.parameters()
+        if self.mask_token is not None:
+            yield self.mask_token
 
     # Passes and correspondences
 
@@ -312,8 +324,8 @@ class Glare(Method):
 
     def _small_share(
         self, batch: ViewBatch, heads: HeadPair, cls: TargetRows | None, local: LocalPairs | None
-    ) -> list[WeighedTerms]:
-        """What the small crops add to eq. 4 (and to eq. 9, if they take part), with its gradient in advance."""
+    ) -> list[Callable[[], WeighedTerms]]:
+        """What the small crops add to eq. 4 (and to eq. 9, if they take part), if anything."""
         matched = None if local is None else local.small
         if batch.local_views is None or (cls is None and matched is None):
             return []
@@ -329,9 +341,9 @@ class Glare(Method):
                 compared.append(self._patches(tokens, local, {"loc2": matched}))
             if cls is not None:
                 compared.append(self._global(cls_tokens, views, batch, cls))
-            return WeighedTerms.join(heads.losses(compared))
+            return heads.losses(compared)
 
-        return [gradient_in_advance(share, [*self.student.backbone.parameters(), *heads.inputs])]
+        return [share]
 
     def _regional(
         self,

@@ -13,7 +13,7 @@ from rekindle.methods.teacher import Centre
 from rekindle.networks.heads import DinoHead
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.pairs import cross_view_pairs
-from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
+from rekindle.objectives.prototypes import Compared, Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
 from rekindle.views.batch import ViewBatch
 
 
@@ -109,21 +109,14 @@ class HeadPair:
         probs = sinkhorn(logits, temperature=self._teacher_temperature, iterations=iterations)
         return TargetRows.given(probs if used is None else probs[used])
 
-    def losses(self, comparisons: Sequence[Comparison]) -> list[WeighedTerms]:
-        """Cross-entropies of several comparisons; all their tokens go through the student's head together."""
-        rows = self._student.project(torch.cat([c.tokens for c in comparisons]))
-        return [
-            prototype_cross_entropy(
-                own,
-                self._prototypes,
-                comparison.targets,
-                comparison.terms,
-                comparison.weights,
-                temperature=self._student_temperature,
-                student_group=comparison.student_image,
-                teacher_group=comparison.teacher_image,
-            )
-            for own, comparison in zip(
-                torch.split(rows, [len(c.tokens) for c in comparisons]), comparisons, strict=True
-            )
-        ]
+    def losses(self, comparisons: Sequence[Comparison]) -> WeighedTerms:
+        """Cross-entropies of several comparisons, added up; all their tokens go through the student's head together."""
+        return prototype_cross_entropy(
+            self._student.project(torch.cat([c.tokens for c in comparisons])),
+            self._prototypes,
+            [
+                Compared(len(c.tokens), c.targets, c.terms, c.weights, c.student_image, c.teacher_image)
+                for c in comparisons
+            ],
+            temperature=self._student_temperature,
+        )

@@ -85,7 +85,7 @@ class Ibot(Method):
         hidden = hidden.flatten(0, 1).to(clean.device)
         tokens: Tokens = self.student.backbone(clean, patch_mask=hidden, mask_token=self.mask_token)
         patches = self._hidden(tokens, target, hidden, heads)
-        parts.extend(heads.losses([self._global(tokens.class_token, range(2), batch, cls), patches]))
+        parts.append(heads.losses([self._global(tokens.class_token, range(2), batch, cls), patches]))
         share = hidden.float().mean()
         stats = self.upkeep.stats(progress, {"cls": cls, "patch": patches.targets}, share)
         return LossBreakdown.join(parts, stats | {"hidden": share})
@@ -102,9 +102,9 @@ class Ibot(Method):
 
         def share() -> WeighedTerms:
             views = range(2, 2 + batch.num_local)
-            return heads.losses([self._global(backbone.class_token(pixels), views, batch, cls)])[0]
+            return heads.losses([self._global(backbone.class_token(pixels), views, batch, cls)])
 
-        return [gradient_in_advance(share, [*backbone.parameters(), *heads.inputs])]
+        return [gradient_in_advance([share], [*backbone.parameters(), *heads.inputs])]
 
     def _hidden(self, tokens: Tokens, target: Tokens, hidden: Tensor, heads: HeadPair) -> Comparison:
         """L_MIM, eq. 2: a hidden patch against the teacher's same patch of the same view."""

@@ -91,7 +91,7 @@ class Mcssl(Method):
             student_image=image,
             teacher_image=image,
         )
-        parts = heads.losses([concepts])
+        parts = [heads.losses([concepts])]
         error = reconstruction(
             config, self.pixel_head, patches.view(2, -1, *patches.shape[1:]), clean, corrupted, backbone.patch_size
         )

@@ -12,37 +12,49 @@ from torch import Tensor
 from rekindle.objectives.prototypes import WeighedTerms
 
 
-def gradient_in_advance(share: Callable[[], WeighedTerms], inputs: Sequence[Tensor]) -> WeighedTerms:
-    """Compute a share of the loss and its gradient at once, and let go of its graph.
+def gradient_in_advance(shares: Sequence[Callable[[], WeighedTerms]], inputs: Sequence[Tensor]) -> WeighedTerms:
+    """Compute shares of the loss in turn, each with its gradient at once, and let go of its graph before the next.
 
-    The result is what `share()` returns, with the same gradients to `inputs` once `backward` runs: a total is a sum, so the
-    gradient of a share needs nothing of the others. What stays is one gradient instead of all activations.
+    The result is the sum of what the shares return, with the same gradients to `inputs` once `backward` runs: a total is a
+    sum, so the gradient of a share needs nothing of the others. What stays is one gradient instead of all activations.
 
     Args:
-        share: computes the terms; everything that trains in it must be among `inputs`.
+        shares: each computes some terms; everything that trains in them must be among `inputs`.
         inputs: tensors that need a gradient (parameters, or what was computed from them); others are passed over.
 
     """
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     if not torch.is_grad_enabled() or not wanted:
-        return share()
+        return WeighedTerms.join([share() for share in shares])
     found: list[WeighedTerms] = []
-    total: Tensor = _Advance.apply(share, found, *wanted)
+    total: Tensor = _Advance.apply(shares, found, *wanted)
     return WeighedTerms(total, found[0].terms)
 
 
 class _Advance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, share: Callable[[], WeighedTerms], found: list[WeighedTerms], *inputs: Tensor) -> Tensor:
-        with torch.enable_grad():
-            result = share()
-            gradients = torch.autograd.grad(result.total, inputs, allow_unused=True)
-        ctx.used = [gradient is not None for gradient in gradients]
-        ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
-        found.append(WeighedTerms(result.total.detach(), result.terms))
-        return result.total.detach()
+    def forward(
+        ctx: Any, shares: Sequence[Callable[[], WeighedTerms]], found: list[WeighedTerms], *inputs: Tensor
+    ) -> Tensor:
+        results: list[WeighedTerms] = []
+        sums: dict[int, Tensor] = {}
+        for share in shares:
+            with torch.enable_grad():
+                result = share()
+                own = torch.autograd.grad(result.total, inputs, allow_unused=True)
+            results.append(WeighedTerms(result.total.detach(), result.terms))
+            del result
+            new = {place: gradient for place, gradient in enumerate(own) if gradient is not None}
+            both = [place for place in new if place in sums]
+            if both:
+                torch._foreach_add_([sums[place] for place in both], [new[place] for place in both])
+            sums = new | sums
+        ctx.places, ctx.number = list(sums), len(inputs)
+        ctx.save_for_backward(*sums.values())
+        found.append(WeighedTerms.join(results))
+        return found[0].total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = iter(torch._foreach_mul(ctx.saved_tensors, gradient))
-        return None, None, *(next(scaled) if used else None for used in ctx.used)
+        scaled = dict(zip(ctx.places, torch._foreach_mul(ctx.saved_tensors, gradient), strict=True))
+        return None, None, *(scaled.get(place) for place in range(ctx.number))

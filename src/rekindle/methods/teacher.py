@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rekindle.core.distributed import all_sum
+from rekindle.core.distributed import all_sum, is_distributed
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import epoch_ramp
 from rekindle.networks.sharing import copy_sharing_frozen
@@ -98,14 +98,13 @@ class Centre(nn.Module):
 
     value: Tensor
     _sum: Tensor
-    _count: Tensor
 
     def __init__(self, num_prototypes: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(num_prototypes))
         self.register_buffer("_sum", torch.zeros(num_prototypes), persistent=False)
-        self.register_buffer("_count", torch.zeros(()), persistent=False)
+        self._count = 0
 
     @torch.no_grad()
     def observe_rows(self, rows: Tensor, prototypes: Tensor) -> None:
@@ -113,19 +112,24 @@ class Centre(nn.Module):
 
         The sum of the logits is the product with the sum of the rows.
         """
-        self._sum += prototypes.to(self._sum.dtype) @ rows.sum(dim=0, dtype=self._sum.dtype)
+        total = rows.sum(dim=0, dtype=self._sum.dtype)
+        self._sum.addmv_(prototypes.to(self._sum.dtype), total)
         self._count += rows.shape[0]
 
     @torch.no_grad()
     def forget(self) -> None:
         """Drop what was observed since the last update."""
         self._sum.zero_()
-        self._count.zero_()
+        self._count = 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the centre by what was observed, and forget it."""
-        total, count = all_sum(self._sum), all_sum(self._count)
-        moved = self.momentum * self.value + (1.0 - self.momentum) * total / count.clamp_min(1.0)
-        self.value.copy_(torch.where(count > 0, moved, self.value))
+        count = (
+            float(all_sum(torch.tensor(float(self._count), device=self._sum.device)))
+            if is_distributed()
+            else self._count
+        )
+        if count:
+            self.value.mul_(self.momentum).add_(all_sum(self._sum), alpha=(1.0 - self.momentum) / count)
         self.forget()

@@ -117,7 +117,7 @@ class Udi(Method):
         own = self.student.read(tokens.patches.flatten(1, 2), sampling).flatten(0, 1)[there.of_partner()[1]]
         pairs = own_target_pairs(len(own), device=own.device)
         compared.append(Comparison(own, patch, {"patch": pairs}, {"patch": 1 / 3}))
-        parts.extend(heads.losses(compared))
+        parts.append(heads.losses(compared))
 
         inside = there.valid.float().mean()
         stats = self.upkeep.stats(progress, dict(zip(LEVELS, (cls, plus, patch), strict=True)), inside)
@@ -179,9 +179,9 @@ class Udi(Method):
         def share() -> WeighedTerms:
             views = range(2, 2 + batch.num_local)
             compared = self._class_tokens(backbone.prefix_tokens(pixels), views, batch, cls, plus)
-            return WeighedTerms.join(heads.losses(compared))
+            return heads.losses(compared)
 
-        return [gradient_in_advance(share, [*backbone.parameters(), *heads.inputs])]
+        return [gradient_in_advance([share], [*backbone.parameters(), *heads.inputs])]
 
 
 @dataclass(frozen=True)

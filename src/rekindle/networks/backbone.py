@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -312,7 +312,7 @@ class Backbone(nn.Module):
 
     def _run(self, block: Any, x: Tensor, how: BlockPass) -> Tensor:
         if self.recompute_blocks and torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
-            return recompute_block(block, x, how)
+            return recompute_block(block, x, replace(how, one_graph=True))
         if self.compiled is not None:
             return self.compiled[block](x, how)
         return run_block(block, x, how)

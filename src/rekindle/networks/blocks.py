@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from rekindle.core.errors import RequestError
+from rekindle.networks.attention import attend
 
 TimmBlock = Any
 """A block of timm, whose parts timm types as plain modules."""
@@ -41,6 +42,7 @@ class BlockPass:
             of it.
         paths: stochastic depth, see `draw_paths`; None keeps every branch, whatever the mode.
         unread: [N, T], True for tokens whose keys and values nobody reads; they still read the others. Not with `rows`.
+        one_graph: record every operation in the caller's graph, as checkpointing wants it.
 
     """
 
@@ -48,6 +50,7 @@ class BlockPass:
     rows: int | None = None
     paths: Paths | None = None
     unread: Tensor | None = None
+    one_graph: bool = False
 
 
 PLAIN = BlockPass()
@@ -168,7 +171,7 @@ def attention_output(block: TimmBlock, x: Tensor, how: BlockPass = PLAIN) -> Ten
     elif isinstance(block, EvaBlock):
         attended = block.attn(y, rope=how.rope, attn_mask=mask)
     else:
-        attended = block.attn(y, attn_mask=mask)
+        attended = attend(block.attn, y, mask)
     if isinstance(block, EvaBlock):
         return attended if block.gamma_1 is None else block.gamma_1 * attended
     check_block(block)

@@ -3,14 +3,38 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from rekindle.core.precision import full_precision
 
-_unit_rows = full_precision(F.normalize)
+
+class _UnitRows(torch.autograd.Function):
+    """What `F.normalize` does over the last axis; keeps the result and the norms, and goes back in four operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        unit: Tensor = x / norms
+        ctx.save_for_backward(unit, norms)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        unit, norms = ctx.saved_tensors
+        along = torch.linalg.vecdot(unit, gradient)[..., None]
+        to_x: Tensor = torch.addcmul(gradient, unit, along, value=-1) / norms
+        return to_x
+
+
+@full_precision
+def _unit_rows(x: Tensor) -> Tensor:
+    unit: Tensor = _UnitRows.apply(x)
+    return unit
 
 
 class DinoHead(nn.Module):
@@ -62,7 +86,7 @@ class DinoHead(nn.Module):
 
     def project(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows C"]:
         """Return the unit rows before the prototypes."""
-        unit: Tensor = _unit_rows(self.mlp(x), dim=-1)
+        unit: Tensor = _unit_rows(self.mlp(x))
         return unit.to(x.dtype)
 
     def prototypes(self) -> Float[Tensor, "K C"]:

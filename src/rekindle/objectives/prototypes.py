@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rekindle.objectives.assignment import centred_softmax
+from rekindle.objectives.row_blocks import Block, cut_into_blocks
+from rekindle.objectives.row_blocks import Pairs as Pairs
 
 BLOCK_ROWS = {"cpu": 256, "cuda": 4096}
 """Student or teacher rows of a block. K = 8192: 8 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
@@ -29,26 +30,6 @@ BLOCK_ROWS = {"cpu": 256, "cuda": 4096}
 
 ENTROPY_ROWS = 64
 """Rows of a block, at least, that the entropy is taken of: a logarithm of every number would cost as much as the softmax."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of one loss term: sum over n of weight[n] * H(teacher row, student row).
-
-    Attributes:
-        student: [n] index of the student's row, ascending.
-        teacher: [n] index of the teacher's row.
-        weight: [n] float32.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    weight: Tensor
-
-    @staticmethod
-    def join(parts: Sequence[Pairs]) -> Pairs:
-        """The pairs of all parts."""
-        return Pairs(*(torch.cat([getattr(p, name) for p in parts]) for name in ("student", "teacher", "weight")))
 
 
 @dataclass(frozen=True)
@@ -77,10 +58,11 @@ class TargetRows:
     device of the figures.
     """
 
-    def __init__(self, count: int, compute: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    def __init__(self, count: int, compute: Callable[[Tensor | None], Tensor], device: torch.device) -> None:
         self._count = count
         self._compute = compute
-        self._entropy = torch.zeros((), device=device)
+        self._device = device
+        self._entropies: list[Tensor] = []
         self._sum: Tensor | None = None
         self._seen = self._weighed = 0
 
@@ -92,24 +74,30 @@ class TargetRows:
         rows: Float[Tensor, "T C"], prototypes: Float[Tensor, "K C"], centre: Float[Tensor, " K"], *, temperature: float
     ) -> TargetRows:
         """softmax((W z - c) / temperature): the teacher's target in DINO (arXiv:2104.14294, section 3.1)."""
+        shift = centre / -temperature
 
-        def compute(index: Tensor) -> Tensor:
-            return centred_softmax(rows[index] @ prototypes.T, centre, temperature=temperature)
+        def compute(index: Tensor | None) -> Tensor:
+            own = rows if index is None else rows[index]
+            if own.dtype == shift.dtype:
+                scaled = torch.addmm(shift, own, prototypes.T, alpha=1.0 / temperature)
+            else:  # low precision ends with the product
+                scaled = torch.add(shift, own @ prototypes.T, alpha=1.0 / temperature)
+            return scaled.softmax(dim=-1)
 
         return TargetRows(rows.shape[0], compute, rows.device)
 
     @staticmethod
     def given(probs: Float[Tensor, "T K"]) -> TargetRows:
         """Distributions that are already there (Sinkhorn-Knopp needs all rows at once)."""
-        return TargetRows(probs.shape[0], lambda index: probs[index], probs.device)
+        return TargetRows(probs.shape[0], lambda index: probs if index is None else probs[index], probs.device)
 
     @torch.no_grad()
-    def probs(self, index: Int[Tensor, " t"]) -> Float[Tensor, "t K"]:
-        """Return the distributions of these rows."""
+    def probs(self, index: Int[Tensor, " t"] | None = None) -> Float[Tensor, "t K"]:
+        """Return the distributions of these rows, or of all."""
         found = self._compute(index)
         some = found[:: max(1, len(found) // ENTROPY_ROWS)]
-        own = torch.linalg.vecdot(some, some.log().clamp_min_(-100.0))  # a probability of exactly 0 adds 0
-        self._entropy, self._weighed = self._entropy - own.sum(), self._weighed + len(some)
+        self._entropies.append(torch.special.entr(some).sum())
+        self._weighed += len(some)
         total = found.sum(dim=0)
         self._sum = total if self._sum is None else self._sum + total
         self._seen += found.shape[0]
@@ -117,107 +105,82 @@ class TargetRows:
 
     def entropy(self) -> Float[Tensor, ""]:
         """Mean entropy in nats, of some rows of each block asked for; 0 before any. Near 0 or log K it tells a collapse."""
-        return self._entropy / max(self._weighed, 1)
+        if not self._weighed:
+            return torch.zeros((), device=self._device)
+        return torch.stack(self._entropies).sum() / self._weighed
 
     def divergence(self) -> Float[Tensor, ""]:
         """Kullback-Leibler divergence of their mean from the uniform distribution, in nats; 0 before any."""
         if self._sum is None or not self._seen:
-            return torch.zeros_like(self._entropy)
+            return torch.zeros((), device=self._device)
         mean = self._sum / self._seen
-        return (mean * (mean * mean.shape[0]).clamp_min(1e-30).log()).sum()
+        return torch.xlogy(mean, mean * mean.shape[0]).sum()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows of the student that are compared with targets.
+
+    Attributes:
+        rows: number of the student's rows.
+        targets: the teacher's rows.
+        terms: pairs by the term's name; each term's rows are read once, whatever the number of terms.
+        weights: by the same names.
+        student_group: what must stay together, normally the image of each row: pairs join rows of one group only. Without
+            groups everything is one block.
+        teacher_group: the same for the teacher's rows.
+
+    Raises: ValueError for unequal names.
+    """
+
+    rows: int
+    targets: TargetRows
+    terms: Mapping[str, Pairs]
+    weights: Mapping[str, float]
+    student_group: Tensor | None = None
+    teacher_group: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.terms.keys() != self.weights.keys():
+            raise ValueError(f"terms {sorted(self.terms)} and weights {sorted(self.weights)} must name the same losses")
+
+    def blocks(self, block_rows: int) -> list[Block]:
+        """The rows in blocks; a group is never cut."""
+        groups = None
+        if self.student_group is not None and self.teacher_group is not None:
+            groups = (self.student_group, self.teacher_group)
+        return cut_into_blocks(self.rows, len(self.targets), list(self.terms.values()), groups, block_rows)
 
 
 def prototype_cross_entropy(
     student: Float[Tensor, "S C"],
     prototypes: Float[Tensor, "K C"],
-    targets: TargetRows,
-    terms: Mapping[str, Pairs],
-    weights: Mapping[str, float],
+    compared: Sequence[Compared],
     *,
     temperature: float,
-    student_group: Int[Tensor, " S"] | None = None,
-    teacher_group: Int[Tensor, " T"] | None = None,
     block_rows: int | None = None,
 ) -> WeighedTerms:
     """Return every term's sum over its pairs, and sum_k weights[k] * term_k with gradients to `student` and `prototypes`.
 
-    Args:
-        student: unit rows z_s before the prototypes; in bfloat16 the products are, the rest is float32.
-        prototypes: W.
-        targets: the teacher's rows.
-        terms: pairs by the term's name; each term's rows are read once, whatever the number of terms.
-        weights: by the same names.
-        temperature: of the student, > 0.
-        student_group: what must stay together, normally the image of each row: pairs join rows of one group only. Without
-            groups everything is one block.
-        teacher_group: the same for the teacher's rows.
-        block_rows: rows that fill a block (None: `BLOCK_ROWS` of the device); a group is never cut.
+    Terms of one name are added.
 
-    Raises: ValueError for a temperature <= 0, or unequal names.
+    Args:
+        student: unit rows z_s before the prototypes, of all comparisons in turn; in bfloat16 the products are, the rest is
+            float32.
+        prototypes: W.
+        compared: what the rows are compared with. One gradient of the prototypes is kept for all.
+        temperature: of the student, > 0.
+        block_rows: rows that fill a block (None: `BLOCK_ROWS` of the device).
+
+    Raises: ValueError for a temperature <= 0.
     """
     if temperature <= 0:
         raise ValueError(f"need temperature > 0, got {temperature}")
-    if terms.keys() != weights.keys():
-        raise ValueError(f"terms {sorted(terms)} and weights {sorted(weights)} must name the same losses")
-    names = list(terms)
-    groups = None if student_group is None or teacher_group is None else (student_group, teacher_group)
     rows = BLOCK_ROWS.get(student.device.type, 1024) if block_rows is None else block_rows
-    blocks = _blocks(student.shape[0], len(targets), [terms[n] for n in names], groups, rows, student.device)
-    wide = torch.float64 if student.dtype == torch.float64 else torch.float32
-    scale = torch.tensor([weights[n] for n in names], dtype=wide, device=student.device)
+    names = list(dict.fromkeys(name for part in compared for name in part.terms))
     with torch.autocast(device_type=student.device.type, enabled=False):
-        total, values = _FusedTerms.apply(student, prototypes, targets, scale, temperature, blocks)
+        total, values = _FusedTerms.apply(student, prototypes, compared, names, temperature, rows)
     return WeighedTerms(total, dict(zip(names, values.unbind(), strict=True)))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Rows of one block, and each term's pairs among them, counted within the block, ascending by student row."""
-
-    student: Tensor
-    teacher: Tensor
-    terms: list[Pairs]
-
-
-def _blocks(
-    num_student: int,
-    num_teacher: int,
-    terms: Sequence[Pairs],
-    groups: tuple[Tensor, Tensor] | None,
-    block_rows: int,
-    device: torch.device,
-) -> list[_Block]:
-    """Whole groups, as many as fit into a block; without groups, one block."""
-    if groups is None or max(num_student, num_teacher) <= block_rows:
-        return [_Block(torch.arange(num_student, device=device), torch.arange(num_teacher, device=device), list(terms))]
-    rows = _cut(groups, num_student, num_teacher, block_rows)
-    place_s, place_t = (torch.zeros(n, dtype=torch.int64, device=device) for n in (num_student, num_teacher))
-    owner = torch.zeros_like(place_s)
-    for number, (student, teacher) in enumerate(rows):
-        place_s[student] = torch.arange(len(student), device=device)
-        place_t[teacher] = torch.arange(len(teacher), device=device)
-        owner[student] = number
-    cut_terms: list[list[Pairs]] = []
-    for pairs in terms:
-        order = (owner[pairs.student] * num_student + place_s[pairs.student]).argsort(stable=True)
-        sizes = torch.bincount(owner[pairs.student], minlength=len(rows)).tolist()
-        columns = (place_s[pairs.student], place_t[pairs.teacher], pairs.weight)
-        cut_terms.append([Pairs(*part) for part in zip(*(torch.split(c[order], sizes) for c in columns), strict=True)])
-    return [_Block(s, t, [cut[number] for cut in cut_terms]) for number, (s, t) in enumerate(rows)]
-
-
-def _cut(
-    groups: tuple[Tensor, Tensor], num_student: int, num_teacher: int, block_rows: int
-) -> list[tuple[Tensor, Tensor]]:
-    orders = [group.argsort(stable=True) for group in groups]
-    number = int(torch.cat(groups).max()) + 1
-    ends = torch.stack([torch.bincount(group, minlength=number).cumsum(0) for group in groups], dim=1).tolist()
-    found, first = [], [0, 0]
-    for place, last in enumerate(ends):
-        if max(b - a for a, b in zip(first, last, strict=True)) >= block_rows or place == len(ends) - 1:
-            found.append((orders[0][first[0] : last[0]], orders[1][first[1] : last[1]]))
-            first = last
-    return found
 
 
 class _FusedTerms(torch.autograd.Function):
@@ -228,29 +191,43 @@ class _FusedTerms(torch.autograd.Function):
         ctx: Any,
         student: Tensor,
         prototypes: Tensor,
-        targets: TargetRows,
-        weights: Tensor,
+        compared: Sequence[Compared],
+        names: list[str],
         temperature: float,
-        blocks: Sequence[_Block],
+        block_rows: int,
     ) -> tuple[Tensor, Tensor]:
         wants = any(ctx.needs_input_grad[:2])
         low = prototypes.to(student.dtype)
-        values = torch.zeros_like(weights)
-        grad_student, grad_prototypes = torch.zeros_like(student), torch.zeros_like(prototypes)
-        for block in blocks:
-            rows = student[block.student]
-            value, gradient = _block_terms(rows, low, targets.probs(block.teacher), block.terms, weights, temperature)
-            values += value
-            if wants:
+        grad_student, grad_prototypes = torch.empty_like(student), torch.zeros_like(prototypes)
+        sizes = [part.rows for part in compared]
+        values: list[Tensor] = []
+        places: list[int] = []
+        factors: list[float] = []
+        for part, own, grad_own in zip(
+            compared, torch.split(student, sizes), torch.split(grad_student, sizes), strict=True
+        ):
+            weights = [part.weights[name] for name in part.terms]
+            for block in part.blocks(block_rows):
+                rows = own if block.student is None else own[block.student]
+                found, gradient = _block_terms(
+                    rows, low, part.targets.probs(block.teacher), block, weights, temperature
+                )
+                values += found
+                places += [names.index(name) for name in part.terms]
+                factors += [-weight for weight in weights]
+                if not wants:
+                    continue
                 gradient = gradient.to(student.dtype)
-                grad_student[block.student] = gradient @ low
+                if block.student is None:
+                    torch.mm(gradient, low, out=grad_own)
+                else:
+                    grad_own.index_copy_(0, block.student, gradient @ low)
                 if gradient.dtype == grad_prototypes.dtype:
                     grad_prototypes.addmm_(gradient.T, rows)
                 else:
                     grad_prototypes += gradient.T @ rows
         ctx.save_for_backward(grad_student, grad_prototypes)
-        ctx.mark_non_differentiable(values)
-        return torch.dot(values, weights), values
+        return _added_up(ctx, values, places, factors, len(names))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -258,26 +235,37 @@ class _FusedTerms(torch.autograd.Function):
         return student * gradient.to(student.dtype), prototypes * gradient.to(prototypes.dtype), *[None] * 4
 
 
-def _block_terms(
-    rows: Tensor, prototypes: Tensor, probs: Tensor, terms: Sequence[Pairs], weights: Tensor, temperature: float
+def _added_up(
+    ctx: Any, values: Sequence[Tensor], places: Sequence[int], factors: Sequence[float], number: int
 ) -> tuple[Tensor, Tensor]:
-    """Values [terms] of one block, and the gradient of their weighted sum with respect to W z, [s, K]."""
-    log_p = _wide(rows @ prototypes.T).mul_(1.0 / temperature).log_softmax(dim=-1)
-    values = torch.zeros_like(weights)
+    """The weighted sum of all values, whose sign turns here, and [number] sums by term."""
+    each = torch.stack(list(values))
+    terms = each.new_zeros(number).index_add_(0, torch.tensor(places, device=each.device), each, alpha=-1)
+    ctx.mark_non_differentiable(terms)
+    return torch.dot(each, torch.tensor(factors, dtype=each.dtype, device=each.device)), terms
+
+
+def _block_terms(
+    rows: Tensor, prototypes: Tensor, probs: Tensor, block: Block, weights: Sequence[float], temperature: float
+) -> tuple[list[Tensor], Tensor]:
+    """The terms' values in one block, negative, and the gradient of their weighted sum with respect to W z, [s, K]."""
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    scaled = torch.addmm(rows.new_empty(()), rows, prototypes.T, beta=0, alpha=1.0 / temperature)
+    log_p = scaled.log_softmax(dim=-1, dtype=wide)
+    values: list[Tensor] = []
     mass = log_p.new_zeros(rows.shape[0])
-    pulls: list[tuple[Tensor, Tensor]] = []
-    for place, pairs in enumerate(terms):
+    pulls: list[tuple[Tensor, Tensor, float]] = []
+    for pairs, weight in zip(block.terms, weights, strict=True):
         used, inverse = torch.unique_consecutive(pairs.student, return_inverse=True)
-        weight = pairs.weight.to(log_p.dtype)
-        target = _mixture(inverse, pairs.teacher, weight, len(used), probs)  # H is linear in the target
+        share = pairs.weight.to(wide)
+        target = _mixture(inverse, pairs.teacher, share, len(used), probs)  # H is linear in the target
         own = log_p if len(used) == len(log_p) else log_p[used]
-        values[place] = -torch.linalg.vecdot(target, own).sum()  # one long dot product would lose digits
-        scale = weights[place] / temperature
-        mass.index_add_(0, pairs.student, weight * scale)
-        pulls.append((used, target.mul_(scale)))
+        values.append((target * own).sum())  # in steps; one long dot product would lose digits
+        mass.index_add_(0, pairs.student, share, alpha=weight / temperature)
+        pulls.append((used, target, weight / temperature))
     gradient = log_p.exp_().mul_(mass[:, None])
-    for used, target in pulls:
-        gradient.index_add_(0, used, target, alpha=-1)
+    for used, target, scale in pulls:
+        gradient.index_add_(0, used, target, alpha=-scale)
     return values, gradient
 
 
@@ -290,7 +278,3 @@ def _mixture(rows: Tensor, columns: Tensor, weight: Tensor, count: int, probs: T
     )
     mixed: Tensor = torch.sparse.mm(coupling, probs)
     return mixed
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
