@@ -17,9 +17,9 @@ from rekindle.networks.blocks import plain_block
 CPU_SHARE_BYTES = 300e6
 """What a share may keep on a CPU, in float32: 2 images of a ViT-S/16 with adapters, 788 + 740 tokens.
 
-In float32, what a CPU run takes unless told, 4 images were no faster: GLARE, batch 8, rank 64, had 0.96 of the speed of
-LightlyTrain's DINO at 54 % of its memory, and with 2 images 0.99 at 46 %. In bfloat16 4 images save time and cost memory: 1.17 at
-68 %, against 1.03 at 64 % (CPU time, one run on a busy machine). The bound is in float32 for both, so that the precision does not
+Chosen for the memory: beside LightlyTrain's DINO, GLARE at batch 8 and rank 64 takes 45 % of its peak in float32 and 62 % in bfloat16, at
+0.93 and 1.04 of its speed (docs/performance.md). With 4 images it was 54 and 71 % at 0.96 and 1.07, in an older version of the step: a
+little time may be lost. The bound is in float32 for both, so that the precision does not
 change which images are counted together; `engine.micro_batch_size` asks for more.
 """
 
