@@ -14,6 +14,7 @@ from rekindle.networks.heads import DinoHead
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.pairs import cross_view_pairs
 from rekindle.objectives.prototypes import Compared, Pairs, TargetRows, WeighedTerms, prototype_cross_entropy
+from rekindle.objectives.row_blocks import HEAD_STEP, whole_steps
 from rekindle.views.batch import ViewBatch
 
 
@@ -88,7 +89,7 @@ class HeadPair:
     @torch.no_grad()
     def project(self, tokens: Tensor) -> Tensor:
         """The teacher's unit rows before the prototypes, [T, C]. Logits are linear in them: mixed rows give mixed logits."""
-        return self._teacher.project(tokens)
+        return _project(self._teacher, [tokens])
 
     @torch.no_grad()
     def targets_of(self, rows: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
@@ -112,7 +113,7 @@ class HeadPair:
     def losses(self, comparisons: Sequence[Comparison]) -> WeighedTerms:
         """Cross-entropies of several comparisons, added up; all their tokens go through the student's head together."""
         return prototype_cross_entropy(
-            self._student.project(torch.cat([c.tokens for c in comparisons])),
+            _project(self._student, [c.tokens for c in comparisons]),
             self._prototypes,
             [
                 Compared(len(c.tokens), c.targets, c.terms, c.weights, c.student_image, c.teacher_image)
@@ -120,3 +121,13 @@ class HeadPair:
             ],
             temperature=self._student_temperature,
         )
+
+
+def _project(head: DinoHead, parts: Sequence[Tensor]) -> Tensor:
+    """The head's unit rows of all parts, whose number differs from step to step: empty rows make it one that comes again."""
+    rows = sum(map(len, parts))
+    empty = whole_steps(rows, HEAD_STEP) - rows
+    if empty:
+        parts = [*parts, parts[0].new_zeros(empty, parts[0].shape[1])]
+    unit = head.project(torch.cat(list(parts)) if len(parts) > 1 else parts[0])
+    return unit[:rows] if empty else unit

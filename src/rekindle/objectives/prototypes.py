@@ -92,15 +92,16 @@ class TargetRows:
         return TargetRows(probs.shape[0], lambda index: probs if index is None else probs[index], probs.device)
 
     @torch.no_grad()
-    def probs(self, index: Int[Tensor, " t"] | None = None) -> Float[Tensor, "t K"]:
-        """Return the distributions of these rows, or of all."""
+    def probs(self, index: Int[Tensor, " t"] | None = None, own: slice = slice(None)) -> Float[Tensor, "t K"]:
+        """Return the distributions of these rows, or of all; those at `own` count in the figures below."""
         found = self._compute(index)
-        some = found[:: max(1, len(found) // ENTROPY_ROWS)]
+        counted = found[own]
+        some = counted[:: max(1, len(counted) // ENTROPY_ROWS)]
         self._entropies.append(torch.special.entr(some).sum())
         self._weighed += len(some)
-        total = found.sum(dim=0)
+        total = counted.sum(dim=0)
         self._sum = total if self._sum is None else self._sum + total
-        self._seen += found.shape[0]
+        self._seen += counted.shape[0]
         return found
 
     def entropy(self) -> Float[Tensor, ""]:
@@ -209,9 +210,8 @@ class _FusedTerms(torch.autograd.Function):
             weights = [part.weights[name] for name in part.terms]
             for block in part.blocks(block_rows):
                 rows = own if block.student is None else own[block.student]
-                found, gradient = _block_terms(
-                    rows, low, part.targets.probs(block.teacher), block, weights, temperature
-                )
+                probs = part.targets.probs(block.teacher, block.own_teacher)
+                found, gradient = _block_terms(rows, low, probs, block, weights, temperature)
                 values += found
                 places += [names.index(name) for name in part.terms]
                 factors += [-weight for weight in weights]
@@ -221,7 +221,8 @@ class _FusedTerms(torch.autograd.Function):
                 if block.student is None:
                     torch.mm(gradient, low, out=grad_own)
                 else:
-                    grad_own.index_copy_(0, block.student, gradient @ low)
+                    at = block.own_student
+                    grad_own.index_copy_(0, block.student[at], (gradient @ low)[at])
                 if gradient.dtype == grad_prototypes.dtype:
                     grad_prototypes.addmm_(gradient.T, rows)
                 else:

@@ -30,13 +30,40 @@ class Pairs:
         return Pairs(*(torch.cat([getattr(p, name) for p in parts]) for name in ("student", "teacher", "weight")))
 
 
+HEAD_STEP, WINDOW_STEP = 128, 64
+"""Rows of a head's pass and of a block are rounded up to multiples of these, so that few sizes occur. On a CPU every other size
+is one more program that oneDNN compiles and keeps in bfloat16, and one more buffer that fits no hole which the last ones left:
+at batch 8 the memory of a GLARE step grew by 60 MB with every step (docs/performance.md)."""
+
+
+def whole_steps(rows: int, step: int) -> int:
+    """The number of rows to compute for `rows`; less than two steps stay as they are."""
+    return rows if rows < 2 * step else -(-rows // step) * step
+
+
 @dataclass(frozen=True)
 class Block:
-    """Rows of one block (None: all of them), and each term's pairs, counted within the block, ascending by student row."""
+    """A window of rows (None: all of them) that some pairs lie in.
+
+    A window may reach into its neighbours' rows: they are computed along, and nothing is asked of them.
+
+    Attributes:
+        student: rows of the window.
+        teacher: the same.
+        own_student: where the block's own rows stand within the window.
+        own_teacher: the same.
+        terms: each term's pairs, counted within the window, ascending by student row.
+    """
 
     student: Tensor | None
     teacher: Tensor | None
+    own_student: slice
+    own_teacher: slice
     terms: list[Pairs]
+
+
+def _whole(terms: Sequence[Pairs]) -> list[Block]:
+    return [Block(None, None, slice(None), slice(None), list(terms))]
 
 
 def cut_into_blocks(
@@ -46,23 +73,41 @@ def cut_into_blocks(
     groups: tuple[Tensor, Tensor] | None,
     block_rows: int,
 ) -> list[Block]:
-    """Whole groups, as many as fill a block; without groups, or with few rows, one block.
+    """Whole groups, as many as fill a block, each in its window; without groups, or with few rows, one block.
 
     Args: groups, of each student and teacher row: pairs join rows of one group only; block_rows, rows that fill a block.
     """
     if groups is None or max(num_student, num_teacher) <= block_rows:
-        return [Block(None, None, list(terms))]
+        return _whole(terms)
     ends = _ends(groups, block_rows)
     if len(ends) == 1:
-        return [Block(None, None, list(terms))]
+        return _whole(terms)
     orders = [group.argsort(stable=True) for group in groups]
     rank_s, rank_t = (order.argsort() for order in orders)  # places where the rows of a group stand together
-    cut = [_cut_term(pairs, rank_s, rank_t, ends) for pairs in terms]
-    starts = [(0, 0), *ends[:-1]]
-    return [
-        Block(orders[0][s0:s1], orders[1][t0:t1], [parts[number] for parts in cut])
-        for number, ((s0, t0), (s1, t1)) in enumerate(zip(starts, ends, strict=True))
+    windows = [
+        (_window(s0, s1, num_student), _window(t0, t1, num_teacher))
+        for (s0, t0), (s1, t1) in zip([(0, 0), *ends[:-1]], ends, strict=True)
     ]
+    cut = [_cut_term(pairs, rank_s, rank_t, ends, windows) for pairs in terms]
+    return [
+        Block(orders[0][s.rows], orders[1][t.rows], s.own, t.own, [parts[number] for parts in cut])
+        for number, (s, t) in enumerate(windows)
+    ]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Rows that are computed, and where those that count stand among them."""
+
+    rows: slice
+    own: slice
+
+
+def _window(start: int, stop: int, number: int) -> _Window:
+    """Rows start to stop of `number`, widened to whole steps where there are enough rows."""
+    length = min(number, whole_steps(stop - start, WINDOW_STEP))
+    first = min(start, number - length)
+    return _Window(slice(first, first + length), slice(start - first, stop - first))
 
 
 def _ends(groups: tuple[Tensor, Tensor], block_rows: int) -> list[tuple[int, int]]:
@@ -78,12 +123,18 @@ def _ends(groups: tuple[Tensor, Tensor], block_rows: int) -> list[tuple[int, int
     return found
 
 
-def _cut_term(pairs: Pairs, rank_s: Tensor, rank_t: Tensor, ends: Sequence[tuple[int, int]]) -> list[Pairs]:
+def _cut_term(
+    pairs: Pairs,
+    rank_s: Tensor,
+    rank_t: Tensor,
+    ends: Sequence[tuple[int, int]],
+    windows: Sequence[tuple[_Window, _Window]],
+) -> list[Pairs]:
     student, order = rank_s[pairs.student].sort(stable=True)
     teacher, weight = rank_t[pairs.teacher[order]], pairs.weight[order]
     borders = torch.tensor([end for end, _ in ends], device=student.device)
-    first, start, found = 0, (0, 0), []
-    for last, end in zip(torch.searchsorted(student, borders).tolist(), ends, strict=True):
-        found.append(Pairs(student[first:last] - start[0], teacher[first:last] - start[1], weight[first:last]))
-        first, start = last, end
+    first, found = 0, []
+    for last, (s, t) in zip(torch.searchsorted(student, borders).tolist(), windows, strict=True):
+        found.append(Pairs(student[first:last] - s.rows.start, teacher[first:last] - t.rows.start, weight[first:last]))
+        first = last
     return found
