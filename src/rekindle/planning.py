@@ -14,13 +14,12 @@ from rekindle.methods import METHODS
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 
-CPU_SHARE_BYTES = 300e6
-"""What a share may keep on a CPU, in float32: 2 images of a ViT-S/16 with adapters, 788 + 740 tokens.
+CPU_SHARE_BYTES = 600e6
+"""What a share may keep on a CPU, in float32: 4 images of a ViT-S/16 with adapters, 1,576 + 1,480 tokens.
 
-Chosen for the memory: GLARE at batch 8 and rank 64 takes 45 % of the peak of LightlyTrain's DINO in float32 and 62 % in bfloat16,
-at 0.93 and 1.04 of its speed (docs/performance.md). With 4 images it was 54 and 71 % at 0.96 and 1.07, in an older version of the
-step: a little time may be lost. The bound is in float32 for both, so that the precision does not change which images are counted
-together; `engine.micro_batch_size` asks for more.
+Shares of 2 images are 4 % slower and of 8 no faster; with 4, GLARE at batch 8 and rank 64 needs under 60 % of the memory of
+LightlyTrain's DINO in both precisions (docs/performance.md). The bound is in float32 for both, so that the precision does not
+change which images are counted together; `engine.micro_batch_size` asks for another size.
 """
 
 
