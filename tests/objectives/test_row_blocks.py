@@ -21,11 +21,18 @@ def _pairs(student: torch.Tensor, teacher: torch.Tensor) -> Pairs:
     return Pairs(rows, columns, torch.arange(1.0, len(rows) + 1))
 
 
-def _cut(student: list[int], teacher: list[int], block_rows: int) -> tuple[list[Block], Pairs, int, int]:
+def _cut(
+    student: list[int], teacher: list[int], block_rows: int, dtype: torch.dtype = torch.bfloat16
+) -> tuple[list[Block], Pairs, int, int]:
     groups = _groups(student, 0), _groups(teacher, 1)
     pairs = _pairs(*groups)
     num_student, num_teacher = len(groups[0]), len(groups[1])
-    return cut_into_blocks(num_student, num_teacher, [pairs], groups, block_rows), pairs, num_student, num_teacher
+    return (
+        cut_into_blocks(num_student, num_teacher, [pairs], groups, block_rows, dtype),
+        pairs,
+        num_student,
+        num_teacher,
+    )
 
 
 SIZES = [
@@ -69,4 +76,15 @@ def test_a_window_has_whole_steps_of_rows_or_few_or_all(student: list[int], teac
 
 
 def test_whole_steps_are_next_multiples_from_two_steps_on() -> None:
-    assert [whole_steps(rows, 64) for rows in (0, 5, 127, 128, 129, 192, 1000)] == [0, 5, 127, 128, 192, 192, 1024]
+    rows = (0, 5, 127, 128, 129, 192, 1000)
+    assert [whole_steps(n, 64, torch.bfloat16) for n in rows] == [0, 5, 127, 128, 192, 192, 1024]
+    assert [whole_steps(n, 64, torch.float32) for n in rows] == [*rows]
+
+
+@pytest.mark.parametrize(("student", "teacher"), SIZES)
+def test_in_float32_a_window_has_its_own_rows_alone(student: list[int], teacher: list[int]) -> None:
+    blocks, *_ = _cut(student, teacher, block_rows=100, dtype=torch.float32)
+    for block in blocks:
+        assert block.student is not None and block.teacher is not None
+        assert len(block.student[block.own_student]) == len(block.student)
+        assert len(block.teacher[block.own_teacher]) == len(block.teacher)

@@ -124,9 +124,9 @@ class HeadPair:
 
 
 def _project(head: DinoHead, parts: Sequence[Tensor]) -> Tensor:
-    """The head's unit rows of all parts, whose number differs from step to step: empty rows make it one that comes again."""
+    """The head's unit rows of all parts, whose number differs from step to step: empty rows may make it one that comes again."""
     rows = sum(map(len, parts))
-    empty = whole_steps(rows, HEAD_STEP) - rows
+    empty = whole_steps(rows, HEAD_STEP, parts[0].dtype) - rows
     if empty:
         parts = [*parts, parts[0].new_zeros(empty, parts[0].shape[1])]
     unit = head.project(torch.cat(list(parts)) if len(parts) > 1 else parts[0])

@@ -145,12 +145,12 @@ class Compared:
         if self.terms.keys() != self.weights.keys():
             raise ValueError(f"terms {sorted(self.terms)} and weights {sorted(self.weights)} must name the same losses")
 
-    def blocks(self, block_rows: int) -> list[Block]:
+    def blocks(self, block_rows: int, dtype: torch.dtype) -> list[Block]:
         """The rows in blocks; a group is never cut."""
         groups = None
         if self.student_group is not None and self.teacher_group is not None:
             groups = (self.student_group, self.teacher_group)
-        return cut_into_blocks(self.rows, len(self.targets), list(self.terms.values()), groups, block_rows)
+        return cut_into_blocks(self.rows, len(self.targets), list(self.terms.values()), groups, block_rows, dtype)
 
 
 def prototype_cross_entropy(
@@ -208,7 +208,7 @@ class _FusedTerms(torch.autograd.Function):
             compared, torch.split(student, sizes), torch.split(grad_student, sizes), strict=True
         ):
             weights = [part.weights[name] for name in part.terms]
-            for block in part.blocks(block_rows):
+            for block in part.blocks(block_rows, student.dtype):
                 rows = own if block.student is None else own[block.student]
                 probs = part.targets.probs(block.teacher, block.own_teacher)
                 found, gradient = _block_terms(rows, low, probs, block, weights, temperature)

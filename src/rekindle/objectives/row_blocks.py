@@ -31,14 +31,16 @@ class Pairs:
 
 
 HEAD_STEP, WINDOW_STEP = 128, 64
-"""Rows of a head's pass and of a block are rounded up to multiples of these, so that few sizes occur. On a CPU every other size
-is one more program that oneDNN compiles and keeps in bfloat16, and one more buffer that fits no hole which the last ones left:
-at batch 8 the memory of a GLARE step grew by 60 MB with every step (docs/performance.md)."""
+"""In low precision, rows of a head's pass and of a block are rounded up to multiples of these, so that few sizes occur. On a CPU
+every other size is one more program that oneDNN compiles and keeps, and one more buffer that fits no hole which the last ones
+left: at batch 8 the memory of a GLARE step grew by 60 MB with every step (docs/performance.md)."""
 
 
-def whole_steps(rows: int, step: int) -> int:
-    """The number of rows to compute for `rows`; less than two steps stay as they are."""
-    return rows if rows < 2 * step else -(-rows // step) * step
+def whole_steps(rows: int, step: int, dtype: torch.dtype) -> int:
+    """The number of rows to compute for `rows` of this type; less than two steps stay as they are."""
+    if rows < 2 * step or dtype.itemsize > 2:
+        return rows
+    return -(-rows // step) * step
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,12 @@ def cut_into_blocks(
     terms: Sequence[Pairs],
     groups: tuple[Tensor, Tensor] | None,
     block_rows: int,
+    dtype: torch.dtype,
 ) -> list[Block]:
     """Whole groups, as many as fill a block, each in its window; without groups, or with few rows, one block.
 
-    Args: groups, of each student and teacher row: pairs join rows of one group only; block_rows, rows that fill a block.
+    Args: groups, of each student and teacher row: pairs join rows of one group only; block_rows, rows that fill a block;
+    dtype of the rows.
     """
     if groups is None or max(num_student, num_teacher) <= block_rows:
         return _whole(terms)
@@ -85,7 +89,7 @@ def cut_into_blocks(
     orders = [group.argsort(stable=True) for group in groups]
     rank_s, rank_t = (order.argsort() for order in orders)  # places where the rows of a group stand together
     windows = [
-        (_window(s0, s1, num_student), _window(t0, t1, num_teacher))
+        (_window(s0, s1, num_student, dtype), _window(t0, t1, num_teacher, dtype))
         for (s0, t0), (s1, t1) in zip([(0, 0), *ends[:-1]], ends, strict=True)
     ]
     cut = [_cut_term(pairs, rank_s, rank_t, ends, windows) for pairs in terms]
@@ -103,9 +107,9 @@ class _Window:
     own: slice
 
 
-def _window(start: int, stop: int, number: int) -> _Window:
+def _window(start: int, stop: int, number: int, dtype: torch.dtype) -> _Window:
     """Rows start to stop of `number`, widened to whole steps where there are enough rows."""
-    length = min(number, whole_steps(stop - start, WINDOW_STEP))
+    length = min(number, whole_steps(stop - start, WINDOW_STEP, dtype))
     first = min(start, number - length)
     return _Window(slice(first, first + length), slice(start - first, stop - first))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 
@@ -47,8 +47,7 @@ def _blocks(generator: torch.Generator, block: int) -> Iterator[Iterator[float]]
         yield reversed(torch.rand(block, generator=generator, dtype=torch.float64).tolist())
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A crop in whole pixels of its image."""
 
     top: int
@@ -103,7 +102,7 @@ def sample_boxes(image_size: tuple[int, int], options: ViewsOptions, uniform: Un
 
 def _inside(outer: Box, scale: tuple[float, float], options: ViewsOptions, uniform: UniformStream) -> Box:
     box = sample_box((outer.height, outer.width), scale, options.aspect_ratio, uniform)
-    return replace(box, top=outer.top + box.top, left=outer.left + box.left)
+    return box._replace(top=outer.top + box.top, left=outer.left + box.left)
 
 
 def shift_towards(box: Box, target: Box) -> Box:
@@ -113,7 +112,7 @@ def shift_towards(box: Box, target: Box) -> Box:
     """
     top = _shifted(box.top, box.height, target.top, target.height)
     left = _shifted(box.left, box.width, target.left, target.width)
-    return replace(box, top=top, left=left)
+    return box._replace(top=top, left=left)
 
 
 def _shifted(start: int, extent: int, target_start: int, target_extent: int) -> int:

@@ -43,15 +43,20 @@ class IntegerChain:
 
     Attributes:
         num_views: views that it takes at most in one call.
-        pixels: [num_views, side, side], where the caller puts the views of the next call; each number is red + 256 green +
-            65536 blue, and what is in the topmost byte does not matter.
+        pixels: [num_views + 1, side, side], where the caller puts the views of the next call; each number is red + 256 green
+            + 65536 blue, and what is in the topmost byte does not matter.
+        channels: the same memory as torch sees it, each uint8 [1, 4, side, side].
+        spare: number of the place that is nobody's.
     """
 
     def __init__(self, side: int) -> None:
         self.side = side
         count = side * side
         self.num_views = min(_VIEWS_AT_ONCE, max(1, _PIXELS_AT_ONCE // count))
-        self.pixels: Pixels = np.empty((self.num_views, side, side), np.int32)
+        self.spare = self.num_views
+        self.pixels: Pixels = np.empty((self.num_views + 1, side, side), np.int32)
+        channels = torch.from_numpy(self.pixels.view(np.uint8)).view(-1, side, side, 4).permute(0, 3, 1, 2)
+        self.channels = torch.split(channels, 1)
         self._bytes = np.empty((self.num_views, 3, count), np.uint8)
         self._levels = aligned(self.num_views, 3, count)
         self._levels_torch = torch.from_numpy(self._levels)

@@ -12,8 +12,7 @@ deviations, reflected at the border. Solarise: 255 - x where x >= 128.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rekindle.views.crops import UniformStream
 from rekindle.views.options import ViewsOptions
@@ -23,8 +22,7 @@ LUMA = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in a grey level: ITU-R 601-2, as in PIL and torchvision."""
 
 
-@dataclass(frozen=True)
-class Photometric:
+class Photometric(NamedTuple):
     """The photometric chain of one view, with every parameter fixed.
 
     Attributes:
