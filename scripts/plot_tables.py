@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw a matrix of runs: every row's difference to its start with its interval, one panel per measure, one mark per data set.
+
+python scripts/plot_tables.py --out docs/images/tables-small.png CamVid=results/tables-camvid.json Dubai=results/tables-dubai.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+COLOURS = {"better": "#1a7f4b", "worse": "#c0392b", "no difference": "#7f8c8d"}
+MARKS = ("o", "s", "^", "D")
+LESS_IS_BETTER = ("similarity",)
+
+
+def main() -> None:
+    """Read the tables, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", help="NAME=table.json of `rekindle compare --grid`")
+    parser.add_argument("--out", required=True)
+    options = parser.parse_args()
+    tables = {
+        name: json.loads(Path(path).read_text()) for name, path in (entry.split("=", 1) for entry in options.tables)
+    }
+    draw(tables).savefig(options.out, dpi=110)
+
+
+def draw(tables: dict[str, dict[str, Any]]) -> Any:
+    """Return the figure; rows in the order of the first table."""
+    found = {name: {_label(row): row["pooled"] for row in table["rows"]} for name, table in tables.items()}
+    labels = list(dict.fromkeys(label for rows in found.values() for label in rows))
+    measures = list(dict.fromkeys(m for rows in found.values() for pooled in rows.values() for m in pooled))
+    figure, panels = plt.subplots(
+        1, len(measures), figsize=(2 + 2.7 * len(measures), 1.5 + 0.36 * len(labels)), sharey=True, squeeze=False
+    )
+    for panel, measure in zip(panels[0], measures, strict=True):
+        panel.axvline(0, color="#444", linewidth=0.8)
+        for number, rows in enumerate(found.values()):
+            shift = 0.16 * (2 * number - len(found) + 1)
+            for place, label in enumerate(labels):
+                value = rows.get(label, {}).get(measure)
+                if value is not None:
+                    _mark(panel, value, place + shift, MARKS[number % len(MARKS)])
+        aim = "less is better" if measure in LESS_IS_BETTER else "more is better"
+        panel.set_title(f"{measure}\n({aim})", fontsize=9)
+        panel.set_xlabel("points against the base", fontsize=8)
+        panel.tick_params(labelsize=8)
+        panel.grid(axis="x", color="#ddd", linewidth=0.5)
+        panel.set_axisbelow(True)
+        for edge in ("top", "right", "left"):
+            panel.spines[edge].set_visible(False)
+    panels[0][0].set_yticks(range(len(labels)), labels)
+    panels[0][0].invert_yaxis()
+    marks = [
+        plt.Line2D([], [], marker=MARKS[n % len(MARKS)], color="#444", linestyle="", label=name)
+        for n, name in enumerate(found)
+    ]
+    marks += [plt.Line2D([], [], color=colour, linewidth=3, label=verdict) for verdict, colour in COLOURS.items()]
+    figure.legend(handles=marks, loc="lower center", ncols=len(marks), fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    return figure
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['method']}, {row['framework']}"
+
+
+def _mark(panel: Any, value: dict[str, Any], place: float, mark: str) -> None:
+    colour = COLOURS.get(value["verdict"], COLOURS["no difference"])
+    panel.plot([100 * value["low"], 100 * value["high"]], [place, place], color=colour, linewidth=1.6)
+    panel.plot([100 * value["difference"]], [place], marker=mark, color=colour, markersize=4.5)
+
+
+if __name__ == "__main__":
+    main()
