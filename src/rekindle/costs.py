@@ -7,7 +7,7 @@ held against counted steps in tests/bench/test_step_cost.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Train = Literal["adapters", "all", "norm"]
@@ -29,6 +29,8 @@ class Trunk:
         prefix: class and register tokens.
         rank: of the adapters; 0 without.
         mlp_maps: matrices of an MLP: 2, or 3 where it is gated (SwiGLU).
+        skipped: rate of stochastic depth in the last block, falling linearly to 0 in the first, where what the student drops
+            is not computed (a CPU in full precision); 0 where it is.
     """
 
     width: int
@@ -39,6 +41,7 @@ class Trunk:
     prefix: int = 1
     rank: int = 0
     mlp_maps: int = 2
+    skipped: float = 0.0
 
     def tokens(self, size_px: int) -> int:
         """Tokens of a square view."""
@@ -63,9 +66,14 @@ class Trunk:
     def forward(self, size_px: int, *, class_only: bool = False) -> float:
         """FLOPs of a forward pass of one view; class_only, the last block gives the class token alone."""
         t = self.tokens(size_px)
-        block = self.linear(t) + self.attention(t, t) + self.adapter(t)
-        last = self._class_block(t) if class_only else block
-        return self.embed(size_px) + (self.depth - 1) * block + last
+        early = self._kept_blocks * (self.linear(t) + self.attention(t, t)) + (self.depth - 1) * self.adapter(t)
+        branches, rows = (self._class_block(t), 1) if class_only else (self.linear(t) + self.attention(t, t), t)
+        return self.embed(size_px) + early + (1 - self.skipped) * branches + self.adapter(rows)
+
+    @property
+    def _kept_blocks(self) -> float:
+        """Branches of all blocks but the last that are computed, in blocks."""
+        return (self.depth - 1) - self.skipped * (self.depth - 2) / 2
 
     def backward(
         self, size_px: int, train: Train, *, class_only: bool = False, attention: float = FUSED_BACKWARD
@@ -77,26 +85,26 @@ class Trunk:
         """
         t = self.tokens(size_px)
         maps = 2 if train == "all" else 1
-        block = maps * self.linear(t) + attention * self.attention(t, t) + 2 * self.adapter(t)
-        last = block
+        branches, own_adapter = maps * self.linear(t) + attention * self.attention(t, t), 2 * self.adapter(t)
+        last = (1 - self.skipped) * branches + own_adapter
         if class_only:
-            frozen = self._class_block(t) - self.adapter(1) - self.attention(1, t)
-            last = maps * frozen + attention * self.attention(1, t) + 2 * self.adapter(1)
-        first = block
+            frozen = self._class_block(t) - self.attention(1, t)
+            last = (1 - self.skipped) * (maps * frozen + attention * self.attention(1, t)) + 2 * self.adapter(1)
+        first = branches + own_adapter
         if train == "adapters":
-            first = self.mlp(t) + 2 * self.adapter(t) - self.adapter(t) / 2
+            first = self.mlp(t) + own_adapter - self.adapter(t) / 2
         embed = self.embed(size_px) if train == "all" else 0.0
-        return first + (self.depth - 2) * block + last + embed
+        return first + (self._kept_blocks - 1) * branches + (self.depth - 2) * own_adapter + last + embed
 
     def mlp(self, tokens: float) -> float:
         """FLOPs of a block's MLP, forward."""
         return 2 * tokens * self.width * self.mlp_maps * self.hidden
 
     def _class_block(self, t: int) -> float:
-        """A last block of which only the class token is wanted: keys and values of all tokens, the rest of one."""
+        """Branches of a last block of which only the class token is wanted: keys and values of all, the rest of one."""
         keys_values = 2 * t * self.width * 2 * self.width
         own = 2 * self.width * (2 * self.width + self.mlp_maps * self.hidden)
-        return keys_values + own + self.attention(1, t) + self.adapter(1)
+        return keys_values + own + self.attention(1, t)
 
     def kept(self, size_px: int, train: Train, *, bytes_each: int) -> float:
         """Bytes that one view's forward pass keeps for the way back, in numbers of `bytes_each`.
@@ -180,7 +188,7 @@ def dino_step(
     large, small = sizes
     views = [(large, 2), (small, num_local)]
     return StepCost(
-        teacher=2 * trunk.forward(large, class_only=True),
+        teacher=2 * replace(trunk, skipped=0.0).forward(large, class_only=True),
         student_forward=sum(n * trunk.forward(s, class_only=True) for s, n in views),
         student_backward=sum(n * trunk.backward(s, train, class_only=True, attention=attention) for s, n in views),
         heads=head.student(2 + num_local) + head.project(2) + 2 * head.logits(2),
@@ -212,7 +220,7 @@ def glare_step(
         2 * 2 + rows.teacher_patch + rows.teacher_region
     )
     return StepCost(
-        teacher=2 * trunk.forward(large) + teacher_ca + one_row,
+        teacher=2 * replace(trunk, skipped=0.0).forward(large) + teacher_ca + one_row,
         student_forward=dino.student_forward
         + 2 * (trunk.forward(large) - trunk.forward(large, class_only=True))
         + student_ca,

@@ -13,6 +13,7 @@ from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.uniadapter import AdaptedBlock
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import BlockPass
+from rekindle.networks.stochastic_depth import BranchPath
 from tests.adapters.networks import adapted, build, images
 
 
@@ -30,7 +31,9 @@ def test_the_block_is_the_papers_equations(layernorm: bool | None) -> None:
     read = nn.functional.layer_norm(y, (32,), a.norm.weight, a.norm.bias, 1e-6) if layernorm else y
     branch = torch.relu(read @ a.down.weight.T + a.down.bias) @ a.up.weight.T + a.up.bias  # eq. 2
     expected = paths[1] * block.mlp(block.norm2(y)) + 0.1 * branch + y  # eq. 3
-    torch.testing.assert_close(wrapped(x, BlockPass(paths=paths)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        wrapped(x, BlockPass(paths=(BranchPath(paths[0]), BranchPath(paths[1])))), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_it_is_uniadapter_beside_the_mlp_without_layernorm() -> None:

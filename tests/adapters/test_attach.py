@@ -19,6 +19,7 @@ from rekindle.networks.checkpoints import write_checkpoint
 from rekindle.networks.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.sharing import copy_sharing_frozen
+from rekindle.networks.stochastic_depth import BranchPath
 
 POSITIONS: tuple[Position, ...] = typing.get_args(Position)
 ARCHITECTURES = [
@@ -205,8 +206,8 @@ def test_drop_path_runs_around_adapted_branches() -> None:
     for position in POSITIONS:
         block = AdaptedBlock.wrap(backbone.vit.blocks[1], 32, options(position)).train()
         assert block.block.drop_path1.drop_prob == pytest.approx(0.9)
-        paths = torch.where(torch.arange(64) % 2 == 0, 0.0, 10.0)[:, None, None]
-        found = block(x, BlockPass(paths=(paths, paths)))  # the adapter itself still adds nothing
+        path = BranchPath(torch.where(torch.arange(64) % 2 == 0, 0.0, 10.0)[:, None, None])
+        found = block(x, BlockPass(paths=(path, path)))  # the adapter itself still adds nothing
         assert torch.equal(found[::2], x[::2]), position
         assert not bool((found[1::2] == x[1::2]).flatten(1).all(1).any()), position
 

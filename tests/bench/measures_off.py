@@ -39,10 +39,7 @@ class OneGraph(OursGlare):
     """The small crops' graph waits for that of the large views."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        def wait(shares: Sequence[Callable[[], WeighedTerms]], inputs: Sequence[Tensor]) -> WeighedTerms:
-            return WeighedTerms.join([share() for share in shares])
-
-        glare.gradient_in_advance = dino.gradient_in_advance = wait  # type: ignore[attr-defined]
+        glare.gradient_in_advance = dino.gradient_in_advance = one_graph  # type: ignore[attr-defined]
         super().__init__(case)
 
 
@@ -50,7 +47,7 @@ class KeptLogits(OursGlare):
     """Logits and distributions of all rows are tensors of the graph."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        heads.prototype_cross_entropy = _plain  # type: ignore[assignment, attr-defined]
+        heads.prototype_cross_entropy = kept_logits  # type: ignore[assignment, attr-defined]
         super().__init__(case)
 
 
@@ -79,7 +76,15 @@ class Autocast(OursGlare):
         super().__init__(case)
 
 
-def _plain(student: Tensor, prototypes: Tensor, compared: Sequence[Compared], *, temperature: float) -> WeighedTerms:
+def one_graph(shares: Sequence[Callable[[], WeighedTerms]], inputs: Sequence[Tensor]) -> WeighedTerms:
+    """What `gradient_in_advance` gives, with the activations of all shares alive together."""
+    return WeighedTerms.join([share() for share in shares])
+
+
+def kept_logits(
+    student: Tensor, prototypes: Tensor, compared: Sequence[Compared], *, temperature: float
+) -> WeighedTerms:
+    """What `prototype_cross_entropy` gives, with logits and distributions of all rows in the graph."""
     parts = []
     for own, part in zip(torch.split(student, [part.rows for part in compared]), compared, strict=True):
         log_p = F.log_softmax((own @ prototypes.to(own.dtype).T).float() / temperature, dim=-1)

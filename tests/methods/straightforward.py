@@ -44,6 +44,7 @@ class Straightforward(torch.nn.Module):
             self.method.teacher.network
         )  # a copy of its own, shared with nobody
         self.method.student.requires_grad_(True)
+        self.method.student.backbone.skip_dropped = False
         self._own_pass = own_pass
 
     def forward(self, batch: ViewBatch, progress: Progress) -> dict[str, Tensor]:

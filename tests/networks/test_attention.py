@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from timm.layers.attention import Attention
-from torch import Tensor, nn
+from torch import nn
 
 from rekindle.networks.attention import attend
 from rekindle.networks.frozen_branch import onto_stream
 from rekindle.networks.heads import DinoHead
+from rekindle.networks.stochastic_depth import BranchPath
 
 
 def _attention(fused: bool, **changes: Any) -> Any:
@@ -46,12 +47,15 @@ def test_plain_attention_keeps_no_weights() -> None:
     assert kept and not [shape for shape in kept if tuple(shape[-2:]) == (7, 7)]
 
 
-@pytest.mark.parametrize("path", [None, torch.tensor([0.0, 1.25]).double()[:, None, None]])
-def test_a_frozen_branch_gives_the_gradient_of_the_plain_sum_and_once(path: Tensor | None) -> None:
+DROPPED = torch.tensor([0.0, 1.25]).double()[:, None, None]
+
+
+@pytest.mark.parametrize("path", [None, BranchPath(DROPPED), BranchPath(DROPPED, torch.tensor([1]), 1.25)])
+def test_a_frozen_branch_gives_the_gradient_of_the_plain_sum_and_once(path: BranchPath | None) -> None:
     torch.manual_seed(0)
     branch = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6)).double().requires_grad_(False)
     x, pull = torch.randn(2, 4, 6).double().requires_grad_(), torch.randn(2, 4, 6).double()
-    ours, plain = onto_stream(x, branch, path), x + (1.0 if path is None else path) * branch(x)
+    ours, plain = onto_stream(x, branch, path), x + (1.0 if path is None else path.factor) * branch(x)
     torch.testing.assert_close(ours, plain)
     (found,) = torch.autograd.grad(ours, x, pull, retain_graph=True)
     torch.testing.assert_close(found, torch.autograd.grad(plain, x, pull)[0])

@@ -11,7 +11,7 @@ from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone, BackboneIdentity
-from rekindle.networks.blocks import BlockPass, draw_paths, run_block
+from rekindle.networks.blocks import BlockPass, run_block
 from rekindle.networks.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 
@@ -213,24 +213,6 @@ def test_drop_path_rises_linearly_and_is_off_in_evaluation() -> None:
     assert not torch.equal(backbone.train()(pixels).sequence, backbone(pixels).sequence)
     backbone.eval()
     assert torch.equal(backbone(pixels).sequence, backbone(pixels).sequence)
-
-
-def test_stochastic_depth_drops_whole_branches_of_images_and_scales_what_it_keeps() -> None:
-    """As timm's modules do: factor 0 or 1 / p per image and branch, independent, and 1 on average."""
-    torch.manual_seed(0)
-    keep = torch.tensor([1.0, 0.8, 0.5, 0.9])
-    drawn = torch.stack([torch.stack(paths) for paths in draw_paths(keep, 4000)]).flatten(0, 1)[..., 0, 0]  # [4, N]
-    for row, p in zip(drawn, keep.tolist(), strict=True):
-        torch.testing.assert_close(row.unique(), torch.tensor([0.0, 1 / p])[0 if p < 1 else 1 :])
-        assert float((row > 0).float().mean()) == pytest.approx(p, abs=0.03)
-    together = ((drawn[1] > 0) & (drawn[2] > 0)).float().mean()
-    assert float(together) == pytest.approx(0.4, abs=0.04)
-    block = build().vit.blocks[0]
-    x = torch.randn(2, 17, 32)
-    paths = torch.tensor([0.0, 2.0])[:, None, None], torch.tensor([0.0, 0.0])[:, None, None]
-    found = run_block(block, x, BlockPass(paths=paths))
-    assert torch.equal(found[0], x[0])
-    torch.testing.assert_close(found[1], x[1] + 2 * block.attn(block.norm1(x))[1])
 
 
 def test_bfloat16_autocast_stays_close_to_float32() -> None:

@@ -15,12 +15,12 @@ from rekindle.networks.blocks import (
     PLAIN,
     BlockPass,
     ComposedBlock,
-    add_branch,
     attention_output,
     mlp_output,
     run_block,
 )
 from rekindle.networks.frozen_branch import onto_stream
+from rekindle.networks.stochastic_depth import add_branch
 
 Position = Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"]
 
@@ -178,17 +178,19 @@ class AdaptedBlock(ComposedBlock):
         is_frozen = not (
             how.one_graph or torch.compiler.is_compiling() or any(p.requires_grad for p in self.block.parameters())
         )
+
+        def attended(x: Tensor) -> Tensor:
+            out = attention_output(self.block, x, how.computed(attention_path))
+            return adapter(out, onto=out) if self.position == "attn_branch" else out
+
         if is_frozen and how.rows is None and self.position != "attn_branch":
-            y = onto_stream(x, lambda x: attention_output(self.block, x, how), attention_path)
+            y = onto_stream(x, attended, attention_path)
         else:
-            attended = attention_output(self.block, x, how)
-            if self.position == "attn_branch":
-                attended = adapter(attended, onto=attended)
-            y = add_branch(kept, attended, attention_path)
+            y = add_branch(kept, x, attended, attention_path)
         if self.position == "after_attn":
             y = adapter(y, onto=y)
         if is_frozen:
             out = onto_stream(y, lambda y: mlp_output(self.block, y), mlp_path)
         else:
-            out = add_branch(y, mlp_output(self.block, y), mlp_path)
+            out = add_branch(y, y, lambda y: mlp_output(self.block, y), mlp_path)
         return adapter(y, onto=out) if self.position == "parallel_mlp" else out

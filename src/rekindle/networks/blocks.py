@@ -2,13 +2,13 @@
 """The parts of a transformer block, so that an adapter can put them together in another order.
 
 Every function keeps the operations and their order of timm's own `forward`: a block re-composed from its
-branches equals the block bit for bit. Stochastic depth alone is ours, drawn for all blocks at once.
+branches equals the block bit for bit. Stochastic depth alone is ours (`networks.stochastic_depth`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -24,11 +24,10 @@ from torch.utils.checkpoint import checkpoint
 
 from rekindle.core.errors import RequestError
 from rekindle.networks.attention import attend
+from rekindle.networks.stochastic_depth import BranchPath, Paths, add_branch
 
 TimmBlock = Any
 """A block of timm, whose parts timm types as plain modules."""
-Paths = tuple[Tensor, Tensor]
-"""Factors [N, 1, 1] of a block's attention branch and of its MLP branch."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ class BlockPass:
     """How a block is run.
 
     Attributes:
-        rope: the rotary table, if there is one.
+        rope: the rotary table, if there is one; of four dimensions where every image has its own.
         rows: return only the first tokens of each image (prefix tokens); the others are still read, so that the result is
             the same at a fraction of the work. In a last block that only feeds a loss on the class token, this saves most
             of it.
-        paths: stochastic depth, see `draw_paths`; None keeps every branch, whatever the mode.
+        paths: stochastic depth; None keeps every branch, whatever the mode.
         unread: [N, T], True for tokens whose keys and values nobody reads; they still read the others. Not with `rows`.
         one_graph: record every operation in the caller's graph, as checkpointing wants it.
 
@@ -51,6 +50,13 @@ class BlockPass:
     paths: Paths | None = None
     unread: Tensor | None = None
     one_graph: bool = False
+
+    def computed(self, path: BranchPath | None) -> BlockPass:
+        """The same for the images alone that keep a branch; what is given per image follows."""
+        if path is None or path.kept is None:
+            return self
+        rope = self.rope[path.kept] if self.rope is not None and self.rope.ndim == 4 else self.rope
+        return replace(self, rope=rope, unread=None if self.unread is None else self.unread[path.kept])
 
 
 PLAIN = BlockPass()
@@ -94,40 +100,8 @@ def run_block(block: TimmBlock, x: Tensor, how: BlockPass = PLAIN) -> Tensor:
         return out
     check_block(block)
     kept, (attention_path, mlp_path) = x if how.rows is None else x[:, : how.rows], how.paths or (None, None)
-    y = add_branch(kept, attention_output(block, x, how), attention_path)
-    return add_branch(y, mlp_output(block, y), mlp_path)
-
-
-def draw_paths(keep: Float[Tensor, " branches"], images: int) -> list[Paths]:
-    """Stochastic depth of all blocks at once: per image and branch 0, or 1 / p with the branch's probability p to be kept.
-
-    Args: keep, p of each block's attention and MLP branch in turn. Huang et al., arXiv:1603.09382, with timm's scaling.
-    """
-    drawn = torch.bernoulli(keep[:, None].expand(-1, images)).div_(keep[:, None])
-    masks = drawn[:, :, None, None].unbind()
-    return list(zip(masks[::2], masks[1::2], strict=True))
-
-
-def add_branch(x: Tensor, branch: Tensor, path: Tensor | None) -> Tensor:
-    """Return x + branch, with the branch of each image multiplied by its path [N, 1, 1]."""
-    if path is None:
-        return x + branch
-    out: Tensor = _AddScaled.apply(x, branch, path)
-    return out
-
-
-class _AddScaled(torch.autograd.Function):
-    """x + path * branch in one pass; `addcmul` would also keep the branch for a gradient that nobody wants."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, branch: Tensor, path: Tensor) -> Tensor:
-        ctx.save_for_backward(path)
-        return torch.addcmul(x, branch, path)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        (path,) = ctx.saved_tensors
-        return gradient, gradient * path, None
+    y = add_branch(kept, x, lambda x: attention_output(block, x, how.computed(attention_path)), attention_path)
+    return add_branch(y, y, lambda y: mlp_output(block, y), mlp_path)
 
 
 def recompute_block(block: TimmBlock, x: Tensor, how: BlockPass = PLAIN) -> Tensor:

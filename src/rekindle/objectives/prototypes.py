@@ -24,8 +24,11 @@ from torch import Tensor
 from rekindle.objectives.row_blocks import Block, cut_into_blocks
 from rekindle.objectives.row_blocks import Pairs as Pairs
 
-BLOCK_ROWS = {"cpu": 256, "cuda": 4096}
-"""Student or teacher rows of a block. K = 8192: 8 MB per float32 buffer, which the outer caches still hold, and 128 MB."""
+BLOCK_ROWS = {("cpu", torch.float32): 128, ("cpu", torch.bfloat16): 256, ("cuda", torch.float32): 4096}
+"""Student rows of a part of a block, and teacher or student rows that fill one, by device and precision of the rows (a device's
+first entry, if that is not among them). At K = 8192 a float32 buffer of 128 rows has 4 MB, which caches hold and the allocator
+finds again; buffers of 12 to 20 MB are new memory in every step, and a page fault for each 4 KB costs more than their arithmetic.
+In bfloat16 rows are rounded up, so parts are larger."""
 
 
 ENTROPY_ROWS = 64
@@ -177,11 +180,17 @@ def prototype_cross_entropy(
     """
     if temperature <= 0:
         raise ValueError(f"need temperature > 0, got {temperature}")
-    rows = BLOCK_ROWS.get(student.device.type, 1024) if block_rows is None else block_rows
+    rows = _usual_block_rows(student) if block_rows is None else block_rows
     names = list(dict.fromkeys(name for part in compared for name in part.terms))
     with torch.autocast(device_type=student.device.type, enabled=False):
         total, values = _FusedTerms.apply(student, prototypes, compared, names, temperature, rows)
     return WeighedTerms(total, dict(zip(names, values.unbind(), strict=True)))
+
+
+def _usual_block_rows(student: Tensor) -> int:
+    device = student.device.type
+    first = next((rows for (kind, _), rows in BLOCK_ROWS.items() if kind == device), 1024)
+    return BLOCK_ROWS.get((device, student.dtype), first)
 
 
 class _FusedTerms(torch.autograd.Function):
@@ -209,24 +218,24 @@ class _FusedTerms(torch.autograd.Function):
         ):
             weights = [part.weights[name] for name in part.terms]
             for block in part.blocks(block_rows, student.dtype):
-                rows = own if block.student is None else own[block.student]
                 probs = part.targets.probs(block.teacher, block.own_teacher)
-                found, gradient = _block_terms(rows, low, probs, block, weights, temperature)
-                values += found
-                places += [names.index(name) for name in part.terms]
-                factors += [-weight for weight in weights]
-                if not wants:
-                    continue
-                gradient = gradient.to(student.dtype)
-                if block.student is None:
-                    torch.mm(gradient, low, out=grad_own)
-                else:
-                    at = block.own_student
-                    grad_own.index_copy_(0, block.student[at], (gradient @ low)[at])
-                if gradient.dtype == grad_prototypes.dtype:
-                    grad_prototypes.addmm_(gradient.T, rows)
-                else:
-                    grad_prototypes += gradient.T @ rows
+                for index, counted, terms in block.parts(part.rows, block_rows, student.dtype):
+                    rows = own[index]
+                    found, gradient = _part_terms(rows, low, probs, terms, weights, temperature)
+                    values += found
+                    places += [names.index(name) for name in part.terms]
+                    factors += [-weight for weight in weights]
+                    if not wants:
+                        continue
+                    gradient = gradient.to(student.dtype)
+                    if isinstance(index, slice):
+                        torch.mm(gradient, low, out=grad_own[index])
+                    else:
+                        grad_own.index_copy_(0, index[counted], (gradient @ low)[counted])
+                    if gradient.dtype == grad_prototypes.dtype:
+                        grad_prototypes.addmm_(gradient.T, rows)
+                    else:
+                        grad_prototypes += gradient.T @ rows
         ctx.save_for_backward(grad_student, grad_prototypes)
         return _added_up(ctx, values, places, factors, len(names))
 
@@ -246,17 +255,22 @@ def _added_up(
     return torch.dot(each, torch.tensor(factors, dtype=each.dtype, device=each.device)), terms
 
 
-def _block_terms(
-    rows: Tensor, prototypes: Tensor, probs: Tensor, block: Block, weights: Sequence[float], temperature: float
+def _part_terms(
+    rows: Tensor,
+    prototypes: Tensor,
+    probs: Tensor,
+    terms: Sequence[Pairs],
+    weights: Sequence[float],
+    temperature: float,
 ) -> tuple[list[Tensor], Tensor]:
-    """The terms' values in one block, negative, and the gradient of their weighted sum with respect to W z, [s, K]."""
+    """The terms' values in one part of a block, negative, and the gradient of their weighted sum with respect to W z, [s, K]."""
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     scaled = torch.addmm(rows.new_empty(()), rows, prototypes.T, beta=0, alpha=1.0 / temperature)
     log_p = scaled.log_softmax(dim=-1, dtype=wide)
     values: list[Tensor] = []
     mass = log_p.new_zeros(rows.shape[0])
     pulls: list[tuple[Tensor, Tensor, float]] = []
-    for pairs, weight in zip(block.terms, weights, strict=True):
+    for pairs, weight in zip(terms, weights, strict=True):
         used, inverse = torch.unique_consecutive(pairs.student, return_inverse=True)
         share = pairs.weight.to(wide)
         target = _mixture(inverse, pairs.teacher, share, len(used), probs)  # H is linear in the target

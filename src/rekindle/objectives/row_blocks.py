@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,33 @@ class Block:
     own_teacher: slice
     terms: list[Pairs]
 
+    def parts(
+        self, num_rows: int, part_rows: int, dtype: torch.dtype
+    ) -> Iterator[tuple[Tensor | slice, slice, list[Pairs]]]:
+        """Cut the student's rows into parts of at most `part_rows`; all of them read the same rows of the teacher.
+
+        Yields: the rows, where those that count stand among them, and the pairs, counted within the part.
+        """
+        number = num_rows if self.student is None else len(self.student)
+        length = number
+        if number > part_rows:
+            length = whole_steps(-(-number // -(-number // part_rows)), WINDOW_STEP, dtype)
+        starts = range(0, max(1, number), max(1, length))  # no rows are one part, too
+        cuts = [[0, len(pairs.student)] for pairs in self.terms]
+        if len(starts) > 1:
+            borders = torch.tensor([*starts, number], device=self.terms[0].student.device)
+            cuts = [torch.searchsorted(pairs.student.contiguous(), borders).tolist() for pairs in self.terms]
+        own_start, own_stop, _ = self.own_student.indices(number)
+        for place, start in enumerate(starts):
+            stop = min(start + length, number)
+            found = []
+            for pairs, cut in zip(self.terms, cuts, strict=True):
+                at = slice(cut[place], cut[place + 1])
+                found.append(Pairs(pairs.student[at] - start, pairs.teacher[at], pairs.weight[at]))
+            rows = slice(start, stop)
+            own = slice(max(own_start - start, 0), max(min(own_stop, stop) - start, 0))
+            yield rows if self.student is None else self.student[rows], own, found
+
 
 def _whole(terms: Sequence[Pairs]) -> list[Block]:
     return [Block(None, None, slice(None), slice(None), list(terms))]
@@ -119,12 +146,13 @@ def _ends(groups: tuple[Tensor, Tensor], block_rows: int) -> list[tuple[int, int
     number = int(torch.cat(groups).max()) + 1
     sums = torch.stack([torch.bincount(group, minlength=number) for group in groups], dim=1).cumsum(0).tolist()
     found: list[tuple[int, int]] = []
-    last = (0, 0)
-    for place, (student, teacher) in enumerate(sums):
-        if max(student - last[0], teacher - last[1]) >= block_rows or place == len(sums) - 1:
-            last = (student, teacher)
-            found.append(last)
-    return found
+    first = before = (0, 0)
+    for student, teacher in sums:
+        if before != first and max(student - first[0], teacher - first[1]) > block_rows:
+            found.append(before)
+            first = before
+        before = (student, teacher)
+    return [*found, before]
 
 
 def _cut_term(
