@@ -185,7 +185,7 @@ def test_a_glare_step_of_a_small_vit_stays_within_its_budget(monkeypatch: pytest
 
 
 def test_a_glare_step_does_not_grow_in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU would do it, where operations count: nothing skipped, large blocks. docs/performance.md says what they are."""
+    """1,492 when this was written, as a GPU does it: nothing skipped, large blocks; docs/performance.md has the list."""
     monkeypatch.setitem(BLOCK_ROWS, ("cpu", torch.float32), BLOCK_ROWS["cuda", torch.float32])
     assert _step(monkeypatch, "glare", images=1, rank=512, width=384, depth=12).counted.kernels <= 1500
 

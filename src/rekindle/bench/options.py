@@ -44,8 +44,8 @@ class BenchOptions(Options):
     """Method (`rekindle list methods`); None: both dino and glare for `step`, glare elsewhere."""
     train: Literal["adapters", "all", "norm"] = "adapters"
     """What our sides train; the peers train all weights."""
-    rank: int = Field(512, ge=1)
-    """Width of our adapters' bottleneck, where adapters train."""
+    rank: int = Field(64, ge=1)
+    """Width of our adapters' bottleneck, where adapters train: what the recipe takes for few images; GLARE's paper has 512."""
     num_prototypes: int = Field(8192, ge=2)
     """Outputs of the projection head."""
     precision: Literal["fp32", "bf16"] = "fp32"
