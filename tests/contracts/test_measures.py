@@ -20,7 +20,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.stochastic_depth import BranchPath
 from tests.bench.measures_off import kept_logits, one_graph
 from tests.contracts.test_methods import TRAIN, _build
-from tests.methods.scene import tiny_batch
+from tests.methods.scene import assert_same_gradients, tiny_batch
 
 
 def _plain_branch(x: Tensor, branch: Callable[[Tensor], Tensor], path: BranchPath | None) -> Tensor:
@@ -71,10 +71,4 @@ def test_a_step_equals_the_one_without_any_measure(name: str, train: str, monkey
     assert terms.keys() == expected.keys()
     for term, value in expected.items():
         torch.testing.assert_close(terms[term], value.detach(), rtol=1e-6, atol=1e-8, msg=term)
-    theirs = dict(plain.named_parameters())
-    for label, parameter in ours.named_parameters():
-        if parameter.requires_grad:
-            found, wanted = parameter.grad, theirs[label].grad
-            assert found is not None and wanted is not None, label
-            scale = float(wanted.abs().max())
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * scale + 1e-9, msg=label)
+    assert assert_same_gradients(ours, plain, atol=1e-6) >= 5

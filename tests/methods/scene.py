@@ -10,6 +10,7 @@ import torch
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.rng import seeded_default
+from rekindle.methods.base import Method
 from rekindle.methods.dino import Dino, DinoOptions
 from rekindle.methods.glare import Glare, GlareOptions
 from rekindle.networks.backbone import Backbone
@@ -52,3 +53,16 @@ def tiny_dino(train: str = "adapters", **options: Any) -> Dino:
     backbone = tiny_backbone(train)
     with seeded_default(0, "method"):
         return Dino(DinoOptions(**{**SMALL_HEAD, **options}), backbone)
+
+
+def assert_same_gradients(ours: Method, plain: Method, *, atol: float) -> int:
+    """Compare the gradients of all that trains, relative 1e-5 and absolute to each tensor's largest number. Returns how many."""
+    theirs, compared = dict(plain.named_parameters()), 0
+    for label, parameter in ours.named_parameters():
+        if parameter.requires_grad:
+            found, wanted = parameter.grad, theirs[label].grad
+            assert found is not None and wanted is not None, label
+            scale = float(wanted.abs().max())
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=atol * scale + 1e-9, msg=label)
+            compared += 1
+    return compared
