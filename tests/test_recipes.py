@@ -21,9 +21,10 @@ def _filled(num_images: int, **asked: Any) -> Resolved:
 
 
 def test_more_images_have_more_steps_larger_batches_and_more_prototypes() -> None:
-    runs = [_filled(n).options for n in (500, 2_000, 5_000, 20_000)]
-    for values in ([r.steps or 0 for r in runs], [r.batch_size for r in runs], [r.glare.num_prototypes for r in runs]):  # type: ignore[attr-defined]
+    runs = [_filled(n).options for n in (300, 500, 2_000, 5_000, 20_000)]
+    for values in ([r.steps or 0 for r in runs], [r.batch_size for r in runs]):
         assert values == sorted(set(values))
+    assert [r.glare.num_prototypes for r in runs] == [1024, 1024, 2048, 4096, 8192]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("num_images", [12, 500, 2_000, 5_000, 20_000])
@@ -51,6 +52,22 @@ def test_what_is_asked_for_stays_and_the_rest_follows_it() -> None:
     assert options.optim.warmup_epochs == pytest.approx(30 / (2_000 // 32), rel=1e-3)
     assert filled.sources["steps"] == "asked" and filled.sources["glare.momentum"] == "recipe"
     assert _filled(2_000, epochs=3).options.steps is None
+
+
+def test_few_images_get_sharp_balanced_targets_and_narrow_adapters_unless_something_else_is_asked_for() -> None:
+    few, many = _filled(300).options, _filled(2_000).options
+    assert few.glare.balance == "sinkhorn" and few.glare.teacher_temperature == (0.01, 0.01)  # type: ignore[attr-defined]
+    assert few.glare.norm_last_layer and not many.glare.norm_last_layer  # type: ignore[attr-defined]
+    assert many.glare.balance == "centre" and many.glare.teacher_temperature == (0.04, 0.04)  # type: ignore[attr-defined]
+    assert (few.adapter.rank, many.adapter.rank) == (64, None)
+    assert _filled(300, adapter={"rank": 16}).options.adapter.rank == 16
+    assert "adapter.rank" not in _filled(300, adapter={"kind": "lora"}).reasons
+    assert "adapter.rank" not in _filled(300, train="all").reasons
+    warm = _filled(300, glare={"teacher_temperature": (0.05, 0.05)}).options.glare  # type: ignore[attr-defined]
+    assert warm.balance == "centre" and not warm.norm_last_layer and warm.teacher_temperature == (0.05, 0.05)
+    balanced = _filled(300, glare={"balance": "sinkhorn"}).options.glare  # type: ignore[attr-defined]
+    assert balanced.teacher_temperature == (0.04, 0.04)
+    assert _filled(300, method="dino").options.dino.teacher_temperature == (0.04, 0.04)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("asked", [{"recipe": "paper"}, {"init": "random", "train": "all"}])

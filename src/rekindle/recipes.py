@@ -40,11 +40,22 @@ class Size:
 
 
 SIZES = (
+    Size(400, 32, 200, 1024),
     Size(1_000, 64, 600, 1024),
     Size(3_500, 128, 1_000, 2048),
     Size(10_000, 256, 1_500, 4096),
     Size(math.inf, 512, 3_000, 8192),
 )
+
+
+FEW = 1_000
+"""Up to so many images, adapters are narrow and GLARE's targets sharp and balanced: docs/results.md, "The recipe"."""
+NARROW_RANK = 64
+SHARP_TARGETS: Mapping[str, object] = {
+    "balance": "sinkhorn",
+    "teacher_temperature": (0.01, 0.01),
+    "norm_last_layer": True,
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,10 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
         )
     if options.train == "adapters" and options.adapter.kind in ("uniadapter", "adaptformer"):
         chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results.md)")
+        if num_images <= FEW:
+            chosen["adapter.rank"] = Choice(
+                NARROW_RANK, f"{images}: as good as 512 in small, steadier over seeds, and cheaper (docs/results.md)"
+            )
     method = {
         "momentum": Choice(
             (momentum, 1.0), f"after {steps} steps the teacher holds {TEACHER_MEMORY:.0%} of its first weights"
@@ -97,6 +112,9 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
     }
     if num_images > SIZES[-2].images:
         del method["teacher_temperature"]
+    if num_images <= FEW and SHARP_TARGETS.keys() <= group.keys() and not _targets_are_asked_for(resolved):
+        why = f"{images} look alike to many backbones: sharp, balanced targets moved them, others hardly (docs/results.md)"
+        method |= {name: Choice(value, why) for name, value in SHARP_TARGETS.items()}
     chosen.update({f"{options.method}.{name}": choice for name, choice in method.items() if name in group})
     return chosen
 
@@ -123,6 +141,11 @@ def _steps(options: PretrainOptions, size: Size, num_images: int, batch: int) ->
         return options.steps
     per_epoch = max(1, num_images // batch)
     return size.steps if options.epochs is None else max(1, round(options.epochs * per_epoch))
+
+
+def _targets_are_asked_for(resolved: Resolved) -> bool:
+    """Whether a part of `SHARP_TARGETS` is fixed already: they go together."""
+    return any(resolved.sources[f"{resolved.options.method}.{name}"] != "default" for name in SHARP_TARGETS)
 
 
 def _epochs(steps: float, num_images: int, batch: int) -> float:
