@@ -2,6 +2,8 @@
 """Draw a matrix of runs: every row's difference to its start with its interval, one panel per measure, one mark per data set.
 
 python scripts/plot_tables.py --out docs/images/tables-small.png CamVid=results/tables-camvid.json Dubai=results/tables-dubai.json
+
+A data set named twice has the rows of both files. Rows of one method stand together, in the order in which they first occur.
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ def main() -> None:
     parser.add_argument("tables", nargs="+", help="NAME=table.json of `rekindle compare --grid`")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
-    tables = {
-        name: json.loads(Path(path).read_text()) for name, path in (entry.split("=", 1) for entry in options.tables)
-    }
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for name, path in (entry.split("=", 1) for entry in options.tables):
+        tables.setdefault(name, []).extend(json.loads(Path(path).read_text())["rows"])
     draw(tables).savefig(options.out, dpi=110)
 
 
-def draw(tables: dict[str, dict[str, Any]]) -> Any:
-    """Return the figure; rows in the order of the first table."""
-    found = {name: {_label(row): row["pooled"] for row in table["rows"]} for name, table in tables.items()}
-    labels = list(dict.fromkeys(label for rows in found.values() for label in rows))
+def draw(tables: dict[str, list[dict[str, Any]]]) -> Any:
+    """Return the figure of the rows of each data set."""
+    found = {name: {_label(row): row["pooled"] for row in rows} for name, rows in tables.items()}
+    methods = list(dict.fromkeys(row["method"] for rows in tables.values() for row in rows))
+    named = {_label(row): row["method"] for rows in tables.values() for row in rows}
+    labels = sorted(named, key=lambda label: methods.index(named[label]))
     measures = list(dict.fromkeys(m for rows in found.values() for pooled in rows.values() for m in pooled))
     figure, panels = plt.subplots(
         1, len(measures), figsize=(2 + 2.7 * len(measures), 1.5 + 0.36 * len(labels)), sharey=True, squeeze=False
