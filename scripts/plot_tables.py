@@ -3,7 +3,7 @@
 
 python scripts/plot_tables.py --out docs/images/tables-small.png CamVid=results/tables-camvid.json Dubai=results/tables-dubai.json
 
-A data set named twice has the rows of both files. Rows of one method stand together, in the order in which they first occur.
+A data set named twice has the rows of both files. Rows of one framework stand together, in the order in which they first occur.
 """
 
 from __future__ import annotations
@@ -38,15 +38,18 @@ def main() -> None:
 def draw(tables: dict[str, list[dict[str, Any]]]) -> Any:
     """Return the figure of the rows of each data set."""
     found = {name: {_label(row): row["pooled"] for row in rows} for name, rows in tables.items()}
-    methods = list(dict.fromkeys(row["method"] for rows in tables.values() for row in rows))
-    named = {_label(row): row["method"] for rows in tables.values() for row in rows}
-    labels = sorted(named, key=lambda label: methods.index(named[label]))
+    named = {_label(row): row["framework"] for rows in tables.values() for row in rows}
+    frameworks = list(dict.fromkeys(named.values()))
+    labels = sorted(named, key=lambda label: frameworks.index(named[label]))
+    borders = [place for place in range(1, len(labels)) if named[labels[place - 1]] != named[labels[place]]]
     measures = list(dict.fromkeys(m for rows in found.values() for pooled in rows.values() for m in pooled))
     figure, panels = plt.subplots(
-        1, len(measures), figsize=(2 + 2.7 * len(measures), 1.5 + 0.36 * len(labels)), sharey=True, squeeze=False
+        1, len(measures), figsize=(2 + 2.7 * len(measures), 1.5 + 0.3 * len(labels)), sharey=True, squeeze=False
     )
     for panel, measure in zip(panels[0], measures, strict=True):
         panel.axvline(0, color="#444", linewidth=0.8)
+        for place in borders:
+            panel.axhline(place - 0.5, color="#bbb", linewidth=0.8)
         for number, rows in enumerate(found.values()):
             shift = 0.16 * (2 * number - len(found) + 1)
             for place, label in enumerate(labels):
@@ -62,19 +65,19 @@ def draw(tables: dict[str, list[dict[str, Any]]]) -> Any:
         for edge in ("top", "right", "left"):
             panel.spines[edge].set_visible(False)
     panels[0][0].set_yticks(range(len(labels)), labels)
-    panels[0][0].invert_yaxis()
+    panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
     marks = [
         plt.Line2D([], [], marker=MARKS[n % len(MARKS)], color="#444", linestyle="", label=name)
         for n, name in enumerate(found)
     ]
     marks += [plt.Line2D([], [], color=colour, linewidth=3, label=verdict) for verdict, colour in COLOURS.items()]
     figure.legend(handles=marks, loc="lower center", ncols=len(marks), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
     return figure
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{row['method']}, {row['framework']}"
+    return f"{row['framework']}: {row['method']}"
 
 
 def _mark(panel: Any, value: dict[str, Any], place: float, mark: str) -> None:
