@@ -71,11 +71,11 @@ def draw(maps: dict[str, PredictedMaps], data: SegmentationFolder, count: int, *
         pictures: dict[str, tuple[KeptMap, MapPicture]] = {
             name: (found[index], maps[name].picture(found[index])) for name, found in kept.items()
         }
-        label = next(iter(pictures.values()))[1]
-        drawn = [("image", label.image.permute(1, 2, 0).numpy())] if with_images else []
-        drawn += [("label", colours[_ids(label.label.numpy(), data)])]
+        any_of_them = next(iter(pictures.values()))[1]
+        drawn = [("image", any_of_them.image.permute(1, 2, 0).numpy())] if with_images else []
+        drawn += [("label", colours[_colour_index(any_of_them.label.numpy(), data)])]
         drawn += [
-            (f"{name}: {100 * entry.iou:.0f} %", colours[_ids(picture.prediction.numpy(), data)])
+            (f"{name}: {100 * entry.iou:.0f} %", colours[_colour_index(picture.prediction.numpy(), data)])
             for name, (entry, picture) in pictures.items()
         ]
         for panel, (title, image) in zip(row, drawn, strict=True):
@@ -87,8 +87,8 @@ def draw(maps: dict[str, PredictedMaps], data: SegmentationFolder, count: int, *
     return figure
 
 
-def _ids(ids: np.ndarray, data: SegmentationFolder) -> np.ndarray:
-    """Ids of colours: what is ignored takes the last one."""
+def _colour_index(ids: np.ndarray, data: SegmentationFolder) -> np.ndarray:
+    """Class ids as places in the colours, where what is ignored has the last one."""
     return np.where(ids == data.ignore_index, data.num_classes, ids)
 
 

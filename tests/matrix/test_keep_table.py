@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "keep_table.py"
+import pytest
+
+from tests.running_scripts import run_script
 
 
-def test_a_kept_table_has_every_score_and_no_folder_of_this_machine(tmp_path: Path) -> None:
+def test_a_kept_table_has_every_score_and_no_folder_of_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pooled = {"difference": 0.0123456789, "low": -0.001, "high": 0.02, "verdict": "no difference"}
     row = {"method": "glare", "framework": "adapters", "seeds": [0], "images": 0.5}
     table = {
@@ -26,13 +28,8 @@ def test_a_kept_table_has_every_score_and_no_folder_of_this_machine(tmp_path: Pa
     (tmp_path / "mine").mkdir()
     source, out = tmp_path / "mine" / "table.json", tmp_path / "kept.json"
     source.write_text(json.dumps(table))
-    told = subprocess.run(
-        [sys.executable, str(SCRIPT), str(source), str(out), "--strip", "/secret/"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    assert told == [
+    run_script("keep_table", source, out, "--strip", "/secret/")
+    assert capsys.readouterr().out.splitlines() == [
         "| glare, 50% of the images (1 of 2 seeds) | adapters | +1.23 (-0.10 to +2.00), no difference | no difference |",
         "| glare (0 of 2 seeds) | adapters | not run |",
     ]
