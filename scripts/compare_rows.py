@@ -4,7 +4,7 @@
 python scripts/compare_rows.py runs/tables "glare/adapters r=64" runs/tables "glare/all weights" --out difference.json
 
 A row is METHOD/FRAMEWORK of table.json. The interval is that of the matrix: a bootstrap over images and evaluation seeds, the
-same for both rows, and over the training seeds of each.
+same for both rows, and over the training seeds of each; where the seeds of both matrices are paired, over images and pairs.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def main() -> None:
     options.out.write_text(json.dumps(sides | {"differences": found}) + "\n")
 
 
-def read_row(matrix: Path, row: str) -> dict[str, tuple[Score, list[Rows]]]:
-    """By column: the score, and one [E, n, F] per training seed. Exits if there is no such row."""
+def read_row(matrix: Path, row: str) -> dict[str, tuple[Score, list[Rows], int]]:
+    """By column: the score, one [E, n, F] per training seed or of all pairs, number of trainings. Exits if there is none."""
+    table = json.loads((matrix / "table.json").read_text())
     cells = [
         cell
-        for cell in json.loads((matrix / "table.json").read_text())["cells"]
+        for cell in table["cells"]
         if f"{cell['key']['method']}/{cell['key']['framework']}" == row and cell["state"] == "finished"
     ]
     if not cells:
@@ -61,11 +62,19 @@ def read_row(matrix: Path, row: str) -> dict[str, tuple[Score, list[Rows]]]:
             results = [(read_result(matrix / path), (matrix / path).parent) for path in scores["results"]]
             rows = np.stack([read_rows(folder / (result.per_item or ""), result)[1] for result, folder in results])
             found.setdefault(column, (results[0][0].score, []))[1].append(rows)
-    return found
+    is_paired = table["grid"]["evaluation_seeds"] == "paired"
+    return {
+        column: (score, [np.concatenate(rows)] if is_paired else rows, len(rows))
+        for column, (score, rows) in found.items()
+    }
 
 
-def difference(score: Score, mine: list[Rows], _: Score, theirs: list[Rows]) -> dict[str, Any]:
-    """The first row minus the second one."""
+def difference(
+    score: Score, mine: list[Rows], mine_trained: int, _: Score, theirs: list[Rows], theirs_trained: int
+) -> dict[str, Any]:
+    """The first row minus the second one. Exits if they were not measured on the same seeds and images."""
+    if mine[0].shape != theirs[0].shape:
+        raise SystemExit("the rows were not measured on the same evaluation seeds and images, and have no common draws")
     source = np.random.default_rng(derived_seed(0, "rows"))
     seeds, items = mine[0].shape[:2]
     drawn = draw_counts(items, RESAMPLES, source), draw_counts(seeds, RESAMPLES, source)
@@ -81,7 +90,8 @@ def difference(score: Score, mine: list[Rows], _: Score, theirs: list[Rows]) -> 
         "low": low,
         "high": high,
         "verdict": words(low, high, score),
-        "training_seeds": [len(mine), len(theirs)],
+        "training_seeds": [mine_trained, theirs_trained],
+        "evaluation_seeds": seeds,
     }
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from rekindle.evaluation.bootstrap import draw_counts, paired_bootstrap
 from rekindle.evaluation.score import Rows
 from rekindle.evaluation.scores import MeanIou
 from rekindle.evaluation.segmentation_metrics import mean_iou
-from rekindle.matrix.pooling import pool
+from rekindle.matrix.pooling import Pooled, pool, pool_pairs
 
 IOU = MeanIou(class_names=["a", "b"])
 
@@ -60,6 +62,26 @@ def test_training_seeds_that_disagree_widen_the_interval() -> None:
     assert apart.high - apart.low > 2 * (alike.high - alike.low)
 
 
-def test_sides_of_other_images_are_refused() -> None:
+def test_pairs_agree_with_loops_over_resamples_and_pairs() -> None:
+    start, trained, resamples = _side(0, 40), [_side(seed, 40 + 5 * seed, num_seeds=1) for seed in (1, 2, 3)], 100
+    pooled = pool_pairs(start, trained, IOU, resamples=resamples)
+    source = np.random.default_rng(derived_seed(0, "bootstrap"))
+    items, pairs = (draw_counts(n, resamples, source) for n in (12, 3))
+    draws = []
+    for r in range(resamples):
+        both = [[np.repeat(side, items[r], axis=0).sum(axis=0) for side in (start[t], trained[t][0])] for t in range(3)]
+        values = [mean_iou(ours.reshape(3, 2)) - mean_iou(theirs.reshape(3, 2)) for theirs, ours in both]
+        draws.append(sum(pairs[r, t] / 3 * values[t] for t in range(3)))
+    assert (pooled.low, pooled.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
+    each = [IOU.value(side[0]) for side in trained]
+    assert pooled.by_training_seed == pytest.approx(each)
+    assert (pooled.training_std, pooled.evaluation_std) == pytest.approx((np.std(each, ddof=1), 0.0))
+    assert pooled.difference == pytest.approx(np.mean(each) - np.mean([IOU.value(rows) for rows in start]))
+
+
+@pytest.mark.parametrize(
+    "pairing", [pytest.param(pool, id="every seed with every training"), pytest.param(pool_pairs, id="pairs")]
+)
+def test_sides_of_other_images_are_refused(pairing: Callable[..., Pooled]) -> None:
     with pytest.raises(RekindleError, match="not evaluated on the same items and seeds"):
-        pool(_side(0, 40), [_side(1, 40, num_seeds=2)], IOU)
+        pairing(_side(0, 40), [_side(1, 40, num_seeds=2)], IOU)

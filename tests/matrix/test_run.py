@@ -163,6 +163,26 @@ def test_more_seeds_are_pooled_with_those_that_are_there(folder: Path, whole: Ta
     assert "over 2 training seeds" in (folder / "whole" / "table.md").read_text()
 
 
+def test_paired_seeds_measure_each_run_once(folder: Path, whole: Table) -> None:
+    methods = {"glare": {}, "given": {"run": str(folder / "whole" / whole.cells[1].run)}}
+    changes = {"seeds": [1, 0], "evaluation_seeds": "paired", "methods": methods}
+    table = compare_grid(tree(folder, **changes), out=str(folder / "paired"))
+    results = folder / "paired" / "results" / "linear-seg" / "tiny"
+    assert sorted(p.name for p in (results / "glare" / "adapters").glob("*.json")) == [
+        "seed-0-eval-0.json",
+        "seed-1-eval-1.json",
+    ]
+    assert len(list(results.glob("start-eval-[01].json"))) == len(list(results.glob("given/**/*-eval-[01].json"))) == 2
+    start = table.starts[0].scores["linear-seg"].by_seed  # of evaluation seeds 1 and 0
+    glare, given = (row.pooled["linear-seg"] for row in table.rows)
+    assert glare.by_training_seed == [cell.scores["linear-seg"].by_seed[0] for cell in table.cells[:2]]
+    assert [glare.start_mean, given.start_mean] == pytest.approx([sum(start) / 2] * 2)
+    assert len(given.by_training_seed) == 1
+    assert "each run is measured with the seed of its training alone" in table.interval
+    one = compare_grid(tree(folder, **changes, skip=[{"seed": 1}]), out=str(folder / "paired"))
+    assert one.rows[0].pooled["linear-seg"].start_mean == pytest.approx(start[1])  # the partner of the one that is left
+
+
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(
     folder: Path, whole: Table, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

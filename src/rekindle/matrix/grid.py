@@ -80,8 +80,8 @@ class Grid(Options):
     """How to measure (`rekindle list protocols`); the options of each stand at the top, as linear_seg: {steps: 300}."""
     preset: str = "small"
     """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
-    evaluation_seeds: int = Field(3, ge=1)
-    """Seeds of every measurement: 0, 1, ..."""
+    evaluation_seeds: int | Literal["paired"] = 3
+    """Seeds of every measurement: 0, 1, ...; paired: a run is measured with the seed of its training alone, a start with all."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Seeds of the training; each is a run."""
     starts: dict[str, str | Tree] = Field(default_factory=dict)
@@ -116,6 +116,13 @@ class Grid(Options):
     """Coverage of the interval."""
     worst_images: int = Field(4, ge=0)
     """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
+
+    @field_validator("evaluation_seeds", mode="before")
+    @classmethod
+    def _count_or_paired(cls, seeds: Any) -> Any:
+        if seeds != "paired" and (not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1):
+            raise ValueError("give a whole number from 1 on, or paired")
+        return seeds
 
     @field_validator("image_fractions", "train_fractions")
     @classmethod
@@ -184,6 +191,15 @@ class Grid(Options):
         """Whether any entry of `methods` is to be trained."""
         return any(not entry.run for entry in self.methods.values())
 
+    @property
+    def start_seeds(self) -> tuple[int, ...]:
+        """Evaluation seeds that a start is measured with."""
+        return self.seeds if self.evaluation_seeds == "paired" else tuple(range(self.evaluation_seeds))
+
+    def is_paired(self, method: str) -> bool:
+        """Whether runs of a method are each measured with the seed of their training alone; a given run knows no such seed."""
+        return self.evaluation_seeds == "paired" and not self.methods[method].run
+
     def columns(self) -> list[Column]:
         """What every model is measured with: data by data, protocol by protocol, share by share."""
         targets = ({"": Target(data=self.data)} if self.data else {}) | self.tests
@@ -209,7 +225,7 @@ class Grid(Options):
         tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
         tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction"})
         tree |= {group: getattr(self, group).model_dump(), "protocol": (column.protocol,)}
-        return compare_options(tree | {"seeds": self.evaluation_seeds})
+        return compare_options(tree)
 
 
 def read_grid(path: str | Path, *, out: str = "", images: str = "", data: str = "") -> Grid:

@@ -57,7 +57,9 @@ class Bench:
     data: Mapping[str, LabelledData]
     watcher: Watcher
 
-    def measure(self, name: str, model_hash: str, requests: Requests, place: Path) -> dict[str, Measured]:
+    def measure(
+        self, name: str, model_hash: str, requests: Requests, seeds: Sequence[int], place: Path
+    ) -> dict[str, Measured]:
         """Return a model under every column, measuring what no valid result file holds.
 
         A file is valid if it is of the same tensors, data and seed, and has the fingerprint that would be measured.
@@ -65,7 +67,8 @@ class Bench:
         Args:
             name: MODEL; read only if something is to be measured.
             model_hash: of its tensors.
-            requests: seeds, options, and how the model is read, by column.
+            requests: options, and how the model is read, by column.
+            seeds: of the evaluation.
             place: of its results, below the column's folder; the seed is added to its name.
 
         Raises: RekindleError, RequestError as `rekindle evaluate` does.
@@ -74,22 +77,24 @@ class Bench:
         measured = {}
         for column in self.columns:
             options = requests[column.name]
-            paths = [self.result_path(column, place, seed) for seed in range(options.seeds)]
-            sides = [self._kept(path, column, model_hash, options, seed) for seed, path in enumerate(paths)]
+            paths = [self.result_path(column, place, seed) for seed in seeds]
+            sides = [
+                self._kept(path, column, model_hash, options, seed) for seed, path in zip(seeds, paths, strict=True)
+            ]
             began, is_kept = time.monotonic(), None not in sides
             if not is_kept:
                 measurement = reader.measurement(column, options)
-                for seed, path in enumerate(paths):
-                    if sides[seed] is None:
-                        result, outcome = measurement.of_seed(seed, path, draw=seed == 0)
-                        sides[seed] = result, outcome.rows
+                for index, (seed, path) in enumerate(zip(seeds, paths, strict=True)):
+                    if sides[index] is None:
+                        result, outcome = measurement.of_seed(seed, path, draw=index == 0)
+                        sides[index] = result, outcome.rows
             seconds = 0.0 if is_kept else time.monotonic() - began
             measured[column.name] = _joined([side for side in sides if side is not None], paths, self.out, seconds)
         return measured
 
-    def num_results(self, num_seeds: int, place: Path) -> int:
+    def num_results(self, seeds: Sequence[int], place: Path) -> int:
         """How many of a model's result files are there, valid or not."""
-        return sum(self.result_path(c, place, seed).exists() for c in self.columns for seed in range(num_seeds))
+        return sum(self.result_path(c, place, seed).exists() for c in self.columns for seed in seeds)
 
     def result_path(self, column: Column, place: Path, seed: int) -> Path:
         """Where the result of one evaluation seed lies."""

@@ -6,6 +6,9 @@ evaluation seeds and training seeds, each with replacement and each on its own; 
 evaluation seeds, and the start has no training seeds. So the interval covers the choice of items, the training of the heads
 and the training of the backbones. With one training seed it covers items and heads alone, and is that of `rekindle compare`;
 with two or three it still understates what other training seeds would change.
+
+Where heads are as long to train as the backbone, each training is measured with one evaluation seed, that of its own number,
+and the start with all of them (`pool_pairs`): a resample then draws items and pairs of seeds.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class Pooled(Options):
     training_std: float
     """Their standard deviation (n - 1); 0 with one training seed."""
     evaluation_std: float
-    """Standard deviation over the evaluation seeds (n - 1) of the mean over the training seeds; 0 with one."""
+    """Standard deviation over the evaluation seeds (n - 1) of the mean over the training seeds; 0 with one, and of pairs, where
+    `training_std` holds both."""
 
 
 def pool(
@@ -79,6 +83,25 @@ def pool(
         training_std=deviation(values.mean(axis=1)),
         evaluation_std=deviation(values.mean(axis=0)),
     )
+
+
+def pool_pairs(
+    start: Rows, trained: Sequence[Rows], score: Score, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Pooled:
+    """Compare trainings that were measured with one evaluation seed each with their start, measured with the same ones.
+
+    Args:
+        start: [T, n, F] rows of T evaluation seeds on n items.
+        trained: T of [1, n, F]; the t-th with the t-th of these seeds.
+        score, level, resamples, seed: as of `pool`.
+
+    Raises: RekindleError if the sides were not measured on the same seeds, items and classes.
+    """
+    pairs = np.concatenate(trained)
+    pooled = pool(start, [pairs], score, level=level, resamples=resamples, seed=seed)
+    values = [score.value(rows) for rows in pairs]
+    spread = {"training_std": deviation(np.array(values)), "evaluation_std": 0.0}
+    return pooled.model_copy(update={"by_training_seed": values} | spread)
 
 
 def _differences(start: Rows, trained: Sequence[Rows], score: Score, resamples: int, seed: int) -> Values:

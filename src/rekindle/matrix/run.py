@@ -26,7 +26,7 @@ from rekindle.matrix.cells import Cell, Key, Kind, placed, plan_cells
 from rekindle.matrix.columns import folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid, read_grid
 from rekindle.matrix.measure import Bench, Measured
-from rekindle.matrix.pooling import pool
+from rekindle.matrix.pooling import pool, pool_pairs
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Row, Scores, StartRecord, Table, mean_metrics, write_table
 from rekindle.measuring import LabelledData
@@ -34,6 +34,10 @@ from rekindle.measuring import LabelledData
 INTERVAL = (
     "Intervals: a bootstrap that draws images, evaluation seeds and training seeds with replacement, paired with the start "
     "on images and evaluation seeds; they assume the training seeds that were run, and with few of them are too narrow."
+)
+INTERVAL_OF_PAIRS = (
+    "Intervals: a bootstrap that draws images and seeds with replacement, paired with the start on both; each run is measured "
+    "with the seed of its training alone. They assume the seeds that were run, and with few of them are too narrow."
 )
 
 
@@ -97,9 +101,18 @@ def survey(grid: Grid, where: str) -> list[Plan]:
     Raises: RequestError as `run_matrix` does.
     """
     cells, bench = _planned(grid, where, LoggingWatcher())
-    seeds = grid.evaluation_seeds
-    wanted = len(bench.columns) * seeds
-    return [Plan(c.key, c.state, c.steps, c.steps_done, bench.num_results(seeds, c.key.folder), wanted) for c in cells]
+
+    def plan(cell: Cell) -> Plan:
+        seeds = _evaluation_seeds(grid, cell.key)
+        done, wanted = bench.num_results(seeds, cell.key.folder), len(bench.columns) * len(seeds)
+        return Plan(cell.key, cell.state, cell.steps, cell.steps_done, done, wanted)
+
+    return [plan(cell) for cell in cells]
+
+
+def _evaluation_seeds(grid: Grid, key: Key) -> tuple[int, ...]:
+    """What a cell is measured with."""
+    return (key.seed,) if grid.is_paired(key.method) else grid.start_seeds
 
 
 def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Bench]:
@@ -165,7 +178,7 @@ class _Matrix:
             starts=list(self.starts.values()),
             cells=self.records,
             rows=[self._row(kind) for kind in dict.fromkeys(cell.key.kind for cell in self.cells)],
-            interval=INTERVAL,
+            interval=INTERVAL_OF_PAIRS if self.grid.evaluation_seeds == "paired" else INTERVAL,
         )
 
     def write(self) -> None:
@@ -178,6 +191,7 @@ class _Matrix:
             record.model,
             record.model_hash,
             self._requests(start_tree(self.grid, name)),
+            self.grid.start_seeds,
             Path(folder_name(name)) / "start",
         )
         scores = {protocol: side.scores for protocol, side in self._start_side.items()}
@@ -213,7 +227,8 @@ class _Matrix:
 
     def _measure_cell(self, index: int, cell: Cell) -> dict[str, Any]:
         found = str(read_description(cell.run.path)["model_hash"])
-        sides = self.bench.measure(str(cell.run.path), found, self._requests(), cell.key.folder)
+        seeds = _evaluation_seeds(self.grid, cell.key)
+        sides = self.bench.measure(str(cell.run.path), found, self._requests(), seeds, cell.key.folder)
         self._sides[cell.key.seed] = sides
         self._pool(cell)
         seconds = self.records[index].measure_s + sum(side.seconds for side in sides.values())
@@ -223,23 +238,20 @@ class _Matrix:
         return {column.name: self.grid.measuring(column, run) for column in self.bench.columns}
 
     def _pool(self, cell: Cell) -> None:
-        pooled, metrics = {}, {}
+        pooled, metrics, grid = {}, {}, self.grid
         for column in self.bench.columns:
             sides = [by_column[column.name] for by_column in self._sides.values()]
             start = self._start_side[column.name]
-            pooled[column.name] = pool(
-                start.rows,
-                [side.rows for side in sides],
-                start.score,
-                level=self.grid.level,
-                resamples=self.grid.resamples,
-            )
+            of_start, trained, pooling = start.rows, [side.rows for side in sides], pool
+            if grid.is_paired(cell.key.method):
+                of_start, pooling = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]], pool_pairs
+            pooled[column.name] = pooling(of_start, trained, start.score, level=grid.level, resamples=grid.resamples)
             metrics[column.name] = mean_metrics([side.scores for side in sides])
         news = {
             "seeds": list(self._sides),
             "pooled": pooled,
             "metrics": metrics,
-            "overall": overall({name: found.verdict for name, found in pooled.items()}, self.grid.level),
+            "overall": overall({name: found.verdict for name, found in pooled.items()}, grid.level),
         }
         self.rows[cell.key.kind] = _empty_row(cell.key.kind).model_copy(update=news)
 

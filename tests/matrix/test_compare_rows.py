@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/compare_rows.py: one row of a matrix minus another one, with seeds crossed and paired."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rekindle.matrix.run import compare_grid
+from tests.matrix.making import tree
+from tests.running_scripts import run_script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two matrices of two rows and two training seeds: `crossed` and `paired`."""
+    folder = tmp_path_factory.mktemp("rows")
+    for name, evaluation_seeds in (("crossed", 1), ("paired", "paired")):
+        compare_grid(tree(folder, seeds=[0, 1], evaluation_seeds=evaluation_seeds), out=str(folder / name))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["crossed", "paired"])
+def test_the_difference_of_two_rows_is_that_of_their_means(
+    folder: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix, out = folder / name, tmp_path / "rows.json"
+    run_script("compare_rows", matrix, "glare/adapters", matrix, "dino/adapters", "--out", out)
+    found = json.loads(out.read_text())["differences"]["linear-seg"]
+    rows = {
+        row["method"]: row["pooled"]["linear-seg"] for row in json.loads((matrix / "table.json").read_text())["rows"]
+    }
+    assert found["difference"] == pytest.approx(rows["glare"]["mean"] - rows["dino"]["mean"])
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert found["training_seeds"] == [2, 2]
+    assert f"{100 * found['difference']:+.2f}" in capsys.readouterr().out
+    run_script("compare_rows", matrix, "glare/adapters", matrix, "glare/adapters", "--out", out)
+    same = json.loads(out.read_text())["differences"]["linear-seg"]
+    assert (same["difference"], same["verdict"]) == (0.0, "no difference")
+    if name == "paired":
+        assert same["low"] == same["high"] == 0.0  # the same pairs are drawn for both
+
+
+def test_what_cannot_be_compared_is_said(folder: Path, tmp_path: Path) -> None:
+    crossed, paired = folder / "crossed", folder / "paired"
+    with pytest.raises(SystemExit, match="no finished run of 'glare/LoRA'"):
+        run_script("compare_rows", crossed, "glare/LoRA", crossed, "glare/adapters", "--out", tmp_path / "x.json")
+    with pytest.raises(SystemExit, match="not measured on the same evaluation seeds and images"):
+        run_script("compare_rows", crossed, "glare/adapters", paired, "glare/adapters", "--out", tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
