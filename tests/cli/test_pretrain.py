@@ -266,6 +266,13 @@ def test_help_imports_no_torch(command: str | None) -> None:
     assert "rekindle" in result.stdout
 
 
+def test_the_package_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "rekindle", "pretrian"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "did you mean 'pretrain'" in result.stderr
+
+
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, rekindle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from rekindle.views.marking import BLUE, as_bytes, boxed, faded, patch_boxes
+from rekindle.views.marking import BLUE, RED, as_bytes, boxed, faded, located, patch_boxes
 
 
 def test_normalisation_is_undone() -> None:
@@ -36,3 +36,14 @@ def test_a_box_outside_is_cut_off() -> None:
     assert torch.equal(boxed(view, torch.tensor([[-2.0, -2.0, 0.5, 0.5]]), BLUE), view)
     partly = boxed(view, torch.tensor([[0.5, 0.5, 3.0, 3.0]]), BLUE)
     assert partly[:, 7, 7].tolist() == list(BLUE)
+
+
+def test_a_query_is_drawn_over_its_places_and_what_it_could_not_see_is_faded() -> None:
+    views = torch.full((1, 3, 16, 16), 55, dtype=torch.uint8)
+    visible = torch.ones(1, 4, 4, dtype=torch.bool)
+    visible[0, 3, 0] = False
+    drawn = located(views, visible, torch.tensor([[0, 6]]), torch.tensor([[0.5, 0.5, 0.5, 0.5]]))[0]
+    assert drawn[:, 0, 0].tolist() == drawn[:, 4, 8].tolist() == list(RED)
+    assert drawn[:, 8, 8].tolist() == drawn[:, 9, 9].tolist() == list(BLUE)  # two pixels wide
+    assert drawn[:, 14, 2].tolist() == [205, 205, 205]
+    assert drawn[:, 6, 2].tolist() == [55, 55, 55]

@@ -30,7 +30,7 @@ from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.clustering import volume
 from rekindle.objectives.pairs import share_of_all
 from rekindle.views.batch import Crops, ViewBatch
-from rekindle.views.marking import BLUE, RED, as_bytes, boxed, faded, patch_boxes
+from rekindle.views.marking import as_bytes, located
 from rekindle.views.token_masks import VisibleShape, draw_kept
 from rekindle.views.tracking import relative_box, track_patches
 
@@ -316,10 +316,7 @@ class Loca(Method):
         return Queries(tokens, cls, index, valid, central, box, has_box)
 
     def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
-        """The paper's figure 5: where the patches of a small view are placed, with all, some and none of the reference visible.
-
-        Blue: the small view's box in the reference. Red: the place of each of its patches. Faded: hidden from the query.
-        """
+        """The paper's figure 5: where patches of a small view are placed, with all, some and none of the reference visible."""
         if self.config.position_mode == "single" or self.config.position_target == "box":
             return {}
         if self.student.locate is None or batch.local_views is None:
@@ -340,17 +337,7 @@ class Loca(Method):
             placed = self.student.locate(query, visible).argmax(dim=-1).cpu()
             is_visible = torch.zeros(len(batch), self.side**2, dtype=torch.bool).scatter_(1, index.cpu(), True)
             title = {0.0: "all visible", 1.0: "nothing visible"}.get(ratio, f"{ratio:.0%} hidden")
-            rows[title] = torch.stack(
-                [
-                    boxed(
-                        boxed(faded(view, seen.view(grid)), patch_boxes(places, grid), RED),
-                        box[None],
-                        BLUE,
-                        width_px=2,
-                    )
-                    for view, seen, places, box in zip(shown, is_visible, placed, boxes, strict=True)
-                ]
-            )
+            rows[title] = located(shown, is_visible.view(-1, *grid), placed, boxes)
         return {"locations": rows}
 
     # Terms

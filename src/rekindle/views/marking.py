@@ -49,3 +49,22 @@ def patch_boxes(index: Tensor, grid: tuple[int, int]) -> Float[Tensor, "n 4"]:
     row, column = index // grid[1], index % grid[1]
     tall, wide = torch.full(index.shape, 1 / grid[0]), torch.full(index.shape, 1 / grid[1])
     return torch.stack([row / grid[0], column / grid[1], tall, wide], dim=1)
+
+
+def located(
+    views: UInt8[Tensor, "n 3 H W"], visible: Bool[Tensor, "n gh gw"], places: Tensor, boxes: Float[Tensor, "n 4"]
+) -> UInt8[Tensor, "n 3 H W"]:
+    """Draw where patches of a query were placed in its reference (red), and its true box (blue); fade what it could not see.
+
+    Args:
+        views: the references.
+        visible: patches that the query could read.
+        places: [n, Q] numbers of patches of the grid, in reading order.
+        boxes: (top, left, height, width) of the queries in fractions of the reference.
+    """
+    grid = visible.shape[1], visible.shape[2]
+    drawn = []
+    for view, seen, place, box in zip(views, visible, places, boxes, strict=True):
+        found = boxed(faded(view, seen), patch_boxes(place, grid), RED)
+        drawn.append(boxed(found, box[None], BLUE, width_px=2))
+    return torch.stack(drawn)
