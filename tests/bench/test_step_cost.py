@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -22,6 +23,7 @@ from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath
 from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
 from tests.bench.cases import step_case
+from tests.bench.uncomputed import Uncomputed
 
 PROTOTYPES = 8192
 
@@ -46,6 +48,7 @@ def _step(
     rank: int = 64,
     width: int = 192,
     depth: int = 3,
+    is_computed: bool = False,
 ) -> Step:
     """Count the second step (the first also makes the optimizer's state) on views of the default sizes."""
     case = step_case(images=images, rank=rank, precision=precision, train=train, width=width, depth=depth)
@@ -64,10 +67,11 @@ def _step(
         return found
 
     monkeypatch.setattr(HeadPair, "losses", losses)
-    stepper.step(FIRST_STEP, plan, lambda: batch)
-    with counting(stepper.standing) as counted:
-        running.append(counted)
-        stepper.step(FIRST_STEP + 1, plan, lambda: batch)
+    with nullcontext() if is_computed else Uncomputed():
+        stepper.step(FIRST_STEP, plan, lambda: batch)
+        with counting(stepper.standing) as counted:
+            running.append(counted)
+            stepper.step(FIRST_STEP + 1, plan, lambda: batch)
     patch, region = sizes.get("loc1+loc2", (0, 0)), sizes.get("reg", (0, 0))
     slots = 2.0 * (width // 64) * 49 if method == "glare" else 0.0
     numbers = [n / images for n in (*patch, *region)]
@@ -79,6 +83,25 @@ def _step(
     small, large = kept[-2:]  # of each share when its loss is known; the first one's gradient waits for the second
     rows = costs.Rows(numbers[0], numbers[1], numbers[2], numbers[3], slots)
     return Step(counted, rows, images, max(small, large + waiting))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["dino", "glare"])
+def test_a_step_counts_the_same_whether_its_products_are_computed_or_not(
+    method: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, uncomputed = (
+        _step(monkeypatch, method, images=1, precision=precision, width=64, depth=2, is_computed=given)
+        for given in (True, False)
+    )
+    if method == "dino":
+        assert computed == uncomputed
+    else:  # which patches make a region follows from features, so their number differs, and what hangs on it
+        assert computed.counted.kernels == pytest.approx(uncomputed.counted.kernels, abs=5)
+        assert computed.counted.flops == pytest.approx(uncomputed.counted.flops, rel=0.1)
+        assert computed.kept_bytes == pytest.approx(uncomputed.kept_bytes, rel=0.02)
+        patch_rows = [(step.rows.student_patch, step.rows.teacher_patch) for step in (computed, uncomputed)]
+        assert patch_rows[0] == patch_rows[1]
 
 
 def _trunk(rank: int, width: int = 192, depth: int = 3) -> costs.Trunk:
