@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rekindle import assemble
 from rekindle.adapters.saved import load_backbone
-from rekindle.config import checked, read_run_file, resolve
+from rekindle.config import read_run_file, resolve
+from rekindle.core.option_trees import checked
 from rekindle.data.decoding import read_image
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.dense_features import fitted_size, resize_image

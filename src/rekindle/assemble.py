@@ -14,12 +14,13 @@ import torch
 
 from rekindle.adapters.attach import Attachment, attach
 from rekindle.adapters.saved import Lineage, copy_model, load_backbone, model_hash, read_description, save_model
-from rekindle.config import PretrainOptions, Resolved, import_named, read_run_file, resolve
+from rekindle.config import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.core.distributed import rank
 from rekindle.core.errors import RequestError
 from rekindle.core.fabric import Fabric
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
+from rekindle.core.tables import import_named
 from rekindle.data.images import ImageSource, chosen_images
 from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan

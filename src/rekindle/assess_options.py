@@ -9,9 +9,10 @@ from typing import Any, Literal, TypeVar
 import tyro
 from pydantic import Field, create_model
 
-from rekindle.config import checked, import_named, overlay
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import checked, overlay
 from rekindle.core.options import Options
+from rekindle.core.tables import import_named
 from rekindle.evaluation import OPTIONS
 from rekindle.networks.options import NetworkOptions
 

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
-import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from rekindle.adapters.options import AdapterOptions
-from rekindle.core.errors import RequestError, unknown_name
+from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import checked, leaves, nested, overlay
 from rekindle.core.options import Options
+from rekindle.core.tables import import_named
 from rekindle.core.text_files import read_yaml
 from rekindle.data.options import DataOptions
 from rekindle.engine.options import EngineOptions, OptimOptions
@@ -24,7 +23,6 @@ from rekindle.methods import METHODS
 from rekindle.networks.options import NetworkOptions
 from rekindle.views.options import ViewsOptions
 
-Model = TypeVar("Model", bound=BaseModel)
 Source = Literal["default", "method", "paper", "base", "recipe", "file", "asked"]
 
 
@@ -115,14 +113,6 @@ class Resolved:
         return yaml.safe_dump(self.options.model_dump(mode="json"), sort_keys=False)
 
 
-def import_named(table: Mapping[str, str], kind: str, name: str) -> Any:
-    """Import what a table of `module:Name` strings holds under `name`. Raises RequestError for an unknown name."""
-    if name not in table:
-        raise unknown_name(kind, name, table)
-    module, attribute = table[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def read_run_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML run file into a nested dict. Raises RequestError if it is missing or not a mapping."""
     path = Path(path)
@@ -163,7 +153,7 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
         overlay(merged, layer)
         sources.update({name: source for name in leaves(layer) if name in sources})
     where = file_name if file else "options"
-    options = checked(model, merged, where)
+    options = checked(model, merged, where, groups=METHODS)
     assert isinstance(options, PretrainOptions)
     return Resolved(options, sources)
 
@@ -174,81 +164,3 @@ def run_model(method: str, method_options: type[Options]) -> type[PretrainOption
     model: type[PretrainOptions] = create_model("PretrainOptions", __base__=PretrainOptions, **{method: field})
     model.__doc__ = PretrainOptions.__doc__
     return model
-
-
-def checked(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """Validate a tree against its model; pydantic's errors become one RequestError."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise RequestError("\n".join(_explain(model, e, where) for e in error.errors())) from None
-
-
-def explain_validation(model: type[BaseModel], error: ValidationError, where: str) -> RequestError:
-    """Turn a pydantic error into one RequestError."""
-    return RequestError("\n".join(_explain(model, e, where) for e in error.errors()))
-
-
-def _explain(model: type[BaseModel], error: Any, where: str) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        if len(path) == 1 and name in METHODS:
-            chosen = next(n for n in model.model_fields if n in METHODS)
-            return f"{where}: {name} holds options of the method {name}, and this run's is {chosen}; leave them out"
-        known = list(_model_at(model, path[:-1]).model_fields)
-        if len(path) == 1:
-            known += list(METHODS)
-        nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        everywhere = [k for k in leaves(model().model_dump()) if k.split(".")[-1] == path[-1]]
-        hint = f"did you mean {'.'.join([*path[:-1], nearest[0]])}?" if nearest else f"known here: {', '.join(known)}"
-        if everywhere:
-            hint = f"did you mean {everywhere[0]}?"
-        return f"{where}: unknown option {name}; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if isinstance(error["input"], dict | Options) and not error["msg"].startswith("Input"):
-        return f"{where}: {name}: {message}" if name else f"{where}: {message}"
-    return f"{where}: {name} = {error['input']!r}: {message}"
-
-
-def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [
-            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
-        ]
-        if not candidates:
-            return model
-        model = candidates[0]
-    return model
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all values of a nested mapping."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def nested(flat: Mapping[str, object]) -> dict[str, Any]:
-    """{"a.b": 1} -> {"a": {"b": 1}}."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *groups, last = name.split(".")
-        place = tree
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return tree
-
-
-def overlay(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay one tree of options over another, in place; nothing of `layer` is shared afterwards."""
-    for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            overlay(into[key], value)
-        else:
-            into[key] = copy.deepcopy(value)

@@ -16,9 +16,9 @@ import timm
 import torch
 
 from rekindle.assess_options import CompareOptions, EvaluateOptions, protocol_options
-from rekindle.config import import_named
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.tables import import_named
 from rekindle.data.classification import WithClasses, check_same_classes
 from rekindle.data.named import DATASETS, named_root, open_data
 from rekindle.evaluation import PROTOCOLS

@@ -6,8 +6,9 @@ from __future__ import annotations
 import torch
 
 from rekindle import costs
-from rekindle.config import PretrainOptions, import_named
+from rekindle.config import PretrainOptions
 from rekindle.core.errors import RequestError
+from rekindle.core.tables import import_named
 from rekindle.data.memory import free_bytes
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.methods import METHODS

@@ -6,8 +6,9 @@ from __future__ import annotations
 import torch
 
 from rekindle.assess_options import EvaluateOptions, evaluate_options
-from rekindle.config import PretrainOptions, import_named
+from rekindle.config import PretrainOptions
 from rekindle.core.errors import RequestError
+from rekindle.core.tables import import_named
 from rekindle.data.images import ImageSource
 from rekindle.engine.probe import Reading
 from rekindle.evaluation import PROTOCOLS

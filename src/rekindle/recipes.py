@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rekindle.config import PretrainOptions, Resolved, checked, nested, overlay
+from rekindle.config import PretrainOptions, Resolved
+from rekindle.core.option_trees import checked, nested, overlay
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
 

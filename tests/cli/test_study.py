@@ -15,8 +15,8 @@ from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.assess_options import with_protocols
 from rekindle.cli import main
-from rekindle.config import checked
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import checked
 from rekindle.engine.watcher import StepReport
 from rekindle.evaluation.bootstrap import Words
 from rekindle.evaluation.result import read_result

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from rekindle.config import import_named, nested, resolve
+from rekindle.config import resolve
+from rekindle.core.option_trees import nested
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
+from rekindle.core.tables import import_named
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods import METHODS, SUMMARIES
 from rekindle.methods.base import Method

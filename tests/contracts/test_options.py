@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from rekindle.assess_options import CompareOptions, EvaluateOptions, ExtractOptions
-from rekindle.config import PretrainOptions, import_named
+from rekindle.config import PretrainOptions
+from rekindle.core.tables import import_named
 from rekindle.evaluation import OPTIONS
 from rekindle.matrix.grid import Grid
 from rekindle.prompting.options import AppOptions, PromptOptions

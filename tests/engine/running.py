@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from rekindle.assemble import PretrainResult, pretrain
-from rekindle.config import nested, resolve
+from rekindle.config import resolve
+from rekindle.core.option_trees import nested
 from rekindle.engine.watcher import StepReport
 
 TINY: dict[str, Any] = {

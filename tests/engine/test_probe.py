@@ -13,8 +13,9 @@ import torch
 import rekindle
 from rekindle.adapters.saved import model_hash
 from rekindle.assemble import pretrain
-from rekindle.config import nested, resolve
+from rekindle.config import resolve
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import nested
 from rekindle.engine.probe import Probe, Reading
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher

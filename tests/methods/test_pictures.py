@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import rekindle
-from rekindle.config import nested
+from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
 from rekindle.methods.corruption import new_pixel_head, restored_by_layer
 from rekindle.methods.loca import Loca, LocaOptions

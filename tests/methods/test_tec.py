@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
-from rekindle.config import nested, resolve
+from rekindle.config import resolve
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.engine.optimizer import set_schedule

@@ -14,8 +14,9 @@ from rekindle.adapters.attach import adapter_parameters, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import load_backbone
 from rekindle.assemble import build_method
-from rekindle.config import nested, resolve
+from rekindle.config import resolve
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import nested
 from rekindle.methods.tec import Tec
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.base_model import BaseModel

@@ -26,8 +26,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rekindle.assemble import pretrain
-from rekindle.config import PretrainOptions, import_named, nested, resolve
+from rekindle.config import PretrainOptions, resolve
 from rekindle.core.errors import RekindleError
+from rekindle.core.option_trees import nested
+from rekindle.core.tables import import_named
 from rekindle.methods import METHODS
 from rekindle.networks.checkpoints import write_checkpoint
 from rekindle.networks.create import create_backbone

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rekindle.config import nested, read_run_file, resolve
+from rekindle.config import read_run_file, resolve
+from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
 from rekindle.data.training import StepBatches
 from rekindle.methods.masking import draw_visible

@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from rekindle.adapters import ADAPTERS
 from rekindle.adapters.options import AdapterOptions
-from rekindle.core.errors import RequestError, unknown_name
+from rekindle.core.errors import RequestError
+from rekindle.core.tables import import_named
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import ComposedBlock
 
@@ -69,7 +69,7 @@ def attach(
             f"this backbone has adapters, and train={train} would leave them behind; go on with train=adapters, or start "
             "from the base that the adapters stand on"
         )
-    wrapper = _adapter_class(options.kind)
+    wrapper = import_named(ADAPTERS, "adapter", options.kind)
     if adapted:
         for block in adapted:
             wrapper.require_fit(block, options)
@@ -119,13 +119,6 @@ def adapters_enabled(backbone: Backbone, enabled: bool) -> Iterator[None]:
 def adapter_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     """Return the adapters' parameters by name, whether they train or not."""
     return {n: p for n, p in backbone.named_parameters() if fnmatchcase(n, ADAPTER_NAMES)}
-
-
-def _adapter_class(kind: str) -> Any:
-    if kind not in ADAPTERS:
-        raise unknown_name("adapter", kind, ADAPTERS)
-    module, _, name = ADAPTERS[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _few(names: Sequence[str] | dict[str, nn.Parameter]) -> str:

@@ -7,7 +7,6 @@ sides, and what is quoted is the ratio of medians. A side's imports, memory and 
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing as mp
 import os
 import statistics
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import psutil
 
 from rekindle.core.errors import RekindleError
+from rekindle.core.tables import imported
 
 SAMPLE_SECONDS = 0.01
 
@@ -212,8 +212,7 @@ def _build(target: str, case: dict[str, object], threads: int) -> Side:
     import torch
 
     torch.set_num_threads(threads)
-    module, _, name = target.partition(":")
-    side: Side = getattr(importlib.import_module(module), name)(case)
+    side: Side = imported(target)(case)
     return side
 
 

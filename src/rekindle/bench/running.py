@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from rekindle.bench.options import BenchOptions
 from rekindle.bench.table import LIMIT, bench_of, sides_of
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.tables import imported
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ def run_bench(options: BenchOptions, tell: Callable[[str], None]) -> BenchResult
         raise RequestError(f"--out {options.out}: its folder does not exist; make it, or name another file")
     case = build_case(options)
     if bench.runner:
-        module, _, name = bench.runner.partition(":")
-        measured: list[Measured] = getattr(importlib.import_module(module), name)(options, case, tell)
+        measured: list[Measured] = imported(bench.runner)(options, case, tell)
     else:
         measured = measure(
             sides,

@@ -15,9 +15,11 @@ import tyro
 from pydantic import BaseModel, ValidationError
 
 from rekindle.cli import require_value
-from rekindle.config import Resolved, Source, explain_validation, leaves, read_run_file, resolve, run_model
+from rekindle.config import Resolved, Source, read_run_file, resolve, run_model
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import explain_validation, leaves
 from rekindle.core.options import Options
+from rekindle.methods import METHODS
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -53,7 +55,7 @@ def parse(model: type[Model], arguments: Sequence[str], *, program: str, default
     try:
         return _tyro(model, list(arguments), program, default)
     except ValidationError as error:
-        raise explain_validation(model, error, "command line") from None
+        raise explain_validation(model, error, "command line", groups=METHODS) from None
 
 
 def _tyro(model: type[Model], arguments: list[str], program: str, default: Model | None) -> Model:

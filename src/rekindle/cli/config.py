@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from rekindle.cli.arguments import parse_run
-from rekindle.config import leaves
+from rekindle.core.option_trees import leaves
 
 MEANING = {
     "default": "the option's default",

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rekindle.cli.arguments import asked_tree, parse_run, print_help, take
-from rekindle.config import PretrainOptions, import_named
+from rekindle.config import PretrainOptions
+from rekindle.core.tables import import_named
 from rekindle.methods import METHODS
 
 EPILOGUE = """

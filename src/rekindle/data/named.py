@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rekindle.core.errors import RequestError, unknown_name
+from rekindle.core.tables import imported
 from rekindle.data import KINDS
 
 Kind = Literal["segmentation", "classification", "objects", "video", "retrieval"]
@@ -279,19 +279,14 @@ def open_data(kind: str, data: str | Path, split: str) -> Any:
     """
     named = named_root(str(data))
     if named is None:
-        return _imported(KINDS[kind])(data, split)
+        return imported(KINDS[kind])(data, split)
     name, root = named
     entry = DATASETS[name]
     if kind not in entry.kinds:
         raise RequestError(
             f"{name} is {entry.kind} data and cannot be read as {kind}; it serves as {', '.join(entry.kinds)}"
         )
-    found = _imported(entry.reader)(Path(root).expanduser(), split)
+    found = imported(entry.reader)(Path(root).expanduser(), split)
     if kind == "objects" and entry.kind == "segmentation":
-        return _imported("rekindle.data.objects:MaskObjects")(found)
+        return imported("rekindle.data.objects:MaskObjects")(found)
     return found
-
-
-def _imported(place: str) -> Any:
-    module, attribute = place.split(":")
-    return getattr(importlib.import_module(module), attribute)

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.assess import Comparison, Row
-from rekindle.config import import_named
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import storage_error
+from rekindle.core.tables import import_named
 from rekindle.core.text_files import read_yaml
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.exporting import FORMATS

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rekindle.adapters.saved import read_description
-from rekindle.config import PretrainOptions, Resolved, leaves, overlay, read_run_file, resolve
+from rekindle.config import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.option_trees import leaves, overlay
 from rekindle.core.options import Options
 from rekindle.data.images import find_images
 from rekindle.engine.run_folder import RunFolder

@@ -11,8 +11,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from rekindle.assess_options import CompareOptions, compare_options, group_name, with_preset, with_protocols
-from rekindle.config import checked
 from rekindle.core.errors import RequestError, unknown_name
+from rekindle.core.option_trees import checked
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_yaml
 from rekindle.evaluation import PROTOCOLS

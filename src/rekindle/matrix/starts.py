@@ -9,8 +9,9 @@ from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.assemble import build_method, check_request, check_views
 from rekindle.assess import load_model
 from rekindle.assess_options import CompareOptions
-from rekindle.config import PretrainOptions, overlay
+from rekindle.config import PretrainOptions
 from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.option_trees import overlay
 from rekindle.matrix.cells import Cell, Kind, placed
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.matrix.measure import Bench

@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from rekindle.comparison import Comparison, Row
-from rekindle.config import import_named, leaves
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import leaves
+from rekindle.core.tables import import_named
 from rekindle.evaluation import OPTIONS
 from rekindle.evaluation.bootstrap import deviation
 from rekindle.evaluation.result import EvalResult, read_rows

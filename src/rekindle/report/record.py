@@ -10,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rekindle.config import PretrainOptions, Resolved, leaves, read_run_file, resolve
+from rekindle.config import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.core.errors import RequestError
+from rekindle.core.option_trees import leaves
 from rekindle.engine.metrics_log import read_log
 from rekindle.engine.run_folder import RunFolder
 
