@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import rekindle
-from rekindle.assess import compare
 from rekindle.data.scenes import write_scenes
+from rekindle.measuring.evaluate import compare
 
 SMALL = {
     "steps": 6,

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.bench.cases import step_case
 
-from rekindle.bench.measuring import measure
+from rekindle.bench.timing import measure
 
 OFF = {
     "frozen trunk": "AllWeights",

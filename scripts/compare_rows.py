@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from rekindle.core.rng import derived_seed
-from rekindle.evaluation.bootstrap import draw_counts, resampled, words
-from rekindle.evaluation.result import read_result, read_rows
-from rekindle.evaluation.score import Rows, Score
+from rekindle.evaluation.scores.bootstrap import draw_counts, resampled, words
+from rekindle.evaluation.scores.result import read_result, read_rows
+from rekindle.evaluation.scores.score import Rows, Score
 
 RESAMPLES, LEVEL = 2000, 0.95
 

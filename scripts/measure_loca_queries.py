@@ -20,7 +20,7 @@ from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.progress import Progress
 from rekindle.methods.loca import Loca, LocaOptions
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.views.batch import ViewBatch
 from rekindle.views.multicrop import MultiCrop, collate_views

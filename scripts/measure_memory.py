@@ -25,7 +25,7 @@ def measure(train: str) -> None:
     from rekindle.engine.optimizer import build_optimizer
     from rekindle.engine.options import OptimOptions
     from rekindle.methods.glare import Glare, GlareOptions
-    from rekindle.networks.create import create_backbone
+    from rekindle.networks.checkpoints.create import create_backbone
     from rekindle.networks.options import NetworkOptions
     from rekindle.views.multicrop import MultiCrop, collate_views
     from rekindle.views.options import ViewsOptions

@@ -15,14 +15,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from rekindle.assess import load_model
-from rekindle.assess_options import ModelOptions
-from rekindle.data.segmentation import SegmentationFolder
+from rekindle.data.labelled.segmentation import SegmentationFolder
+from rekindle.drawing.worst_images import class_colours
 from rekindle.engine.watcher import LoggingWatcher
-from rekindle.evaluation.linear_seg import LinearSeg
-from rekindle.evaluation.options import LinearSegOptions
-from rekindle.evaluation.predicted_maps import KeptMap, MapPicture, PredictedMaps
-from rekindle.reporting.worst_images import class_colours
+from rekindle.evaluation.segmentation.linear_seg import LinearSeg
+from rekindle.evaluation.segmentation.options import LinearSegOptions
+from rekindle.evaluation.training.predicted_maps import KeptMap, MapPicture, PredictedMaps
+from rekindle.measuring.evaluate import load_model
+from rekindle.measuring.options import ModelOptions
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

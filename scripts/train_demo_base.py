@@ -31,8 +31,8 @@ import rekindle
 from rekindle.core.rng import generator, seeded_default
 from rekindle.data.scenes import CLASSES, draw_scene
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 
 ARCHITECTURE = "vit:width=128,depth=6,heads=4,patch=8,img=64"

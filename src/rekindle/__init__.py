@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from rekindle.assemble import PretrainResult
     from rekindle.engine.watcher import Watcher
     from rekindle.exporting.job import ExportResult
     from rekindle.networks.backbone import Backbone
     from rekindle.networks.tokens import Tokens
+    from rekindle.pretraining.run import PretrainResult
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "export", "extract", "load", "pretrain"]

@@ -12,19 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rekindle import assemble
 from rekindle.adapters.saved import load_backbone
-from rekindle.config import read_run_file, resolve
 from rekindle.core.option_trees import checked
 from rekindle.data.decoding import read_image
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.dense_features import fitted_size, resize_image
-from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.features.dense_features import fitted_size, resize_image
+from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.exporting.job import ExportResult, run_export
 from rekindle.exporting.options import ExportOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.tokens import Tokens
+from rekindle.pretraining import run as assemble
+from rekindle.pretraining.options import read_run_file, resolve
 
 
 def pretrain(*, resume: bool, watcher: Watcher | None, options: Mapping[str, Any]) -> assemble.PretrainResult:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rekindle.adapters.attach import adapter_parameters, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 
 PLAIN = "vit:width=32,depth=2,heads=2,patch=8,img=32,layer_scale=true"

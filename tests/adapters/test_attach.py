@@ -15,8 +15,8 @@ from rekindle.adapters.uniadapter import AdaptedBlock, Position, UniAdapter
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import BlockPass
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.sharing import copy_sharing_frozen
 from rekindle.networks.stochastic_depth import BranchPath

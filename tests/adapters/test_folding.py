@@ -11,8 +11,8 @@ from rekindle.adapters.attach import adapters_enabled
 from rekindle.adapters.folding import fold
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import ComposedBlock
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 from tests.adapters.networks import PLAIN, ROTARY, ROTARY_GATED, adapted, build, images
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from rekindle.adapters.options import AdapterOptions
 from rekindle.cli.arguments import parse_run
-from rekindle.config import resolve
 from rekindle.core.errors import RequestError
+from rekindle.pretraining.options import resolve
 
 
 def test_options_survive_a_file() -> None:

@@ -30,7 +30,7 @@ from rekindle.cli import main
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.data.decoding import UnreadableImage
 from rekindle.engine.watcher import LoggingWatcher
-from rekindle.looking import look
+from rekindle.measuring.looking import look
 from rekindle.prompting.answer import Prompt
 from rekindle.prompting.options import AppOptions
 from tests.prompting.made import SIZE, read_picture

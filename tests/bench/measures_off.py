@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rekindle.bench.step import OursGlare
 from rekindle.engine import step as engine_step
-from rekindle.methods import dino, glare, heads
+from rekindle.methods import dino, glare
+from rekindle.methods.shared import heads
 from rekindle.networks.backbone import Backbone
 from rekindle.objectives.prototypes import Compared, WeighedTerms
 

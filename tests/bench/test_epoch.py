@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rekindle.bench.epoch import Decoded, Kept, _Notes, _row, _source, _TwoEpochs
-from rekindle.bench.measuring import Measured
+from rekindle.bench.timing import Measured
 from rekindle.data import images as images_module
 from rekindle.data.images import find_images
 from rekindle.engine.watcher import StepReport

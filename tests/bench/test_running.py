@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rekindle.bench.measuring import Measured
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.running import Row, build_case, compare, describe_machine
 from rekindle.bench.synthetic import write_images
 from rekindle.bench.table import BENCHES, LIMIT, TINY, VIT_S, sides_of
+from rekindle.bench.timing import Measured
 from rekindle.core.errors import RequestError
 
 

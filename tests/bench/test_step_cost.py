@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from rekindle import costs
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.bench.counting import Counted, counting
 from rekindle.bench.stage import fixed_views
 from rekindle.bench.step import FIRST_STEP, build_stepper
-from rekindle.methods.heads import Comparison, HeadPair
+from rekindle.methods.shared.heads import Comparison, HeadPair
 from rekindle.networks import stochastic_depth
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath
 from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
+from rekindle.pretraining import costs
 from tests.bench.cases import step_case
 from tests.bench.uncomputed import Uncomputed
 
@@ -110,7 +110,7 @@ def _trunk(rank: int, width: int = 192, depth: int = 3) -> costs.Trunk:
 
 def _as_many_rows_as_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round no numbers of rows up."""
-    monkeypatch.setattr("rekindle.methods.heads.HEAD_STEP", 1)
+    monkeypatch.setattr("rekindle.methods.shared.heads.HEAD_STEP", 1)
     monkeypatch.setattr("rekindle.objectives.row_blocks.WINDOW_STEP", 1)
 
 

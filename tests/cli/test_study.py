@@ -13,17 +13,17 @@ import yaml
 
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
-from rekindle.assess_options import with_protocols
 from rekindle.cli import main
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import checked
 from rekindle.engine.watcher import StepReport
-from rekindle.evaluation.bootstrap import Words
-from rekindle.evaluation.result import read_result
+from rekindle.evaluation.scores.bootstrap import Words
+from rekindle.evaluation.scores.result import read_result
 from rekindle.matrix.adapters_off import compared
 from rekindle.matrix.grid import read_grid
 from rekindle.matrix.study import Curve, Point, _forgotten, by_share, run_study
 from rekindle.matrix.study_options import StudyOptions, study_grid
+from rekindle.measuring.options import with_protocols
 from tests.engine.running import Recorder, write_images
 from tests.evaluation.toy import save_tiny, tiny_backbone, write_data
 from tests.matrix.making import COMMON

@@ -23,10 +23,10 @@ from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods.dino import Dino, DinoOptions
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import ComposedBlock
-from rekindle.networks.checkpoints import write_checkpoint
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 from tests.adapters.networks import PLAIN, ROTARY, ROTARY_GATED, adapted, build, images, move
 from tests.methods.scene import SMALL_HEAD, tiny_batch

@@ -38,10 +38,10 @@ def _take_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for label, module in list(sys.modules.items()):
         if label.startswith("rekindle.methods.") and hasattr(module, "gradient_in_advance"):
             monkeypatch.setattr(module, "gradient_in_advance", one_graph)
-    monkeypatch.setattr("rekindle.methods.heads.prototype_cross_entropy", kept_logits)
+    monkeypatch.setattr("rekindle.methods.shared.heads.prototype_cross_entropy", kept_logits)
     monkeypatch.setattr("rekindle.adapters.uniadapter.onto_stream", _plain_branch)
     monkeypatch.setattr("rekindle.networks.blocks.attend", lambda attn, y, mask=None: attn(y, attn_mask=mask))
-    monkeypatch.setattr("rekindle.networks.heads._unit_rows", lambda x: F.normalize(x, dim=-1))
+    monkeypatch.setattr("rekindle.networks.parts.heads._unit_rows", lambda x: F.normalize(x, dim=-1))
     monkeypatch.setattr(UniAdapter, "_is_plain", lambda self, x: False)
     monkeypatch.setattr(Backbone, "class_token", lambda self, pixels: self(pixels).class_token)
     monkeypatch.setattr(Backbone, "prefix_tokens", _prefix)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from rekindle.config import resolve
 from rekindle.core.option_trees import nested
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
@@ -20,9 +19,10 @@ from rekindle.core.tables import import_named
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods import METHODS, SUMMARIES
 from rekindle.methods.base import Method
-from rekindle.methods.class_contrast import ContrastOptions
-from rekindle.methods.corruption import CorruptionOptions
-from rekindle.methods.distillation import CentredOptions
+from rekindle.methods.shared.class_contrast import ContrastOptions
+from rekindle.methods.shared.corruption import CorruptionOptions
+from rekindle.methods.shared.distillation import CentredOptions
+from rekindle.pretraining.options import resolve
 from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
 
 TRAIN = ("adapters", "all", "norm")
@@ -43,9 +43,9 @@ FITTING: dict[str, dict[str, dict[str, object]]] = {
 """Options without which a method cannot train this way: TEC draws its encoder, which adapters or norms alone would leave so."""
 ARCHES = {"udi": f"{ARCH},registers=1"}
 SHARED_OPTIONS: dict[str, type[Options]] = {
-    "rekindle.methods.class_contrast": ContrastOptions,
-    "rekindle.methods.corruption": CorruptionOptions,
-    "rekindle.methods.distillation": CentredOptions,
+    "rekindle.methods.shared.class_contrast": ContrastOptions,
+    "rekindle.methods.shared.corruption": CorruptionOptions,
+    "rekindle.methods.shared.distillation": CentredOptions,
 }
 """Options that several methods inherit, and the module that reads them."""
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rekindle.assess_options import CompareOptions, EvaluateOptions, ExtractOptions
-from rekindle.config import PretrainOptions
 from rekindle.core.tables import import_named
 from rekindle.evaluation import OPTIONS
 from rekindle.matrix.grid import Grid
+from rekindle.measuring.options import CompareOptions, EvaluateOptions, ExtractOptions
+from rekindle.pretraining.options import PretrainOptions
 from rekindle.prompting.options import AppOptions, PromptOptions
 
 SOURCE = Path(__file__).parents[2] / "src" / "rekindle"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
 from rekindle.core.errors import RequestError
+from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.data.scenes import CLASSES, COLORS, DOMAINS, draw_scene, write_scenes
-from rekindle.data.segmentation import SegmentationFolder
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

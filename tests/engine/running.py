@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rekindle.assemble import PretrainResult, pretrain
-from rekindle.config import resolve
 from rekindle.core.option_trees import nested
 from rekindle.engine.watcher import StepReport
+from rekindle.pretraining.options import resolve
+from rekindle.pretraining.run import PretrainResult, pretrain
 
 TINY: dict[str, Any] = {
     "backbone": "vit:width=32,depth=2,heads=2,patch=8,img=32",

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from rekindle.engine.watcher import StepReport
-from rekindle.networks.checkpoints import write_checkpoint
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from tests.engine.running import TINY, checkpoint, run, stop_after, write_images
 from tests.methods.scene import tiny_backbone
 

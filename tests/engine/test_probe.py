@@ -12,14 +12,14 @@ import torch
 
 import rekindle
 from rekindle.adapters.saved import model_hash
-from rekindle.assemble import pretrain
-from rekindle.config import resolve
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import nested
 from rekindle.engine.probe import Probe, Reading
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher
-from rekindle.probing import ModelProbe, collapse_alarms
+from rekindle.pretraining.options import resolve
+from rekindle.pretraining.probes import ModelProbe, collapse_alarms
+from rekindle.pretraining.run import pretrain
 from tests.engine.running import TINY, Recorder, assert_same_training, stop_after, write_images
 from tests.evaluation.toy import write_data
 

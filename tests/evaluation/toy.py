@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rekindle.adapters.saved import Lineage, load_backbone, save_model
-from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.tokens import Tokens

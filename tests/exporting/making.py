@@ -13,8 +13,8 @@ from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 
 VIT = "vit:width=32,depth=2,heads=2,patch=8,img=32"

@@ -13,14 +13,14 @@ import yaml
 
 import rekindle
 from rekindle.adapters.saved import load_backbone, model_hash
-from rekindle.assess import Comparison, Row
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.evaluation.bootstrap import Verdict
-from rekindle.evaluation.result import EvalResult
-from rekindle.evaluation.scores import MeanIou
+from rekindle.evaluation.scores.bootstrap import Verdict
+from rekindle.evaluation.scores.kinds import MeanIou
+from rekindle.evaluation.scores.result import EvalResult
 from rekindle.exporting.card import escape, hub_name
 from rekindle.exporting.parity import check_parity
 from rekindle.exporting.source import short_name
+from rekindle.measuring.evaluate import Comparison, Row
 from rekindle.networks.tokens import Tokens
 from tests.exporting.making import VIT, write_base, write_run
 

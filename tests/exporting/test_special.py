@@ -20,8 +20,8 @@ from rekindle.exporting.onnx_model import _require_known_rotation
 from rekindle.exporting.plain import Obstacle
 from rekindle.exporting.timm_model import factory
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 from tests.exporting.making import DINOV3, VIT, features, stir, write_base
 

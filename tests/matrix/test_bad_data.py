@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rekindle.assess import compare
 from rekindle.cli import main
 from rekindle.core.errors import RequestError
-from rekindle.data.classification import check_same_classes
-from rekindle.data.segmentation import Listing, Pair, SegmentationFolder
+from rekindle.data.labelled.classification import check_same_classes
+from rekindle.data.labelled.segmentation import Listing, Pair, SegmentationFolder
 from rekindle.matrix.run import compare_grid
+from rekindle.measuring.evaluate import compare
 from tests.evaluation.toy import NAMES, save_tiny, write_data
 from tests.matrix.making import tree
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from rekindle.config import resolve
 from rekindle.core.errors import RequestError
 from rekindle.data.images import chosen_images, find_images
 from rekindle.data.options import DataOptions
-from rekindle.evaluation.linear_seg import LinearSeg
-from rekindle.evaluation.result import read_result
+from rekindle.evaluation.scores.result import read_result
+from rekindle.evaluation.segmentation.linear_seg import LinearSeg
 from rekindle.matrix.cells import cell_tree, keys, plan_cells
 from rekindle.matrix.grid import check_grid
 from rekindle.matrix.run import compare_grid, survey
 from rekindle.matrix.table import Table, to_markdown
+from rekindle.pretraining.options import resolve
 from tests.engine.running import write_images
 from tests.evaluation.toy import save_tiny, write_data
 from tests.matrix.making import tree

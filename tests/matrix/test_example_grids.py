@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from rekindle.config import PretrainOptions
 from rekindle.matrix.cells import keys, resolve_cell
 from rekindle.matrix.grid import check_grid, read_grid
 from rekindle.matrix.run import survey
+from rekindle.pretraining.options import PretrainOptions
 from tests.matrix.making import tree
 
 GRIDS = sorted((Path(__file__).parents[2] / "examples" / "grids").glob("*.yaml"))

@@ -10,10 +10,10 @@ import pytest
 
 from rekindle.core.errors import RekindleError
 from rekindle.core.rng import derived_seed
-from rekindle.evaluation.bootstrap import draw_counts, paired_bootstrap
-from rekindle.evaluation.score import Rows
-from rekindle.evaluation.scores import MeanIou
-from rekindle.evaluation.segmentation_metrics import mean_iou
+from rekindle.evaluation.scores.bootstrap import draw_counts, paired_bootstrap
+from rekindle.evaluation.scores.kinds import MeanIou
+from rekindle.evaluation.scores.score import Rows
+from rekindle.evaluation.scores.segmentation_metrics import mean_iou
 from rekindle.matrix.pooling import Pooled, pool, pool_pairs
 
 IOU = MeanIou(class_names=["a", "b"])

@@ -15,13 +15,13 @@ import pytest
 import yaml
 
 from rekindle.adapters.saved import load_backbone, model_hash
-from rekindle.assemble import pretrain
 from rekindle.cli import main
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import StepReport
 from rekindle.matrix.run import compare_grid
 from rekindle.matrix.table import Table
-from rekindle.measuring import Measurement
+from rekindle.measuring.measurement import Measurement
+from rekindle.pretraining.run import pretrain
 from tests.engine.running import Recorder
 from tests.evaluation.toy import save_tiny
 from tests.matrix.making import STEPS, tree

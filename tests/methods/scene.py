@@ -14,7 +14,7 @@ from rekindle.methods.base import Method
 from rekindle.methods.dino import Dino, DinoOptions
 from rekindle.methods.glare import Glare, GlareOptions
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.views.batch import ViewBatch
 from rekindle.views.multicrop import MultiCrop, collate_views

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rekindle.assemble import pretrain
-from rekindle.config import resolve
 from rekindle.methods import METHODS
+from rekindle.pretraining.options import resolve
+from rekindle.pretraining.run import pretrain
 
 SMALL_HEAD: dict[str, Any] = {"num_prototypes": 256, "head_hidden": 256, "head_bottleneck": 64}
 SMALL: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.methods.dino import Dino, DinoOptions
 from rekindle.methods.glare import Glare, GlareOptions
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 
 VIT_S = "vit:width=384,depth=12,heads=6,patch=16,img=224,registers=1"  # UDI's backbone

@@ -11,7 +11,7 @@ from torch import Tensor
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.ibot import Ibot, IbotOptions
-from rekindle.methods.teacher import Centre
+from rekindle.methods.shared.teacher import Centre
 from rekindle.views.distortion import draw_patch_mask
 from tests.methods.scene import SMALL_HEAD, tiny_backbone, tiny_batch
 

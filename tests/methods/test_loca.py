@@ -14,8 +14,8 @@ from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.loca import Loca, LocaOptions, _box_error, _with_first
-from rekindle.networks.locator import Locator
-from rekindle.networks.query_block import QueryBlock
+from rekindle.networks.parts.locator import Locator
+from rekindle.networks.parts.query_block import QueryBlock
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.views.batch import ViewBatch
 from rekindle.views.token_masks import draw_kept

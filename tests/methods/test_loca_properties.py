@@ -19,10 +19,10 @@ from rekindle.core.schedules import cosine
 from rekindle.engine.optimizer import build_optimizer, set_schedule
 from rekindle.engine.options import OptimOptions
 from rekindle.methods.loca import Loca, LocaOptions
-from rekindle.networks.heads import DinoHead
-from rekindle.networks.locator import Locator
+from rekindle.networks.parts.heads import DinoHead
+from rekindle.networks.parts.locator import Locator
+from rekindle.networks.parts.query_block import QueryBlock
 from rekindle.networks.position import interpolate_positions
-from rekindle.networks.query_block import QueryBlock
 from rekindle.objectives.clustering import volume
 from rekindle.views.multicrop import MultiCrop
 from rekindle.views.options import ViewsOptions

@@ -13,9 +13,9 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
-from rekindle.methods.class_contrast import ContrastOptions, compared_views
-from rekindle.methods.corruption import CorruptionOptions, corrupt_views, reconstruction
 from rekindle.methods.mmc import Mmc, MmcOptions, drawn_positions
+from rekindle.methods.shared.class_contrast import ContrastOptions, compared_views
+from rekindle.methods.shared.corruption import CorruptionOptions, corrupt_views, reconstruction
 from rekindle.networks.backbone import Backbone
 from rekindle.objectives.reconstruction import corrupted_pixel_error
 from rekindle.views.group_masks import CorruptedViews

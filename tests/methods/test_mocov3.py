@@ -11,7 +11,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.mocov3 import Mocov3, Mocov3Options
-from rekindle.networks.projector import Projector
+from rekindle.networks.parts.projector import Projector
 from rekindle.objectives.contrast import info_nce
 from tests.methods.scene import tiny_backbone, tiny_batch
 

@@ -14,9 +14,9 @@ from PIL import Image
 import rekindle
 from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
-from rekindle.methods.corruption import new_pixel_head, restored_by_layer
 from rekindle.methods.loca import Loca, LocaOptions
 from rekindle.methods.mmc import Mmc, MmcOptions
+from rekindle.methods.shared.corruption import new_pixel_head, restored_by_layer
 from rekindle.views.marking import BLUE, RED
 from tests.engine.running import TINY, write_images
 from tests.methods.scene import tiny_backbone, tiny_batch

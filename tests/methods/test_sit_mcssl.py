@@ -12,8 +12,8 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
-from rekindle.methods.corruption import corrupt_views
 from rekindle.methods.mcssl import Mcssl, McsslOptions
+from rekindle.methods.shared.corruption import corrupt_views
 from rekindle.methods.sit import Sit, SitOptions
 from tests.methods.scene import SMALL_HEAD, tiny_backbone, tiny_batch
 from tests.methods.test_mmc import SMALL, tiny_mmc

@@ -10,7 +10,7 @@ from torch import Tensor
 from rekindle.core.progress import Progress
 from rekindle.methods.dino import Dino
 from rekindle.methods.glare import Glare
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from tests.methods.scene import assert_same_gradients, tiny_batch, tiny_dino, tiny_glare
 from tests.methods.straightforward import Straightforward
 

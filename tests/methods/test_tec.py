@@ -11,17 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
-from rekindle.config import resolve
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.engine.optimizer import set_schedule
-from rekindle.methods.masking import draw_visible
+from rekindle.methods.shared.masking import draw_visible
 from rekindle.methods.tec import PRESETS, Tec, TecOptions
 from rekindle.networks.blocks import run_block
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
+from rekindle.pretraining.options import resolve
 from rekindle.views.batch import ViewBatch
 from rekindle.views.options import ViewsOptions
 from tests.methods.scene import ARCH, tiny_backbone, tiny_batch

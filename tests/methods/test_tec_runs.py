@@ -13,16 +13,16 @@ import rekindle
 from rekindle.adapters.attach import adapter_parameters, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import load_backbone
-from rekindle.assemble import build_method
-from rekindle.config import resolve
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import nested
 from rekindle.methods.tec import Tec
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.base_model import BaseModel
 from rekindle.networks.block_outputs import walk_blocks
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.conditioning import read_conditioning
+from rekindle.networks.checkpoints.tensors import write_checkpoint
+from rekindle.networks.parts.base_model import BaseModel
+from rekindle.networks.parts.conditioning import read_conditioning
+from rekindle.pretraining.options import resolve
+from rekindle.pretraining.run import build_method
 from tests.engine.running import TINY, Recorder, assert_same_training, checkpoint, metrics, stop_after, write_images
 
 SMALL = {"tec.decoder_width": 16, "tec.decoder_heads": 2, "tec.blocks_per_group": 1, "tec.num_selected": 3}

@@ -11,9 +11,9 @@ from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.udi import LEVELS, Udi, UdiOptions
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
-from rekindle.networks.sparse_read import SparseRead, one_hot_rows
+from rekindle.networks.parts.sparse_read import SparseRead, one_hot_rows
 from rekindle.views.geometry import bilinear_rows, patch_centres, places_in
 from rekindle.views.windows import sample_windows
 from tests.methods.scene import ARCH, SMALL_HEAD, tiny_backbone, tiny_batch

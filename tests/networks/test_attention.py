@@ -12,7 +12,7 @@ from torch import nn
 
 from rekindle.networks.attention import attend
 from rekindle.networks.frozen_branch import onto_stream
-from rekindle.networks.heads import DinoHead
+from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.stochastic_depth import BranchPath
 
 

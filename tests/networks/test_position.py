@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from rekindle.networks.position import PositionMode, interpolate_positions
-
-from .reference import dino_positions
+from tests.networks.reference import dino_positions
 
 MODES: tuple[PositionMode, ...] = ("dino", "size", "antialias")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rekindle.networks.heads import DinoHead
+from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.sharing import copy_sharing_frozen
 
 

@@ -15,7 +15,7 @@ from rekindle.adapters.options import AdapterOptions
 from rekindle.networks import stochastic_depth
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import BlockPass, run_block
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath, draw_paths
 

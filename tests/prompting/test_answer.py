@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rekindle.core.errors import RequestError
-from rekindle.looking import Look, similar_to
+from rekindle.measuring.looking import Look, similar_to
 from rekindle.prompting.answer import Prompt, contour_picture, mask_of, place_of, score_patches
 
 SIZE = (50, 70)

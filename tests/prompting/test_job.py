@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rekindle.cli import main
-from rekindle.looking import Look
+from rekindle.measuring.looking import Look
 from rekindle.prompting.answer import Prompt, mask_of, score_patches
 from tests.prompting.made import SIZE, read_picture, write_picture, write_run
 

@@ -12,15 +12,15 @@ import pytest
 
 from rekindle.core.errors import RequestError
 from rekindle.engine.watcher import LoggingWatcher
-from rekindle.evaluation.result import read_result, read_rows
+from rekindle.evaluation.scores.result import read_result, read_rows
 from rekindle.report.comparisons import compare_command, find_comparisons
 from rekindle.report.content import distinct_names, overview_of, report_of
 from rekindle.report.cost import training_seconds
 from rekindle.report.curves import run_curves
 from rekindle.report.images import extremes
 from rekindle.report.options import ReportOptions
+from rekindle.report.page import Report
 from rekindle.report.record import RunRecord, read_record
-from rekindle.reporting.page import Report
 from tests.report.made import Made
 
 

@@ -19,11 +19,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rekindle.assess_options import CompareOptions, EvaluateOptions, ExtractOptions
 from rekindle.cli import COMMANDS, main
-from rekindle.config import PretrainOptions
 from rekindle.evaluation import PROTOCOLS
+from rekindle.measuring.options import CompareOptions, EvaluateOptions, ExtractOptions
 from rekindle.methods import METHODS
+from rekindle.pretraining.options import PretrainOptions
 from tests.robustness.configurations import leaves
 
 SLOW = {"demo", "bench", "app"}

@@ -25,15 +25,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rekindle.assemble import pretrain
-from rekindle.config import PretrainOptions, resolve
 from rekindle.core.errors import RekindleError
 from rekindle.core.option_trees import nested
 from rekindle.core.tables import import_named
 from rekindle.methods import METHODS
-from rekindle.networks.checkpoints import write_checkpoint
-from rekindle.networks.create import create_backbone
+from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
+from rekindle.pretraining.options import PretrainOptions, resolve
+from rekindle.pretraining.run import pretrain
 from tests.engine.running import write_images
 
 FIXED = {

@@ -21,13 +21,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import save
 
-from rekindle.config import read_run_file
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.text_files import MAX_BYTES, parse_json, read_json, read_yaml
 from rekindle.data.images import find_images
-from rekindle.data.segmentation import SegmentationFolder
+from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.matrix.grid import read_grid
-from rekindle.networks.reading import read_checkpoint
+from rekindle.networks.checkpoints.reading import read_checkpoint
+from rekindle.pretraining.options import read_run_file
 from tests.engine.running import run, write_images
 from tests.evaluation.toy import write_data
 

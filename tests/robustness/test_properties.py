@@ -12,11 +12,11 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rekindle.config import read_run_file, resolve
 from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
 from rekindle.data.training import StepBatches
-from rekindle.methods.masking import draw_visible
+from rekindle.methods.shared.masking import draw_visible
+from rekindle.pretraining.options import read_run_file, resolve
 from rekindle.views.distortion import MaskShape, draw_patch_mask
 from rekindle.views.group_masks import draw_groups
 from rekindle.views.regions import Anchor, sample_regions

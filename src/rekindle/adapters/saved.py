@@ -20,8 +20,8 @@ from rekindle.core.files import write_atomically
 from rekindle.core.rng import seeded_default
 from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.checkpoints import tensors_hash
-from rekindle.networks.create import add_register, backbone_from_description, create_backbone
+from rekindle.networks.checkpoints.create import add_register, backbone_from_description, create_backbone
+from rekindle.networks.checkpoints.tensors import tensors_hash
 from rekindle.networks.options import NetworkOptions
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"

@@ -28,11 +28,11 @@ from rekindle.app.workbench import (
 )
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.data.images import SUFFIXES
+from rekindle.drawing.pictures import Bytes, write_arrays
 from rekindle.prompting.answer import Prompt
 from rekindle.prompting.job import write_mask
 from rekindle.prompting.options import THRESHOLD, Edges
-from rekindle.reporting.embedding import data_uri
-from rekindle.reporting.pictures import Bytes, write_arrays
+from rekindle.report.embedding import data_uri
 
 TITLE = "Rekindle: click a place, see what is alike"
 ADD, SUBTRACT = "add (+)", "subtract (−)"

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rekindle.assess import load_model
-from rekindle.assess_options import ModelOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.data.decoding import UnreadableImage, read_image
 from rekindle.data.images import SUFFIXES
+from rekindle.drawing.pictures import Bytes, joint_colours, overlay
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.looking import Look
+from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.measuring.evaluate import load_model
+from rekindle.measuring.looking import Look
+from rekindle.measuring.options import ModelOptions
 from rekindle.networks.options import NetworkOptions
 from rekindle.prompting.answer import (
     Mask,
@@ -37,7 +38,6 @@ from rekindle.prompting.job import look_within
 from rekindle.prompting.options import AppOptions, Edges
 from rekindle.report.images import load_backbones
 from rekindle.report.record import read_record
-from rekindle.reporting.pictures import Bytes, joint_colours, overlay
 
 SHOWN_PX = 768  # longer side of a picture in the page
 HEAD_PX = 320  # longer side of the picture of one head

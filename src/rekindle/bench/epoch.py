@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole training steps with their data: what the first epoch costs, which decodes, and what the second one does.
 
-A round is a run of two epochs through `rekindle.assemble`, once with an image store and once without. What is reported is
+A round is a run of two epochs through `rekindle.pretraining.run`, once with an image store and once without. What is reported is
 the time between the loop's start and its steps, as its own watcher is told; building the model and writing it are left out.
 """
 
@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from rekindle.assemble import pretrain
-from rekindle.bench.measuring import Measured, measure
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.stage import taken
 from rekindle.bench.synthetic import write_images
 from rekindle.bench.table import bench_of, sides_of
-from rekindle.config import Resolved, resolve
+from rekindle.bench.timing import Measured, measure
 from rekindle.data.images import find_images
 from rekindle.engine.watcher import StepReport
-from rekindle.planning import plan_steps
+from rekindle.pretraining.options import Resolved, resolve
+from rekindle.pretraining.run import pretrain
+from rekindle.pretraining.steps import plan_steps
 
 MOST_STEPS = 24
 """Steps of an epoch at most: the loop tells its waits over its last 50 steps, and two epochs must fit."""

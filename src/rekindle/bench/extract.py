@@ -10,7 +10,7 @@ import torch
 from rekindle.adapters.saved import load_backbone
 from rekindle.bench.stage import count_flops, device_facts, device_of, settle, taken
 from rekindle.core.rng import generator
-from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.features.extractors import FeatureExtractor
 
 
 class Ours:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from rekindle.bench.measuring import Measured, measure
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.table import LIMIT, bench_of, sides_of
+from rekindle.bench.timing import Measured, measure
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.tables import imported

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rekindle.bench.counting import FLOP_FORMULAS
 from rekindle.core.rng import generator
-from rekindle.networks.architecture import Architecture, is_grammar, parse_arch
+from rekindle.networks.checkpoints.architecture import Architecture, is_grammar, parse_arch
 from rekindle.views.batch import Crops, ViewBatch, Views
 from rekindle.views.crops import UniformStream, sample_boxes
 from rekindle.views.options import ViewsOptions

@@ -18,15 +18,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rekindle.bench.measuring import Measured, threads_fixed
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.synthetic import write_images
 from rekindle.bench.table import bench_of
+from rekindle.bench.timing import Measured, threads_fixed
 from rekindle.core.errors import RekindleError
 
 if TYPE_CHECKING:
-    from rekindle.config import Resolved
     from rekindle.engine.watcher import StepReport
+    from rekindle.pretraining.options import Resolved
 
 SIDE_PX = 64
 """Side of the files: what is measured is finding and opening them, not the decoding of large ones."""
@@ -108,7 +108,7 @@ def child(parse_run: Callable[..., tuple[Resolved, object]]) -> None:
     """In a fresh process: do what `rekindle pretrain` does. argv: where to write the times, then its options."""
     marks, *arguments = sys.argv[1:]
     resolved, _ = parse_run(arguments, program="pretrain")
-    from rekindle.assemble import pretrain
+    from rekindle.pretraining.run import pretrain
 
     watcher = _Marks(resolved.options.batch_size)
     pretrain(resolved, watcher=watcher)

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 
 from rekindle.adapters.saved import load_backbone
-from rekindle.assemble import build_method
 from rekindle.bench.stage import count_flops, device_facts, device_of, fixed_views, settle, taken
-from rekindle.config import PretrainOptions, resolve
 from rekindle.core.fabric import Fabric
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.step import Stepper
-from rekindle.planning import plan_steps
+from rekindle.pretraining.options import PretrainOptions, resolve
+from rekindle.pretraining.run import build_method
+from rekindle.pretraining.steps import plan_steps
 from rekindle.views.batch import ViewBatch
 
 STEPS_PER_EPOCH, EPOCHS = 100, 100

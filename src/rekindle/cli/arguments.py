@@ -15,11 +15,11 @@ import tyro
 from pydantic import BaseModel, ValidationError
 
 from rekindle.cli import require_value
-from rekindle.config import Resolved, Source, read_run_file, resolve, run_model
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import explain_validation, leaves
 from rekindle.core.options import Options
 from rekindle.methods import METHODS
+from rekindle.pretraining.options import Resolved, Source, read_run_file, resolve, run_model
 
 Model = TypeVar("Model", bound=BaseModel)
 

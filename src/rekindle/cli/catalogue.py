@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from rekindle.adapters import SUMMARIES as ADAPTER_SUMMARIES
 from rekindle.cli.arguments import take
 from rekindle.core.errors import RequestError, unknown_name
-from rekindle.data.named import DATASETS as NAMED_DATASETS
+from rekindle.data.published.named import DATASETS as NAMED_DATASETS
 from rekindle.evaluation import SUMMARIES as PROTOCOL_SUMMARIES
 from rekindle.methods import SUMMARIES as METHOD_SUMMARIES
-from rekindle.networks.catalogue import BACKBONES, MODEL_FORMS
+from rekindle.networks.checkpoints.catalogue import BACKBONES, MODEL_FORMS
 
 DATASETS: dict[str, str] = {
     "DIR for segmentation": "images/<split>/**, masks/<split>/**.png of the same stem (one channel of ids), "

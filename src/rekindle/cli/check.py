@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(CheckOptions, taken.rest, program="check")
     if not options.images and not options.data:
         raise RequestError("give --images SRC, --data DATA, or both")
-    from rekindle.assess_data import check
+    from rekindle.pretraining.check import check
 
     def progress(done: int, total: int, what: str) -> None:
         if done == total or done % 200 == 0:

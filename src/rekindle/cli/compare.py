@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rekindle.assess_options import SMALL, CompareOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.compare_grid import COLOURS, run_grid
 from rekindle.cli.compare_results import run_results
+from rekindle.measuring.options import SMALL, CompareOptions, with_protocols
 
 if TYPE_CHECKING:
-    from rekindle.assess import Comparison
-    from rekindle.evaluation.score import Score
+    from rekindle.evaluation.scores.score import Score
+    from rekindle.measuring.evaluate import Comparison
 
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
@@ -51,8 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(with_protocols(CompareOptions, protocols, preset), taken.rest, program="compare")
     shown = ", ".join(options.models) or "?"
     print(f"rekindle compare: {shown} against {options.base or '?'}", file=sys.stderr, flush=True)
-    from rekindle.assess import comparison_folder, run_compare
     from rekindle.cli.terminal import TerminalWatcher
+    from rekindle.measuring.evaluate import comparison_folder, run_compare
 
     comparison = run_compare(options, watcher=TerminalWatcher())
     if taken.flags:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rekindle.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from rekindle.reporting.relative import RelativeTable
+    from rekindle.evaluation.scores.relative import RelativeTable
 
 USAGE = "rekindle compare --results FILE.json... --relative-to MODEL [--json]"
 
@@ -36,7 +36,7 @@ def run_results(arguments: Sequence[str]) -> int:
             baseline, taking = word, ""
     if not baseline:
         raise RequestError(f"--relative-to is missing: the model that the others are compared with; {USAGE}")
-    from rekindle.reporting.relative import relative_table
+    from rekindle.evaluation.scores.relative import relative_table
 
     table = relative_table(paths, baseline)
     if is_json:
@@ -51,7 +51,7 @@ def _print_table(table: RelativeTable) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from rekindle.evaluation.score import shown
+    from rekindle.evaluation.scores.score import shown
 
     printed = Table(title=f"value (relative improvement over {escape(table.baseline)})", title_justify="left")
     printed.add_column("model", overflow="fold")

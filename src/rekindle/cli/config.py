@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     resolved, taken = parse_run([a for a in rest if a != "--yaml"], program="config")
     if resolved.options.images:
         from rekindle.data.images import chosen_images
-        from rekindle.recipes import with_recipe
+        from rekindle.pretraining.recipes import with_recipe
 
         resolved = with_recipe(resolved, len(chosen_images(resolved.options.images, resolved.options.data)))
     tree = resolved.options.model_dump(mode="json")

@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rekindle.assess_options import SMALL, EvaluateOptions, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
-from rekindle.evaluation.score import shown
+from rekindle.evaluation.scores.score import shown
+from rekindle.measuring.options import SMALL, EvaluateOptions, with_protocols
 
 EPILOGUE = "also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed as well."
 
@@ -26,8 +26,8 @@ def run(arguments: Sequence[str]) -> int:
     protocol = named or EvaluateOptions.model_fields["protocol"].default
     options = parse(with_protocols(EvaluateOptions, [protocol], preset), taken.rest, program="evaluate")
     print(f"rekindle evaluate: {options.protocol} of {options.model or '?'}", file=sys.stderr, flush=True)
-    from rekindle.assess import result_path, run_evaluate
     from rekindle.cli.terminal import TerminalWatcher
+    from rekindle.measuring.evaluate import result_path, run_evaluate
 
     result = run_evaluate(options, watcher=TerminalWatcher())
     if taken.flags:

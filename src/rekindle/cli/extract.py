@@ -7,8 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rekindle.assess_options import ExtractOptions
 from rekindle.cli.arguments import parse, print_help, take
+from rekindle.measuring.options import ExtractOptions
 
 EPILOGUE = """
 also: --json, --debug. --out holds patches/<number>-<name>.npz with `patches` float16 [gh, gw, D] for each
@@ -26,8 +26,8 @@ def run(arguments: Sequence[str]) -> int:
     taken = take(arguments, flags=["--json"])
     options = parse(ExtractOptions, taken.rest, program="extract")
     print(f"rekindle extract: features of {options.images or '?'}", file=sys.stderr, flush=True)
-    from rekindle.assess import run_extract
     from rekindle.cli.terminal import TerminalWatcher
+    from rekindle.measuring.evaluate import run_extract
 
     done = run_extract(options, watcher=TerminalWatcher())
     if taken.flags:

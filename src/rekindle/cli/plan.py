@@ -14,7 +14,7 @@ from rekindle.cli.arguments import parse_run, take
 from rekindle.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from rekindle.forecast import Forecast
+    from rekindle.pretraining.forecast import Forecast
 
 HELP = """usage: rekindle plan [options of rekindle pretrain] [--measure STEPS] [--json]
 
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     print(f"rekindle plan: {resolved.options.method} on {resolved.options.images or '?'}", file=sys.stderr, flush=True)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from rekindle.cli.terminal import TerminalWatcher
-    from rekindle.forecast import forecast
+    from rekindle.pretraining.forecast import forecast
 
     found = forecast(resolved, measured_steps=int(text), watcher=TerminalWatcher())
     print(json.dumps(found.to_dict()) if "--json" in taken.flags else told(found))

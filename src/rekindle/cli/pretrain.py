@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rekindle.cli.arguments import asked_tree, parse_run, print_help, take
-from rekindle.config import PretrainOptions
 from rekindle.core.tables import import_named
 from rekindle.methods import METHODS
+from rekindle.pretraining.options import PretrainOptions
 
 EPILOGUE = """
 also: --config FILE (a YAML run file with the same names), --resume (continue the run in --out), --json, --debug.
@@ -34,9 +34,9 @@ def run(arguments: Sequence[str]) -> int:
         file=sys.stderr,
     )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    from rekindle.assemble import pretrain, resolve_resumed
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.core.distributed import rank
+    from rekindle.pretraining.run import pretrain, resolve_resumed
 
     resume = "--resume" in taken.flags
     if resume and "--config" not in taken.values:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rekindle.assess_options import SMALL, with_protocols
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.compare import named_protocols
 from rekindle.cli.compare_grid import COLOURS, show_plan
 from rekindle.core.errors import unknown_name
 from rekindle.matrix.study_options import KINDS, StudyOptions, study_grid
+from rekindle.measuring.options import SMALL, with_protocols
 
 if TYPE_CHECKING:
     from rekindle.matrix.study import Study

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 KINDS: dict[str, str] = {
-    "segmentation": "rekindle.data.segmentation:SegmentationFolder",
-    "depth": "rekindle.data.depth:DepthFolder",
-    "video": "rekindle.data.davis:DavisVideos",
-    "classification": "rekindle.data.classification:ClassFolder",
-    "retrieval": "rekindle.data.retrieval:RetrievalFolder",
-    "objects": "rekindle.data.objects:open_objects",
-    "images": "rekindle.data.pictures:PictureFolder",
+    "segmentation": "rekindle.data.labelled.segmentation:SegmentationFolder",
+    "depth": "rekindle.data.labelled.depth:DepthFolder",
+    "video": "rekindle.data.labelled.davis:DavisVideos",
+    "classification": "rekindle.data.labelled.classification:ClassFolder",
+    "retrieval": "rekindle.data.labelled.retrieval:RetrievalFolder",
+    "objects": "rekindle.data.labelled.objects:open_objects",
+    "images": "rekindle.data.labelled.pictures:PictureFolder",
 }
 """Kind of labelled data -> its reader, built as reader(root, split)."""

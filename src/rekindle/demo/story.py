@@ -14,19 +14,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.assemble import pretrain
-from rekindle.assess import compare
-from rekindle.config import resolve
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.data.images import find_images
+from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.data.scenes import write_scenes
-from rekindle.data.segmentation import SegmentationFolder
 from rekindle.demo.options import DemoOptions
 from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.measuring.evaluate import compare
+from rekindle.pretraining.options import resolve
+from rekindle.pretraining.run import pretrain
 from rekindle.report.job import run_report
 from rekindle.report.options import ReportOptions
-from rekindle.reporting.verdicts import VerdictRow
+from rekindle.report.verdicts import VerdictRow
 
 BASE = Path(__file__).with_name("base.safetensors")
 DOMAIN, SIZE_PX = "field", 96

@@ -16,12 +16,12 @@ import torch
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.rng import generator
-from rekindle.data.segmentation import SegmentationFolder
-from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.evaluation.predicted_maps import PredictedMaps
-from rekindle.evaluation.score import Rows, Score, shown
-from rekindle.evaluation.scores import MeanIou
-from rekindle.evaluation.shared_features import SharedFeatures
+from rekindle.data.labelled.segmentation import SegmentationFolder
+from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.features.shared_features import SharedFeatures
+from rekindle.evaluation.scores.kinds import MeanIou
+from rekindle.evaluation.scores.score import Rows, Score, shown
+from rekindle.evaluation.training.predicted_maps import PredictedMaps
 
 Settings = TypeVar("Settings", bound=Options)
 News = Callable[[str], None]

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from rekindle.assess import Row
 from rekindle.exporting.source import Exported, Source, short_name
-from rekindle.networks.create import FILE_SUFFIXES
+from rekindle.measuring.evaluate import Row
+from rekindle.networks.checkpoints.create import FILE_SUFFIXES
 
 HUB_LICENCES = {
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",

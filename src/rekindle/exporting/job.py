@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
-from rekindle.assess import Comparison, Row
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import storage_error
 from rekindle.core.tables import import_named
@@ -28,6 +27,7 @@ from rekindle.exporting.options import ExportOptions
 from rekindle.exporting.parity import Parity
 from rekindle.exporting.plain import Obstacle, is_adapted
 from rekindle.exporting.source import Exported, Source
+from rekindle.measuring.evaluate import Comparison, Row
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.position import PositionMode
 

@@ -15,7 +15,7 @@ from rekindle.exporting.parity import check_parity, native_size, other_size
 from rekindle.exporting.plain import Obstacle, activation, as_plain, norm_eps, require_own_tokens, tensors_of
 from rekindle.exporting.source import Exported, Source
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.create import backbone_from_description
+from rekindle.networks.checkpoints.create import backbone_from_description
 
 FILE = "model.pth"
 NAMES = (

@@ -16,8 +16,8 @@ from torch import Tensor
 from rekindle.exporting.parity import check_parity, native_size, other_size
 from rekindle.exporting.plain import Obstacle, as_plain, norm_eps, require_own_tokens, tensors_of
 from rekindle.exporting.source import Exported, Source
-from rekindle.networks.architecture import Architecture
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.checkpoints.architecture import Architecture
 from rekindle.networks.tokens import Tokens
 
 WEIGHTS, FACTORY, CONFIG = "model.safetensors", "factory.json", "config.json"

@@ -18,8 +18,8 @@ from rekindle.adapters.saved import DESCRIPTION, FORMAT, WEIGHTS, load_backbone
 from rekindle.exporting.parity import check_parity, native_size, other_size
 from rekindle.exporting.source import Exported, Source, short_name
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.checkpoints import tensors_hash
-from rekindle.networks.create import backbone_from_description
+from rekindle.networks.checkpoints.create import backbone_from_description
+from rekindle.networks.checkpoints.tensors import tensors_hash
 from rekindle.networks.options import NetworkOptions
 
 

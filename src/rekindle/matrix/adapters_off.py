@@ -13,7 +13,7 @@ from rekindle.adapters.saved import load_backbone
 from rekindle.core.options import Options
 from rekindle.core.rng import generator
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.extractors import FeatureExtractor
+from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.matrix.grid import Grid
 from rekindle.matrix.starts import start_tree
 from rekindle.matrix.table import Table

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rekindle.adapters.saved import read_description
-from rekindle.config import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.option_trees import leaves, overlay
 from rekindle.core.options import Options
@@ -20,9 +19,10 @@ from rekindle.engine.run_folder import RunFolder
 from rekindle.matrix.columns import folder_name, share_told
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.methods import METHODS
-from rekindle.networks.create import FILE_SUFFIXES
-from rekindle.planning import plan_steps
-from rekindle.recipes import with_recipe
+from rekindle.networks.checkpoints.create import FILE_SUFFIXES
+from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
+from rekindle.pretraining.recipes import with_recipe
+from rekindle.pretraining.steps import plan_steps
 
 MAY_CHANGE = ("out", "devices", "data", "engine")
 """Options that a run may continue with changed, as with `rekindle pretrain --resume`."""

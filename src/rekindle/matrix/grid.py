@@ -10,13 +10,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from rekindle.assess_options import CompareOptions, compare_options, group_name, with_preset, with_protocols
 from rekindle.core.errors import RequestError, unknown_name
 from rekindle.core.option_trees import checked
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_yaml
 from rekindle.evaluation import PROTOCOLS
 from rekindle.matrix.columns import Column, Target, folder_name
+from rekindle.measuring.options import CompareOptions, compare_options, group_name, with_preset, with_protocols
 from rekindle.methods import METHODS
 
 Tree = dict[str, Any]

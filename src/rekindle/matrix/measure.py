@@ -10,15 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from rekindle.assess import load_model
-from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.result import EvalResult, read_result, read_rows
-from rekindle.evaluation.score import Rows, Score
+from rekindle.evaluation.scores.result import EvalResult, read_result, read_rows
+from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.matrix.columns import Column
 from rekindle.matrix.table import Scores
-from rekindle.measuring import AnyProtocol, LabelledData, LoadedModel, Measurement, build_protocol, result_config
+from rekindle.measuring.evaluate import load_model
+from rekindle.measuring.measurement import (
+    AnyProtocol,
+    LabelledData,
+    LoadedModel,
+    Measurement,
+    build_protocol,
+    result_config,
+)
+from rekindle.measuring.options import CompareOptions
 
 Requests = Mapping[str, CompareOptions]
 """How a model is measured, by the name of the column."""

@@ -20,8 +20,8 @@ import numpy as np
 from rekindle.core.errors import RekindleError
 from rekindle.core.options import Options
 from rekindle.core.rng import derived_seed
-from rekindle.evaluation.bootstrap import Words, deviation, draw_counts, resampled, words
-from rekindle.evaluation.score import Rows, Score, Values
+from rekindle.evaluation.scores.bootstrap import Words, deviation, draw_counts, resampled, words
+from rekindle.evaluation.scores.score import Rows, Score, Values
 
 
 class Pooled(Options):

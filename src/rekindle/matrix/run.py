@@ -15,13 +15,11 @@ from types import FrameType
 from typing import Any
 
 from rekindle.adapters.saved import read_description
-from rekindle.assemble import pretrain
-from rekindle.assess_options import CompareOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.text_files import read_json
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.evaluation.overall import overall
+from rekindle.evaluation.scores.overall import overall
 from rekindle.matrix.cells import Cell, Key, Kind, placed, plan_cells
 from rekindle.matrix.columns import folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid, read_grid
@@ -29,7 +27,9 @@ from rekindle.matrix.measure import Bench, Measured
 from rekindle.matrix.pooling import pool, pool_pairs
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Row, Scores, StartRecord, Table, mean_metrics, write_table
-from rekindle.measuring import LabelledData
+from rekindle.measuring.measurement import LabelledData
+from rekindle.measuring.options import CompareOptions
+from rekindle.pretraining.run import pretrain
 
 INTERVAL = (
     "Intervals: a bootstrap that draws images, evaluation seeds and training seeds with replacement, paired with the start "

@@ -6,17 +6,17 @@ from __future__ import annotations
 import copy
 
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
-from rekindle.assemble import build_method, check_request, check_views
-from rekindle.assess import load_model
-from rekindle.assess_options import CompareOptions
-from rekindle.config import PretrainOptions
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.option_trees import overlay
 from rekindle.matrix.cells import Cell, Kind, placed
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.matrix.measure import Bench
-from rekindle.measuring import build_protocol
+from rekindle.measuring.evaluate import load_model
+from rekindle.measuring.measurement import build_protocol
+from rekindle.measuring.options import CompareOptions
 from rekindle.networks.backbone import Backbone
+from rekindle.pretraining.options import PretrainOptions
+from rekindle.pretraining.run import build_method, check_request, check_views
 
 
 def start_tree(grid: Grid, name: str) -> Tree:

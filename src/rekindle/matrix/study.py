@@ -18,9 +18,9 @@ import yaml
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.evaluation.bootstrap import Words
-from rekindle.evaluation.result import write_json
-from rekindle.evaluation.score import is_fraction
+from rekindle.evaluation.scores.bootstrap import Words
+from rekindle.evaluation.scores.result import write_json
+from rekindle.evaluation.scores.score import is_fraction
 from rekindle.matrix.adapters_off import AdaptersOff, adapters_off
 from rekindle.matrix.columns import share_told
 from rekindle.matrix.run import run_matrix
@@ -240,7 +240,7 @@ def by_share(verdicts: Mapping[float, Words]) -> str:
 
 
 def _draw(study: Study, path: Path) -> None:
-    from rekindle.reporting.study_curves import Line, Panel, write_bars, write_study_curves
+    from rekindle.drawing.study_curves import Line, Panel, write_bars, write_study_curves
 
     panels: dict[str, list[Line]] = {}
     metrics: dict[str, str] = {}

@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 import tyro
 from pydantic import Field, field_validator
 
-from rekindle.assess_options import group_name, protocol_options
-from rekindle.config import read_run_file
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.matrix.columns import folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid
+from rekindle.measuring.options import group_name, protocol_options
+from rekindle.pretraining.options import read_run_file
 
 Kind = Literal["forgetting", "data-scale", "label-efficiency"]
 FRACTIONS: dict[str, tuple[float, ...]] = {

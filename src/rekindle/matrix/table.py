@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
-from rekindle.evaluation.overall import RULE, Overall
-from rekindle.evaluation.result import write_json
-from rekindle.evaluation.score import is_fraction, shown
+from rekindle.evaluation.scores.overall import RULE, Overall
+from rekindle.evaluation.scores.result import write_json
+from rekindle.evaluation.scores.score import is_fraction, shown
 from rekindle.matrix.cells import Key
 from rekindle.matrix.columns import Column, share_told
 from rekindle.matrix.pooling import Pooled

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress as Progress
-from rekindle.methods.teacher import Centre, EmaTeacher
+from rekindle.methods.shared.teacher import Centre, EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.heads import DinoHead
+from rekindle.networks.parts.heads import DinoHead
 from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch as ViewBatch
 

@@ -11,10 +11,10 @@ import torch
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
-from rekindle.methods.heads import HeadPair, class_comparison
-from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
+from rekindle.methods.shared.heads import HeadPair, class_comparison
+from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.objectives.prototypes import TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch, Views

@@ -15,8 +15,8 @@ from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import Distillation, DistillationOptions, StudentWithHead, new_head
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import Distillation, DistillationOptions, StudentWithHead, new_head
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.clustering import mean_shift_error, soft_read, volume

@@ -15,13 +15,13 @@ from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import CentredOptions, Distillation, new_centres, new_head
-from rekindle.methods.heads import Comparison, HeadPair, class_comparison
-from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import CentredOptions, Distillation, new_centres, new_head
+from rekindle.methods.shared.heads import Comparison, HeadPair, class_comparison
+from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.cross_attention import CrossAttention
-from rekindle.networks.heads import DinoHead
+from rekindle.networks.parts.cross_attention import CrossAttention
+from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
-from rekindle.methods.heads import Comparison, HeadPair, class_comparison
-from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
+from rekindle.methods.shared.heads import Comparison, HeadPair, class_comparison
+from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import same_patch_pairs, used_rows

@@ -20,11 +20,11 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
-from rekindle.methods.distillation import Distillation, DistillationOptions, new_head
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import Distillation, DistillationOptions, new_head
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.heads import DinoHead
-from rekindle.networks.locator import Locator
+from rekindle.networks.parts.heads import DinoHead
+from rekindle.networks.parts.locator import Locator
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.clustering import volume

@@ -13,10 +13,10 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.masking import PLAIN_CROPS
-from rekindle.methods.masking import draw_visible as draw_visible
+from rekindle.methods.shared.masking import PLAIN_CROPS
+from rekindle.methods.shared.masking import draw_visible as draw_visible
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.masked_decoder import MaskedDecoder
+from rekindle.networks.parts.masked_decoder import MaskedDecoder
 from rekindle.objectives.reconstruction import as_patches, hidden_patch_error
 from rekindle.views.batch import ViewBatch
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
-from rekindle.methods.corruption import (
+from rekindle.methods.shared.corruption import (
     CorruptionOptions,
     corrupt_views,
     corruption_pictures,
@@ -20,9 +20,9 @@ from rekindle.methods.corruption import (
     reconstruction,
     weighed,
 )
-from rekindle.methods.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
-from rekindle.methods.heads import Comparison
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
+from rekindle.methods.shared.heads import Comparison
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import same_patch_pairs

@@ -15,7 +15,7 @@ from rekindle.core.distributed import all_rows
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
-from rekindle.methods.class_contrast import (
+from rekindle.methods.shared.class_contrast import (
     ClassKeys,
     ContrastOptions,
     ContrastStudent,
@@ -27,7 +27,7 @@ from rekindle.methods.class_contrast import (
     momentum,
     small_views_share,
 )
-from rekindle.methods.corruption import (
+from rekindle.methods.shared.corruption import (
     CorruptionOptions,
     corrupt_views,
     corruption_pictures,
@@ -36,7 +36,7 @@ from rekindle.methods.corruption import (
     reconstruction,
     weighed,
 )
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.contrast import PatchNegatives, patch_nce

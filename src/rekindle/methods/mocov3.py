@@ -16,9 +16,9 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.projector import Projector
+from rekindle.networks.parts.projector import Projector
 from rekindle.objectives.contrast import info_nce
 from rekindle.views.batch import ViewBatch
 

@@ -19,9 +19,9 @@ from rekindle.core.precision import full_precision
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.mlp_head import HeadNorm, MlpHead
+from rekindle.networks.parts.mlp_head import HeadNorm, MlpHead
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.clustering import volume
 from rekindle.views.batch import ViewBatch

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
-from rekindle.methods.class_contrast import (
+from rekindle.methods.shared.class_contrast import (
     ContrastOptions,
     ContrastStudent,
     by_view,
@@ -22,7 +22,7 @@ from rekindle.methods.class_contrast import (
     momentum,
     small_views_share,
 )
-from rekindle.methods.corruption import (
+from rekindle.methods.shared.corruption import (
     CorruptionOptions,
     corrupt_views,
     corruption_pictures,
@@ -30,7 +30,7 @@ from rekindle.methods.corruption import (
     reconstruction,
     weighed,
 )
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.views.batch import ViewBatch

@@ -18,15 +18,15 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
-from rekindle.methods.masking import PLAIN_CROPS, draw_visible
+from rekindle.methods.shared.masking import PLAIN_CROPS, draw_visible
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.base_model import BaseModel, LastAttention
 from rekindle.networks.block_outputs import walk_blocks
 from rekindle.networks.blocks import ComposedBlock
-from rekindle.networks.conditioning import Conditioning, EncoderAdapters, InputAdapter
-from rekindle.networks.drawing import drawn_like
+from rekindle.networks.checkpoints.drawing import drawn_like
+from rekindle.networks.parts.base_model import BaseModel, LastAttention
+from rekindle.networks.parts.conditioning import Conditioning, EncoderAdapters, InputAdapter
+from rekindle.networks.parts.target_decoder import AttentionScale, TargetDecoder
 from rekindle.networks.sharing import copy_sharing_frozen
-from rekindle.networks.target_decoder import AttentionScale, TargetDecoder
 from rekindle.objectives.contributions import norm_shares
 from rekindle.objectives.reconstruction import TargetNorm, hidden_patch_error, normalised_target
 from rekindle.objectives.semantic_attention import attention_loss, attention_target, mean_entropy, strongest_patches

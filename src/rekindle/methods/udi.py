@@ -15,13 +15,13 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.distillation import CentredOptions, Distillation, new_centres, new_head
-from rekindle.methods.heads import Comparison, HeadPair
-from rekindle.methods.shares import gradient_in_advance
-from rekindle.methods.teacher import EmaTeacher
+from rekindle.methods.shared.distillation import CentredOptions, Distillation, new_centres, new_head
+from rekindle.methods.shared.heads import Comparison, HeadPair
+from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.heads import DinoHead
-from rekindle.networks.sparse_read import SparseRead, one_hot_rows
+from rekindle.networks.parts.heads import DinoHead
+from rekindle.networks.parts.sparse_read import SparseRead, one_hot_rows
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import cross_view_pairs, own_target_pairs
 from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rekindle.core.errors import RequestError
-from rekindle.looking import Look, Place
+from rekindle.drawing.pictures import Bytes, overlay
+from rekindle.drawing.token_pictures import cosines_to
+from rekindle.measuring.looking import Look, Place
 from rekindle.prompting.options import Edges
-from rekindle.reporting.pictures import Bytes, overlay
-from rekindle.reporting.token_pictures import cosines_to
 
 Mask = NDArray[np.bool_]
 Scores = NDArray[np.float64]

@@ -11,17 +11,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from rekindle.assess import load_model
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
 from rekindle.data.decoding import read_image
+from rekindle.drawing.pictures import write_arrays, write_picture
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.evaluation.dense_features import fitted_size
-from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.looking import Look, look
+from rekindle.evaluation.features.dense_features import fitted_size
+from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.measuring.evaluate import load_model
+from rekindle.measuring.looking import Look, look
 from rekindle.prompting.answer import Mask, Prompt, contour_picture, mask_of, score_patches, score_picture
 from rekindle.prompting.options import PromptOptions
-from rekindle.reporting.pictures import write_arrays, write_picture
 
 MOST_PATCHES = 16_384  # of one image: 128 x 128; attention grows with the square of it
 

@@ -8,8 +8,8 @@ from typing import Literal
 import tyro
 from pydantic import Field
 
-from rekindle.assess_options import ModelOptions
 from rekindle.data.options import PILLOW_MAX_PIXELS
+from rekindle.measuring.options import ModelOptions
 
 Edges = Literal["patches", "smooth"]
 SIZE_PX, THRESHOLD = 480, 0.5

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from rekindle.comparison import Comparison, Row
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import leaves
 from rekindle.core.tables import import_named
 from rekindle.evaluation import OPTIONS
-from rekindle.evaluation.bootstrap import deviation
-from rekindle.evaluation.result import EvalResult, read_rows
-from rekindle.evaluation.score import Values
+from rekindle.evaluation.scores.bootstrap import deviation
+from rekindle.evaluation.scores.result import EvalResult, read_rows
+from rekindle.evaluation.scores.score import Values
+from rekindle.measuring.comparison import Comparison, Row
+from rekindle.report.page import ClassTable, MetricLine
 from rekindle.report.record import RunRecord
-from rekindle.reporting.page import ClassTable, MetricLine
-from rekindle.reporting.verdicts import VerdictRow
+from rekindle.report.verdicts import VerdictRow
 
 FILE = "comparison.json"
 

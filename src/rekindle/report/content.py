@@ -13,8 +13,9 @@ from PIL import Image
 
 from rekindle.core.errors import RekindleError
 from rekindle.data.images import find_images
+from rekindle.drawing.pictures import GAP, Bytes
 from rekindle.engine.watcher import Watcher
-from rekindle.feeding import few_views
+from rekindle.pretraining.feeding import few_views
 from rekindle.report.comparisons import (
     Measured,
     class_tables,
@@ -27,9 +28,8 @@ from rekindle.report.cost import cost_facts, cost_numbers
 from rekindle.report.curves import overlaid, run_curves
 from rekindle.report.images import draw_cards
 from rekindle.report.options import ReportOptions
+from rekindle.report.page import Figure, Overview, Report, RunLine, Setting
 from rekindle.report.record import RunRecord, read_record
-from rekindle.reporting.page import Figure, Overview, Report, RunLine, Setting
-from rekindle.reporting.pictures import GAP, Bytes
 
 VIEWED = 4  # images of which the views are shown
 CURVES = "curves"  # the picture of a run that the report draws itself

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rekindle.report.panels import Panel, gaps, is_constant
 from rekindle.report.record import RunRecord
-from rekindle.reporting.panels import Panel, gaps, is_constant
 
 LOSS, TARGETS, HEALTH = (
     "Loss, its terms, and what the method counts",

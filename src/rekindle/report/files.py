@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from rekindle.core.files import write_atomically
-from rekindle.looking import marked
-from rekindle.reporting.page import Card, Overview, Report
-from rekindle.reporting.panels import Panel
-from rekindle.reporting.pictures import Bytes, enlarged, write_grid, write_picture
-from rekindle.reporting.rendering import intervals_svg, panel_svg
-from rekindle.reporting.verdicts import VerdictRow
+from rekindle.drawing.pictures import Bytes, enlarged, write_grid, write_picture
+from rekindle.measuring.looking import marked
+from rekindle.report.page import Card, Overview, Report
+from rekindle.report.panels import Panel
+from rekindle.report.rendering import intervals_svg, panel_svg
+from rekindle.report.verdicts import VerdictRow
 
 
 def write_report_pictures(report: Report, folder: Path) -> list[Path]:

@@ -15,12 +15,13 @@ from torch import Tensor
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.data.images import UnreadableImage, find_images
-from rekindle.data.named import open_data
-from rekindle.data.segmentation import SegmentationFolder
+from rekindle.data.labelled.segmentation import SegmentationFolder
+from rekindle.data.published.named import open_data
+from rekindle.drawing.pictures import Bytes, joint_colours
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.dense_features import resize_labels
-from rekindle.evaluation.extractors import FeatureExtractor
-from rekindle.looking import (
+from rekindle.evaluation.features.dense_features import resize_labels
+from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.measuring.looking import (
     Look,
     attention_pictures,
     class_picture,
@@ -33,10 +34,9 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.report.comparisons import Measured
 from rekindle.report.options import ReportOptions
+from rekindle.report.page import Card, Pair
 from rekindle.report.record import RunRecord
-from rekindle.reporting.page import Card, Pair
-from rekindle.reporting.pictures import Bytes, joint_colours
-from rekindle.reporting.verdicts import plain, signed
+from rekindle.report.verdicts import plain, signed
 
 Why = Literal["typical", "worst", "best", "sample"]
 

@@ -14,8 +14,8 @@ from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.report.content import overview_of, report_of
 from rekindle.report.files import write_overview_pictures, write_report_pictures
 from rekindle.report.options import ReportOptions
-from rekindle.reporting.rendering import render_overview, render_report, summary_of
-from rekindle.reporting.verdicts import VerdictRow, overall
+from rekindle.report.rendering import render_overview, render_report, summary_of
+from rekindle.report.verdicts import VerdictRow, overall
 
 NAME = "report.html"
 

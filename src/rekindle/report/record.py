@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rekindle.config import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import leaves
 from rekindle.engine.metrics_log import read_log
 from rekindle.engine.run_folder import RunFolder
+from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
 
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ (.*)$")
 _WARNING = re.compile(r"^(warning|failed)\b")

@@ -28,7 +28,7 @@ from rekindle.bench.stage import (
     view_list,
 )
 from rekindle.core.rng import derived_seed
-from rekindle.networks.architecture import Architecture
+from rekindle.networks.checkpoints.architecture import Architecture
 
 
 def _network(arch: Architecture, prototypes: int) -> nn.Sequential:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file of a comparison, comparison.json: what every model was measured at, and the verdicts. Torch-free."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rekindle.core.options import Options
+from rekindle.evaluation.scores.bootstrap import Verdict
+from rekindle.evaluation.scores.kinds import AnyScore
+from rekindle.evaluation.scores.overall import Overall
+from rekindle.evaluation.scores.result import EvalResult
+
+
+class Row(Options):
+    """One model against the base under one protocol."""
+
+    protocol: str
+    """Name of the protocol."""
+    metric: str
+    """What is compared."""
+    score: AnyScore
+    """How it follows from single items, and which direction is good."""
+    model: str
+    """The model's name."""
+    verdict: Verdict
+    """The comparison."""
+
+
+class ModelOverall(Options):
+    """One model against the base over all protocols."""
+
+    model: str
+    """The model's name."""
+    overall: Overall
+    """The verdict over all protocols, and what it rests on."""
+
+
+class Comparison(Options):
+    """Every model against the base under every protocol."""
+
+    base: str
+    """The base's name."""
+    data: str
+    """The data set's folder."""
+    split: str
+    """The split that was measured."""
+    seeds: list[int]
+    """Seeds of every model."""
+    rows: list[Row]
+    """One per protocol and model."""
+    overall: list[ModelOverall] = Field(default_factory=list)
+    """One per model, in the order of the request; none in files of before."""
+    results: list[EvalResult]
+    """Every single evaluation."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Some verdict is "worse"."""
+        return any(row.verdict.verdict == "worse" for row in self.rows)

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model under one protocol on some labelled data: what evaluating, comparing and probing share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from rekindle.core.errors import RequestError
+from rekindle.core.files import write_atomically
+from rekindle.core.tables import import_named
+from rekindle.data.labelled.classification import WithClasses, check_same_classes
+from rekindle.data.published.named import DATASETS, named_root, open_data
+from rekindle.evaluation import PROTOCOLS
+from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.features.shared_features import SharedFeatures
+from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
+from rekindle.evaluation.scores.result import EvalResult, write_result, write_table
+from rekindle.evaluation.training.predicted_maps import PredictedMaps
+from rekindle.measuring.options import CompareOptions, EvaluateOptions, protocol_options
+
+AnyProtocol = Protocol[Any, Any]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its name and content hash."""
+
+    name: str
+    hash: str
+    extractor: FeatureExtractor
+    features: SharedFeatures
+
+
+class LabelledData:
+    """Labelled data under the protocols that will read it: each kind is opened and checked once.
+
+    Args:
+        root: the data's folder, or NAME:ROOT.
+        train: split to learn from or to remember.
+        test: split that the metrics are of.
+        protocols: names; their classes say what kind of data they read.
+
+    Raises: RequestError that lists what is wrong with the files.
+    """
+
+    def __init__(self, root: str, train: str, test: str, protocols: Sequence[str]) -> None:
+        self._kind_of: dict[str, str] = {}
+        self._test: dict[str, Split] = {}
+        self._train: dict[str, Split] = {}
+        self._learns: set[str] = set()
+        for name in protocols:
+            protocol = import_named(PROTOCOLS, "protocol", name)
+            kind = self._kind_of[name] = protocol.DATA
+            if kind not in self._test:
+                _serves(root, kind)
+                self._test[kind] = open_data(kind, root, test)
+                self._test[kind].check()
+            if protocol.USES_TRAIN:
+                self._learns.add(name)
+                if kind not in self._train:
+                    self._train[kind] = open_data(kind, root, train)
+                    self._train[kind].check()
+                    learnt, measured = self._train[kind], self._test[kind]
+                    if isinstance(learnt, WithClasses) and isinstance(measured, WithClasses):
+                        check_same_classes(learnt, measured)
+
+    def test(self, protocol: str) -> Split:
+        """Return the split that the metrics of a protocol are of."""
+        return self._test[self._kind_of[protocol]]
+
+    def train(self, protocol: str) -> Split | None:
+        """Return what a protocol learns from; None if it does not learn."""
+        return self._train[self._kind_of[protocol]] if protocol in self._learns else None
+
+    def fingerprint(self, protocol: str, config: Mapping[str, Any]) -> str:
+        """Identify what is measured: numbers of one fingerprint may be compared.
+
+        It covers the protocol, its options and the names of the items of both splits; neither model nor seed.
+        """
+        train = self.train(protocol)
+        asked = {name: value for name, value in config.items() if name != "init"}  # random weights are another model
+        told = [protocol, asked, self.test(protocol).items, None if train is None else train.items]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def build_protocol(
+    name: str,
+    options: EvaluateOptions | CompareOptions,
+    model: LoadedModel,
+    data: LabelledData,
+    say: Callable[[str], None] = lambda text: None,
+) -> AnyProtocol:
+    """Return the protocol `name` for one model; its `check` and `prepare` are the caller's to call.
+
+    Args: say, takes lines of progress.
+    """
+    group = protocol_options(options, name)
+    kind = import_named(PROTOCOLS, "protocol", name)
+    part = TrainingPart(options.train_fraction, _listed(options.train_list))
+    protocol: AnyProtocol = kind(
+        group,
+        model.extractor,
+        data.train(name),
+        data.test(name),
+        lambda text: say(f"{name}: {text}"),
+        part,
+        model.features,
+        options.worst_images,
+    )
+    return protocol
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A prepared protocol, and what a result file says besides its outcome.
+
+    Attributes:
+        name: of the protocol.
+        protocol: prepared.
+        model: what it measures.
+        data: what it reads.
+        options: the request.
+
+    """
+
+    name: str
+    protocol: AnyProtocol
+    model: LoadedModel
+    data: LabelledData
+    options: EvaluateOptions | CompareOptions
+
+    def of_seed(self, seed: int, path: Path, *, draw: bool = True) -> tuple[EvalResult, Outcome]:
+        """Run the protocol with one seed and write its result to `path`, the values of the items beside it.
+
+        Class maps leave their confusion matrix in the folder named after it and, with `draw`, pictures.
+        """
+        outcome = self.protocol.run(seed)
+        options, config = self.options, result_config(self.options, self.name)
+        result = EvalResult(
+            protocol=self.name,
+            model=self.model.name,
+            model_hash=self.model.hash,
+            data=options.data,
+            split=options.split,
+            seed=seed,
+            config=config,
+            fingerprint=self.data.fingerprint(self.name, config),
+            metrics=outcome.metrics,
+            score=outcome.score,
+            per_item=None,
+            maps=None if outcome.maps is None else path.stem,
+            counts=outcome.counts,
+            software={
+                "rekindle": version("rekindle"),
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+                "device": self.model.extractor.device.type,
+            },
+        )
+        if self.protocol.USES_TRAIN and not self.protocol.part.is_whole:
+            fold = [self.protocol.train.items[i] for i in self.protocol.training_indices(seed)]
+            write_atomically(
+                path.with_suffix(".train.txt"), lambda stream: stream.write("\n".join([*fold, ""]).encode())
+            )
+        for name, (header, lines) in outcome.tables.items():
+            write_table(path.with_suffix(f".{name}.csv"), header, lines)
+        if outcome.maps is not None:
+            write_maps(outcome.maps, path.with_suffix(""), draw=draw and self.options.worst_images > 0)
+        return write_result(result, path, outcome.items, outcome.rows), outcome  # last: where it lies, all is there
+
+
+def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
+    """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
+    names = ("train_split", "train_fraction", "train_list", "precision", "init")
+    setting = {name: getattr(options, name) for name in names}
+    return protocol_options(options, protocol).model_dump(mode="json") | setting
+
+
+def write_maps(maps: PredictedMaps, folder: Path, *, draw: bool) -> None:
+    """Write confusion.csv and images.csv and, with `draw`, confusion.png, worst.png and best.png."""
+    from rekindle.drawing.confusion import write_confusion_picture, write_confusion_table
+
+    names, kept = maps.data.names, {"worst": maps.worst, "best": maps.best}
+    write_confusion_table(folder / "confusion.csv", maps.confusion, names)
+    lines = [[kind, k.item, k.iou, k.accuracy] for kind, images in kept.items() for k in images]
+    write_table(folder / "images.csv", ["kind", "image", "own mIoU", "own accuracy"], lines)
+    if not draw:
+        return
+    from rekindle.drawing.worst_images import LabelledPicture, write_labelled_pictures
+
+    write_confusion_picture(folder / "confusion.png", maps.confusion, names)
+    for kind, images in kept.items():
+        found = [maps.picture(k) for k in images]
+        pictures = [
+            LabelledPicture(
+                f"{p.kept.item}: own mIoU {100 * p.kept.iou:.1f} %, {100 * p.kept.accuracy:.1f} % of the pixels right",
+                p.image.permute(1, 2, 0).numpy(),
+                p.label.numpy(),
+                p.prediction.numpy(),
+            )
+            for p in found
+        ]
+        if pictures:
+            path = folder / f"{kind}.png"
+            write_labelled_pictures(path, pictures, names, ignore_index=maps.data.ignore_index, colors=maps.data.colors)
+
+
+def _serves(data: str, kind: str) -> None:
+    """Raise RequestError, naming the protocols that fit, if NAME:ROOT has not the kind of labels that a protocol reads."""
+    named = named_root(data)
+    if named is None or kind in DATASETS[named[0]].kinds:
+        return
+    entry = DATASETS[named[0]]
+    fitting = [name for name in PROTOCOLS if import_named(PROTOCOLS, "protocol", name).DATA in entry.kinds]
+    raise RequestError(
+        f"--data {data}: {named[0]} is {entry.kind} data, and the protocol reads {kind}; protocols for it: {', '.join(fitting)}"
+    )
+
+
+def _listed(path: str) -> tuple[str, ...]:
+    """Read the names of a training list, one per line."""
+    if not path:
+        return ()
+    try:
+        names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--train-list {path}: {error}; give a text file with one stem per line") from error
+    if not names:
+        raise RequestError(f"--train-list {path}: it names no image; give one stem per line")
+    return names

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: from anybody's file or name to a `Backbone`, and back."""

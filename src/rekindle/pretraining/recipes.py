@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that follow the number of images: a few hundred are not adapted to as a million are. Torch-free.
+
+A recipe fills in what nobody set. It is decided here and not taken from a paper; docs/recipes.md has what evidence there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rekindle.core.option_trees import checked, nested, overlay
+from rekindle.core.options import Options
+from rekindle.core.text_files import read_json
+from rekindle.pretraining.options import PretrainOptions, Resolved
+
+TEACHER_MEMORY = 0.01
+"""Share of its first weights that the teacher still holds at the end of a run."""
+PEAK_LR = {"adapters": 5e-4, "norm": 5e-4, "all": 5e-5}
+"""Peak learning rate by what trains: a whole backbone is spoilt by what an adapter needs."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What suits up to this many images.
+
+    Attributes:
+        images: up to how many.
+        batch_size: images of a step.
+        steps: of the run, at this many images.
+        num_prototypes: K.
+    """
+
+    images: float
+    batch_size: int
+    steps: int
+    num_prototypes: int
+
+
+SIZES = (
+    Size(400, 32, 200, 1024),
+    Size(1_000, 64, 600, 1024),
+    Size(3_500, 128, 1_000, 2048),
+    Size(10_000, 256, 1_500, 4096),
+    Size(math.inf, 512, 3_000, 8192),
+)
+
+
+FEW = 1_000
+"""Up to so many images, adapters are narrow and GLARE's targets sharp and balanced: docs/results.md, "The recipe"."""
+NARROW_RANK = 64
+SHARP_TARGETS: Mapping[str, object] = {
+    "balance": "sinkhorn",
+    "teacher_temperature": (0.01, 0.01),
+    "norm_last_layer": True,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value, and why it was chosen."""
+
+    value: object
+    why: str
+
+
+def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
+    """Return what suits a run with this many images, by dotted name; what the options fix already is taken into account.
+
+    Nothing for training from scratch (that has the paper's settings) and for `recipe=paper`.
+    """
+    options = resolved.options
+    if options.recipe == "paper" or options.init == "random":
+        return {}
+    size = next(s for s in SIZES if num_images <= s.images)
+    images = f"{num_images} images"
+    is_free = resolved.sources["batch_size"] == "default"
+    batch = min(size.batch_size if is_free else options.batch_size, num_images)
+    steps = _steps(options, size, num_images, batch)
+    group = type(getattr(options, options.method)).model_fields
+    momentum = round(min(0.9995, max(0.9, 1 + 2 * math.log(TEACHER_MEMORY) / steps)), 4)
+    chosen = {
+        "batch_size": Choice(
+            size.batch_size, f"{images}: steps of up to {size.batch_size} leave enough of them in an epoch"
+        ),
+        "optim.lr_per_256": Choice(
+            PEAK_LR[options.train], f"the peak itself, for train={options.train}, whatever the batch"
+        ),
+        "optim.lr_is_peak": Choice(
+            True, "short runs have small batches, and linear scaling would leave them almost still"
+        ),
+        "optim.warmup_epochs": Choice(_epochs(0.1 * steps, num_images, batch), f"a tenth of {steps} steps"),
+    }
+    if options.epochs is None and options.steps is None:
+        chosen["steps"] = Choice(
+            steps, f"{images} in steps of {batch}: {steps * batch / num_images:.0f} passes over them"
+        )
+    if options.train == "adapters" and options.adapter.kind in ("uniadapter", "adaptformer"):
+        chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results.md)")
+        if num_images <= FEW:
+            chosen["adapter.rank"] = Choice(
+                NARROW_RANK, f"{images}: as good as 512 in small, steadier over seeds, and cheaper (docs/results.md)"
+            )
+    method = {
+        "momentum": Choice(
+            (momentum, 1.0), f"after {steps} steps the teacher holds {TEACHER_MEMORY:.0%} of its first weights"
+        ),
+        "num_prototypes": Choice(size.num_prototypes, f"{images} do not fill more prototypes"),
+        "teacher_temperature": Choice((0.04, 0.04), "a warmer teacher drifted to uniform targets in short runs"),
+    }
+    if num_images > SIZES[-2].images:
+        del method["teacher_temperature"]
+    if num_images <= FEW and SHARP_TARGETS.keys() <= group.keys() and not _targets_are_asked_for(resolved):
+        why = f"{images} look alike to many backbones: sharp, balanced targets moved them, others hardly (docs/results.md)"
+        method |= {name: Choice(value, why) for name, value in SHARP_TARGETS.items()}
+    chosen.update({f"{options.method}.{name}": choice for name, choice in method.items() if name in group})
+    return chosen
+
+
+def with_recipe(resolved: Resolved, num_images: int) -> Resolved:
+    """Fill in what nobody set: the adapters of a run that this one goes on from, then what suits the number of images."""
+    options = resolved.options
+    inherited = _adapters_of(options)
+    chosen = choose(resolved, num_images)
+    if inherited:
+        chosen = {name: choice for name, choice in chosen.items() if not name.startswith("adapter.")}
+    free = {name: c for name, c in (chosen | inherited).items() if resolved.sources[name] == "default"}
+    if not free:
+        return resolved
+    tree = options.model_dump()
+    overlay(tree, nested({name: choice.value for name, choice in free.items()}))
+    filled = checked(type(options), tree, "recipe")
+    sources = resolved.sources | {name: "base" if name in inherited else "recipe" for name in free}
+    return replace(resolved, options=filled, sources=sources, reasons={n: c.why for n, c in free.items()})
+
+
+def _steps(options: PretrainOptions, size: Size, num_images: int, batch: int) -> int:
+    if options.steps is not None:
+        return options.steps
+    per_epoch = max(1, num_images // batch)
+    return size.steps if options.epochs is None else max(1, round(options.epochs * per_epoch))
+
+
+def _targets_are_asked_for(resolved: Resolved) -> bool:
+    """Whether a part of `SHARP_TARGETS` is fixed already: they go together."""
+    return any(resolved.sources[f"{resolved.options.method}.{name}"] != "default" for name in SHARP_TARGETS)
+
+
+def _epochs(steps: float, num_images: int, batch: int) -> float:
+    return round(steps / max(1, num_images // batch), 4)
+
+
+def _adapters_of(options: PretrainOptions) -> dict[str, Choice]:
+    """The adapter's options of the run that `backbone` names, if it is one with adapters."""
+    path = Path(options.backbone or "-") / "model.json"
+    if options.train != "adapters" or not path.is_file():
+        return {}
+    try:
+        stored: Mapping[str, Any] = read_json(path).get("adapter") or {}
+    except (ValueError, AttributeError, OSError):
+        return {}  # loading it will say what is wrong
+    why = f"as the adapters of {options.backbone}, which are trained on"
+    known: type[Options] = type(options.adapter)
+    return {f"adapter.{name}": Choice(value, why) for name, value in stored.items() if name in known.model_fields}

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where names become objects: options in, a training run out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rekindle.adapters.attach import Attachment, attach
+from rekindle.adapters.saved import Lineage, copy_model, load_backbone, model_hash, read_description, save_model
+from rekindle.core.distributed import rank
+from rekindle.core.errors import RequestError
+from rekindle.core.fabric import Fabric
+from rekindle.core.progress import Progress
+from rekindle.core.rng import seeded_default
+from rekindle.core.tables import import_named
+from rekindle.data.images import ImageSource, chosen_images
+from rekindle.data.store import store_budget
+from rekindle.engine.checkpoints import TrainingPlan
+from rekindle.engine.loop import share_size, train
+from rekindle.engine.metrics_log import read_curves
+from rekindle.engine.probe import Probe
+from rekindle.engine.run_folder import RunFolder
+from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.methods import METHODS
+from rekindle.methods.base import Method
+from rekindle.networks.backbone import Backbone
+from rekindle.networks.checkpoints.stored_head import load_stored_head
+from rekindle.networks.compiling import compile_blocks
+from rekindle.pretraining.feeding import Stream, on_device, shares_stream
+from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
+from rekindle.pretraining.pictures import RunPictures
+from rekindle.pretraining.probes import ModelProbe, check_probes
+from rekindle.pretraining.recipes import with_recipe
+from rekindle.pretraining.records import logged, record_skipped_images, record_start
+from rekindle.pretraining.steps import compute_precision, on_gpu, plan_steps
+from rekindle.views.batch import ViewBatch
+
+WATCHING = ("probe", "every", "probe_data", "probe_images", "probe_keep")
+FREE_TO_CHANGE = (
+    "out",
+    "devices",
+    "data",
+    "engine",
+    *WATCHING,
+)  # when a run goes on: its numbers do not depend on them
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What `pretrain` leaves behind.
+
+    Attributes:
+        run: the run folder.
+        is_finished: False if the run was asked to stop early; continue it with resume.
+        steps: optimizer steps done.
+        images: images in the source.
+        skipped: images that could not be read.
+        seconds: time of this call's training.
+        trained_parameters: numbers that training moves (adapters, head, ...).
+        model_hash: content hash of the exported model, None if the run has not finished.
+    """
+
+    run: Path
+    is_finished: bool
+    steps: int
+    images: int
+    skipped: int
+    seconds: float
+    trained_parameters: int
+    model_hash: str | None
+
+    def __fspath__(self) -> str:
+        return str(self.run)
+
+
+def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | None = None) -> PretrainResult:
+    """Run self-supervised pre-training as the options say.
+
+    Raises: RequestError for a request that cannot be met, before anything is written; RekindleError if the run fails.
+    """
+    folder = RunFolder(_required("out", resolved.options.out))
+    watcher = watcher or LoggingWatcher()
+    prepared = prepare(
+        resolved, watcher, before_loading=lambda: folder.refuse_unless_free(resume=resume, needed_bytes=0)
+    )
+    resolved, images, fabric, plan = prepared.resolved, prepared.images, prepared.fabric, prepared.plan
+    options, backbone, method, attachment = resolved.options, prepared.backbone, prepared.method, prepared.attachment
+    if rank() > 0:
+        watcher = LoggingWatcher()  # one process speaks to the user
+    else:
+        folder.refuse_unless_free(resume=resume, needed_bytes=needed_bytes(method))
+    base_hash, base_licence = prepared.base_hash, backbone.identity.licence
+    head_steps = head_warmup_steps(options, plan, method, watcher)
+    has_adapters = options.train == "adapters" or options.adapter.in_full_training
+
+    def save(path: Path, steps: int) -> None:
+        """Write the model as it is."""
+        lineage = Lineage(
+            base=_lasting_name(options.backbone),
+            base_hash=base_hash,
+            base_licence=base_licence,
+            train=options.train,
+            adapter=options.adapter if has_adapters else None,
+            network=options.network,
+            method=options.method,
+            steps=steps,
+        )
+        save_model(path, method.exported(), attachment.trained, lineage)
+
+    probe = None
+    if options.probe and rank() == 0:
+        bf16 = compute_precision(options) == "bf16"
+        model_probe = ModelProbe(options, images, method.exported(), fabric.device, bf16=bf16)
+        probe = Probe(
+            measure=lambda: model_probe.measure(method.exported()),
+            save_best=lambda steps: save(folder.best, steps),
+            every=options.every,
+        )
+    with ExitStack() as stack:
+        if rank() == 0:
+            stack.enter_context(folder.locked())
+            folder.write_text(folder.config, resolved.to_yaml())
+            record_start(folder, resolved, fabric.device)
+            watcher = stack.enter_context(logged(folder, watcher))
+        if options.engine.compile and (failure := compile_blocks(method, fabric.device)):
+            watcher.message(failure)
+        stream = prepared.stream(watcher)
+        end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
+        pictures = RunPictures(options, images, method, end, fabric.device, prepared.base)
+        outcome = train(
+            method,
+            stream,
+            plan,
+            fabric=fabric,
+            precision=compute_precision(options),
+            optim=options.optim,
+            engine=options.engine,
+            folder=folder,
+            watcher=watcher,
+            resume=resume,
+            max_skipped=int(options.data.max_unreadable_fraction * len(images)),
+            record_skipped=lambda skipped: record_skipped_images(folder, images, skipped, options.data, watcher),
+            image_name=images.name,
+            head_steps=head_steps,
+            probe=probe,
+            draw=None if prepared.base is None else pictures.draw,
+        )
+        exported_hash = None
+        if outcome.is_finished and rank() == 0:
+            folder.require_still_there()
+            standing = None if probe is None or options.probe_keep == "last" else probe.standing
+            if standing is not None and standing.has_fallen:
+                save(folder.last, outcome.steps_done)
+                copy_model(folder.best, folder.path)
+                watcher.message(
+                    f"the probe was better at step {standing.step} ({standing.headline:.4g}) than at the end "
+                    f"({standing.last:.4g}): the run leaves the model of step {standing.step}, and that of the last step in "
+                    f"{folder.last} (--probe-keep last turns it round)"
+                )
+            else:
+                save(folder.path, outcome.steps_done)
+            exported_hash = str(read_description(folder.path)["model_hash"])
+            watcher.message(f"model written to {folder.weights}")
+            _write_pictures(folder, pictures, watcher)
+    return PretrainResult(
+        run=folder.path,
+        is_finished=outcome.is_finished,
+        steps=outcome.steps_done,
+        images=len(images),
+        skipped=len(outcome.skipped),
+        seconds=outcome.seconds,
+        trained_parameters=count_trained(method),
+        model_hash=exported_hash,
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step.
+
+    Attributes:
+        resolved: with what the recipe chose.
+        images: to learn from.
+        fabric: launched.
+        backbone: inside the method; base_hash, of what was loaded.
+        method: on the CPU; attachment, what of the backbone trains.
+        plan: how the run is cut into steps.
+        budget: bytes of the image store.
+        base: a copy of the backbone as it was, where pictures of the training want one.
+    """
+
+    resolved: Resolved
+    images: ImageSource
+    fabric: Fabric
+    backbone: Backbone
+    base_hash: str
+    method: Method
+    attachment: Attachment
+    plan: TrainingPlan
+    budget: int
+    base: Backbone | None
+
+    def stream(self, watcher: Watcher) -> Stream[ViewBatch]:
+        """Return this process's shares as a function of start and plan."""
+        options = self.resolved.options
+        shares = shares_stream(options, self.images, self.budget, self.fabric, watcher)
+        return on_device(shares, options, self.backbone, self.fabric.device)
+
+
+def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[], object] = lambda: None) -> Prepared:
+    """Find images, choose what nobody set, load the backbone, build the method, cut the run into steps; write nothing.
+
+    Args: before_loading, called when the request is checked and nothing is loaded.
+    Raises: RequestError for a request that cannot be met.
+    """
+    check_request(resolved.options)
+    images = chosen_images(resolved.options.images, resolved.options.data)
+    share = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
+    watcher.message(f"{len(images)} images in {resolved.options.images}{share}")
+    resolved = with_recipe(resolved, len(images))
+    options = resolved.options
+    if resolved.reasons:
+        chosen = ", ".join(name for name, source in resolved.sources.items() if source == "recipe")
+        watcher.message(f"chosen for {len(images)} images (`rekindle config` tells why): {chosen}")
+    before_loading()
+    budget = store_budget(options.data.store_gib)
+    plan_steps(options, len(images))  # refuses what cannot be before anything is loaded
+    fabric = _fabric(options)
+    fabric.launch()
+    if rank() > 0:
+        watcher = LoggingWatcher()
+    backbone, match = load_backbone(
+        options.backbone, options.network, init=options.init, seed=options.seed, drop_path=options.network.drop_path
+    )
+    watcher.message(match)
+    base_hash = model_hash(backbone)
+    check_views(options, backbone)
+    base = copy.deepcopy(backbone) if options.engine.pictures_every > 0 and rank() == 0 else None
+    method, attachment = build_method(resolved, backbone)
+    plan = plan_steps(options, len(images), backbone if fabric.world_size == 1 else None)
+    watcher.message(_describe(options, plan, method, attachment, len(images)))
+    return Prepared(resolved, images, fabric, backbone, base_hash, method, attachment, plan, budget, base)
+
+
+def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attachment]:
+    """Put adapters in, decide what trains, and build the method around the backbone. Raises RequestError."""
+    options = resolved.options
+    backbone.recompute_blocks = options.engine.recompute_blocks
+    if compute_precision(options) == "bf16" and not on_gpu(options):
+        backbone.attend_plainly()
+    method_class = import_named(METHODS, "method", options.method)
+    side = options.views.global_size_px // backbone.patch_size
+    config = method_class.fitted(resolved.method_options(), (side, side))
+    small = options.views.local_size_px // backbone.patch_size if options.views.num_local else None
+    method_class.check_grids(config, side, small)
+    with seeded_default(options.seed, "init"):
+        if method_class.learns_beside(config):
+            if options.train != "all" or options.adapter.in_full_training:
+                raise RequestError(
+                    f"{options.method} trains a new network, and adapters or norms alone would leave it as it was drawn; use "
+                    "--train all without --adapter.in-full-training"
+                )
+            method: Method = method_class(config, backbone)
+            names = tuple(name for name, _ in method.exported().named_parameters())
+            return method, Attachment(trained=names, frozen=())
+        attachment = attach(backbone, options.adapter, train=options.train)
+        return method_class(config, backbone), attachment
+
+
+def _write_pictures(folder: RunFolder, pictures: RunPictures, watcher: Watcher) -> None:
+    """Draw what was learnt, as far as the method has pictures of it, and the curves of the log."""
+    from rekindle.drawing.pictures import write_curves  # loads matplotlib, which nobody needs before the end
+
+    pictures.write_own(folder.pictures)
+    steps, terms = read_curves(folder.metrics)
+    if len(steps) > 1:
+        write_curves(folder.pictures / "curves.png", steps, terms, smooth=max(1, len(steps) // 20))
+    watcher.message(f"pictures in {folder.pictures}")
+
+
+def head_warmup_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:
+    """Load the head that the checkpoint brings, if it does; without one, how many steps move fresh heads alone."""
+    if options.init == "random":
+        return 0
+    heads = method.heads()
+    if heads is not None:
+        is_loaded, message = load_stored_head(options.backbone, *heads)
+        if message is not None:
+            watcher.message(message)
+        if is_loaded:
+            return 0
+    fresh = count_trained(method) - sum(p.numel() for p in method.backbone_parameters())
+    steps = round(options.optim.head_warmup * plan.steps)
+    if fresh and steps:
+        watcher.message(
+            f"heads first: the method's {fresh / 1e6:.2f} M numbers beside the backbone are new, so the first {steps} steps move "
+            "them alone (--optim.head-warmup)"
+        )
+    return steps if fresh else 0
+
+
+def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
+    """Options of the run in `out`, as it was started. Raises RequestError if something else is asked for now."""
+    folder = RunFolder(out)
+    if not folder.holds_run:
+        return resolve({}, asked)
+    stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
+    wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
+    before, now = (o.model_dump() | o.data.chosen for o in (stored.options, wanted.options))
+    changed = [k for k in before if before[k] != now.get(k) and k not in FREE_TO_CHANGE]
+    if changed:
+        raise RequestError(
+            f"--resume continues {out} as it was started, with {changed[0]} = {before[changed[0]]!r}, not "
+            f"{now.get(changed[0])!r}; leave the option out, or start a new run in another folder"
+        )
+    return wanted
+
+
+def _required(name: str, value: str) -> str:
+    if not value:
+        raise RequestError(f"--{name} is missing; `rekindle pretrain --help` says what it may be")
+    return value
+
+
+def check_request(options: PretrainOptions) -> None:
+    """Check what needs neither images nor weights. Raises RequestError that names the option."""
+    _required("images", options.images)
+    _required("backbone", options.backbone)
+    if options.init == "random" and options.train != "all":
+        raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
+    check_probes(options)
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
+
+
+def check_views(options: PretrainOptions, backbone: Backbone) -> None:
+    """Check that the backbone's patches divide the views. Raises RequestError that names a size that they do."""
+    patch = backbone.patch_size
+    sizes = {"global_size_px": options.views.global_size_px}
+    if options.views.num_local:
+        sizes["local_size_px"] = options.views.local_size_px
+    for name, size in sizes.items():
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            raise RequestError(
+                f"views.{name} = {size} is not a multiple of the backbone's patch size {patch}; use "
+                + (f"{below} or {above}" if below else str(above))
+            )
+
+
+def _fabric(options: PretrainOptions) -> Fabric:
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    is_gpu = on_gpu(options)
+    strategy: DDPStrategy | str = "auto"
+    if options.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="nccl" if is_gpu else "gloo")
+    return Fabric(
+        accelerator="cuda" if is_gpu else "cpu",
+        devices=options.devices,
+        strategy=strategy,
+        precision="32-true",  # bfloat16 is ours: engine.precision
+    )
+
+
+def _describe(
+    options: PretrainOptions, plan: TrainingPlan, method: Method, attachment: Attachment, num_images: int
+) -> str:
+    moved = sum(p.numel() for n, p in method.named_parameters() if p.requires_grad)
+    note = f" (asked for {options.batch_size})" if plan.batch_size != options.batch_size else ""
+    return (
+        f"{options.method}: {moved / 1e6:.2f} M numbers train ({options.train}, {len(attachment.trained)} backbone tensors), "
+        f"{plan.steps} steps of {plan.batch_size} images{note}, {share_size(plan)} at a time, "
+        f"{plan.steps_per_epoch} steps an epoch"
+    )
+
+
+def count_trained(method: Method) -> int:
+    """Numbers that training moves: adapters, heads, ..."""
+    return sum(p.numel() for p in method.parameters() if p.requires_grad)
+
+
+def needed_bytes(method: Method) -> int:
+    """Room for three checkpoints (the last, the one before it and the one being written) and the model."""
+    trained = 4 * count_trained(method)
+    return 3 * (4 * trained) + 2 * trained + (16 << 20)
+
+
+def _lasting_name(name: str) -> str:
+    """A MODEL that means the same from any working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

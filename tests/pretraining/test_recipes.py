@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rekindle.cli import main
+from rekindle.core.progress import Progress
+from rekindle.core.schedules import cosine
+from rekindle.methods import METHODS
+from rekindle.pretraining.options import Resolved, resolve
+from rekindle.pretraining.recipes import with_recipe
+
+
+def _filled(num_images: int, **asked: Any) -> Resolved:
+    return with_recipe(resolve({}, asked), num_images)
+
+
+def test_more_images_have_more_steps_larger_batches_and_more_prototypes() -> None:
+    runs = [_filled(n).options for n in (300, 500, 2_000, 5_000, 20_000)]
+    for values in ([r.steps or 0 for r in runs], [r.batch_size for r in runs]):
+        assert values == sorted(set(values))
+    assert [r.glare.num_prototypes for r in runs] == [1024, 1024, 2048, 4096, 8192]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("num_images", [12, 500, 2_000, 5_000, 20_000])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_recipe_for_every_size(method: str, num_images: int) -> None:
+    filled = _filled(num_images, method=method)
+    assert filled.options.optim.warmup_epochs > 0
+    assert set(filled.reasons) == {n for n, source in filled.sources.items() if source == "recipe"}
+
+
+@pytest.mark.parametrize("num_images", [500, 2_000, 20_000])
+def test_the_teacher_really_moves(num_images: int) -> None:
+    """The product of the momenta over the run is the share that it holds of its first weights."""
+    filled = _filled(num_images)
+    steps, momentum = filled.options.steps or 0, filled.options.glare.momentum  # type: ignore[attr-defined]
+    held = sum(math.log(cosine(Progress(step, steps), *momentum)) for step in range(steps))
+    assert math.exp(held) == pytest.approx(0.01, rel=0.2)
+
+
+def test_what_is_asked_for_stays_and_the_rest_follows_it() -> None:
+    filled = _filled(2_000, steps=300, batch_size=32, optim={"lr_per_256": 1e-3}, glare={"num_prototypes": 64})
+    options = filled.options
+    assert (options.steps, options.batch_size, options.optim.lr_per_256) == (300, 32, 1e-3)
+    assert options.glare.num_prototypes == 64  # type: ignore[attr-defined]
+    assert options.optim.warmup_epochs == pytest.approx(30 / (2_000 // 32), rel=1e-3)
+    assert filled.sources["steps"] == "asked" and filled.sources["glare.momentum"] == "recipe"
+    assert _filled(2_000, epochs=3).options.steps is None
+
+
+def test_few_images_get_sharp_balanced_targets_and_narrow_adapters_unless_something_else_is_asked_for() -> None:
+    few, many = _filled(300).options, _filled(2_000).options
+    assert few.glare.balance == "sinkhorn" and few.glare.teacher_temperature == (0.01, 0.01)  # type: ignore[attr-defined]
+    assert few.glare.norm_last_layer and not many.glare.norm_last_layer  # type: ignore[attr-defined]
+    assert many.glare.balance == "centre" and many.glare.teacher_temperature == (0.04, 0.04)  # type: ignore[attr-defined]
+    assert (few.adapter.rank, many.adapter.rank) == (64, None)
+    assert _filled(300, adapter={"rank": 16}).options.adapter.rank == 16
+    assert "adapter.rank" not in _filled(300, adapter={"kind": "lora"}).reasons
+    assert "adapter.rank" not in _filled(300, train="all").reasons
+    warm = _filled(300, glare={"teacher_temperature": (0.05, 0.05)}).options.glare  # type: ignore[attr-defined]
+    assert warm.balance == "centre" and not warm.norm_last_layer and warm.teacher_temperature == (0.05, 0.05)
+    balanced = _filled(300, glare={"balance": "sinkhorn"}).options.glare  # type: ignore[attr-defined]
+    assert balanced.teacher_temperature == (0.04, 0.04)
+    assert _filled(300, method="dino").options.dino.teacher_temperature == (0.04, 0.04)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("asked", [{"recipe": "paper"}, {"init": "random", "train": "all"}])
+def test_the_papers_recipe_and_training_from_scratch_are_left_alone(asked: dict[str, Any]) -> None:
+    filled, plain = with_recipe(resolve({}, asked), 700), resolve({}, asked)
+    assert filled.options.model_dump() == plain.options.model_dump() and not filled.reasons
+
+
+def test_a_whole_backbone_gets_a_smaller_rate_than_adapters() -> None:
+    rates = [_filled(500, train=train).options.optim.lr_per_256 for train in ("adapters", "all")]
+    assert rates[1] <= rates[0] / 5
+    assert "adapter.scale" not in _filled(500, train="all").reasons
+    assert "adapter.scale" not in _filled(500, adapter={"kind": "lora"}).reasons
+
+
+def test_adapters_of_a_run_are_trained_on_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"adapter": {"kind": "uniadapter", "rank": 8, "scale": 0.3}}))
+    filled = _filled(500, backbone=str(tmp_path))
+    assert (filled.options.adapter.rank, filled.options.adapter.scale) == (8, 0.3)
+    assert filled.sources["adapter.rank"] == "base" and "adapters of" in filled.reasons["adapter.rank"]
+    assert _filled(500, backbone=str(tmp_path), adapter={"rank": 4}).options.adapter.rank == 4
+
+
+def test_config_says_what_was_chosen_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in range(3):
+        (tmp_path / f"{place}.png").write_bytes(b"not read")
+    assert main(["config", "--images", str(tmp_path), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["steps"]["source"] == "recipe" and "3 images" in values["steps"]["why"]
+    assert main(["config", "--images", str(tmp_path)]) == 0
+    assert "glare.momentum" in (shown := capsys.readouterr().out) and "of its first weights" in shown
