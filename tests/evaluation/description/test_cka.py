@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.pictures import PictureFolder
-from rekindle.evaluation.classification.options import CkaOptions
-from rekindle.evaluation.description.cka import HEADLINE, Cka, TokenSample, cka_between, linear_cka
+from rekindle.evaluation.description.cka import HEADLINE, Cka, TokenSample, cka_between
+from rekindle.evaluation.description.options import CkaOptions
 from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.features.linear_cka import linear_cka
 from rekindle.evaluation.features.shared_features import SharedFeatures
 from tests.evaluation.pictures import PatchOnlyExtractor, write_classes
 from tests.evaluation.toy import tiny_backbone

@@ -13,13 +13,13 @@ import torch
 
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.objects import open_objects
-from rekindle.evaluation.description.options import ClusteringOptions
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import Outcome
 from rekindle.evaluation.scores.cluster_matching import majority, named_statistics, one_to_one
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.segmentation_metrics import class_iou
 from rekindle.evaluation.segmentation.clustering import Clustering, fitted_centres, nearest_centre
+from rekindle.evaluation.segmentation.options import ClusteringOptions
 from tests.evaluation.toy import ColourExtractor, stripes, tiny_backbone, write_data, write_item, write_noise
 
 

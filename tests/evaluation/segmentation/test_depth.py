@@ -15,7 +15,7 @@ from rekindle.data.labelled.depth import DepthFolder
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.kinds import Means
 from rekindle.evaluation.segmentation.depth import METRICS, Depth, depth_sums
-from rekindle.evaluation.training.options import DepthOptions
+from rekindle.evaluation.segmentation.options import DepthOptions
 from tests.data.labelled.test_depth import write_depth
 from tests.evaluation.toy import tiny_backbone
 

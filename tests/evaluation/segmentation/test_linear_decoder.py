@@ -15,8 +15,8 @@ from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import TrainingPart
 from rekindle.evaluation.segmentation.linear_decoder import LinearDecoder, LinearMaps
+from rekindle.evaluation.segmentation.options import LinearDecoderOptions
 from rekindle.evaluation.segmentation.trained_segmentation import Segmenter, pixel_loss
-from rekindle.evaluation.training.options import LinearDecoderOptions
 from tests.evaluation.toy import tiny_backbone, write_data, write_item
 
 QUICK = LinearDecoderOptions(

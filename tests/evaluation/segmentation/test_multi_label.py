@@ -17,7 +17,8 @@ from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import TrainingPart
 from rekindle.evaluation.scores.kinds import MeanAveragePrecision
 from rekindle.evaluation.segmentation.multi_label import MultiLabel, present_classes
-from rekindle.evaluation.training.options import LinearDecoderOptions, MultiLabelOptions, TrainingOptions
+from rekindle.evaluation.segmentation.options import LinearDecoderOptions, MultiLabelOptions
+from rekindle.evaluation.training.options import TrainingOptions
 from tests.evaluation.toy import NAMES, tiny_backbone, write_item
 
 MAP = MeanAveragePrecision(class_names=["a"])

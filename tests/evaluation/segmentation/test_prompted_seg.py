@@ -14,10 +14,10 @@ from PIL import Image
 
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.objects import open_objects
-from rekindle.evaluation.description.options import PromptedSegOptions
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import Outcome
 from rekindle.evaluation.scores.threshold_scores import BestThreshold
+from rekindle.evaluation.segmentation.options import PromptedSegOptions
 from rekindle.evaluation.segmentation.prompted_seg import PromptedSeg, central_patch, interior_patch, threshold_iou
 from tests.evaluation.toy import ColourExtractor, tiny_backbone
 

@@ -13,7 +13,7 @@ from rekindle.core.errors import RequestError
 from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.segmentation.fpn import Fpn
-from rekindle.evaluation.segmentation.pyramid_options import FpnOptions, UperNetOptions
+from rekindle.evaluation.segmentation.options import FpnOptions, UperNetOptions
 from rekindle.evaluation.segmentation.trained_segmentation import Segmenter
 from rekindle.evaluation.segmentation.upernet import UperNetProtocol
 from rekindle.evaluation.training.without_prefix import drop_prefix

@@ -18,8 +18,8 @@ from rekindle.core.errors import RequestError
 from rekindle.data.labelled.davis import DavisVideos
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.video_metrics import contour, contour_accuracy, decay, recall, region_overlap
+from rekindle.evaluation.segmentation.options import VideoOptions
 from rekindle.evaluation.segmentation.video import Video, frame_size, object_map, propagate, window
-from rekindle.evaluation.segmentation.video_options import VideoOptions
 from rekindle.networks.tokens import Tokens
 from tests.data.labelled.test_davis import write_video
 from tests.evaluation.toy import tiny_backbone

@@ -234,12 +234,3 @@ class FinetuneOptions(TrainingOptions):
     """What learns: everything; the classifier; it and the class token with its MLP; these and the encoder adapters (TEC)."""
     conditioning: str = ""
     """Run folder of a TEC training, whose adapters `input-adapter` and `encoder-adapters` take."""
-
-
-class CkaOptions(ProtocolOptions):
-    """How similar the tokens of the blocks are (TEC, section 16)."""
-
-    max_rows: int = Field(default=10_000, ge=2)
-    """Tokens over all images for the similarity of the whole data set, at most."""
-    size_px: int = Field(default=224, ge=1)
-    """Short side of the resized image, rounded like the long one to a multiple of the patch."""

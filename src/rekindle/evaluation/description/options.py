@@ -1,36 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the protocols that train nothing and look at patch features directly. Torch-free."""
+"""Options of protocols that describe features. Torch-free."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rekindle.evaluation.options import Presets, ProtocolOptions
-
-Cosine = Annotated[float, Field(ge=-1.0, lt=1.0)]
-
-
-class PromptedSegOptions(ProtocolOptions):
-    """Segmentation of an object from one of its patches: the patches whose cosine with it exceeds a threshold."""
-
-    PRESETS: ClassVar[Presets] = {"paper": {"size_px": 480}}
-
-    size_px: int = Field(default=224, ge=1)
-    """Side of the square input, a multiple of the patch (paper: 480)."""
-    unit: Literal["category", "instance"] = "category"
-    """A target is everything of one class in an image, or every single object (connected component of a mask)."""
-    prompt: Literal["interior", "random", "centroid", "oracle"] = "interior"
-    """The target's patch farthest from its edge, random ones, that nearest its centre of mass, or the best (an upper bound)."""
-    num_random: int = Field(default=5, ge=1)
-    """Random prompts of a target, whose IoUs are averaged."""
-    average: Literal["target", "category", "image"] = "target"
-    """What counts equally in the mean."""
-    thresholds: tuple[Cosine, ...] = Field(default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1)
-    """Cosines that a patch must exceed; the headline is the mean IoU at the best single one for all targets."""
-    background_class: str = "background"
-    """Class that is no target, where the data have one of this name; in COCO's format what no annotation covers."""
 
 
 class SimilarityOptions(ProtocolOptions):
@@ -85,21 +62,10 @@ class VarianceOptions(ProtocolOptions):
         return self
 
 
-class ClusteringOptions(ProtocolOptions):
-    """Segmentation by clusters of patch features, which get class names afterwards."""
+class CkaOptions(ProtocolOptions):
+    """How similar the tokens of the blocks are (TEC, section 16)."""
 
-    PRESETS: ClassVar[Presets] = {
-        "large": {"size_px": 480, "max_tokens": 500_000},
-        "overclustering": {"num_clusters": 500, "naming": "majority"},
-    }
-
+    max_rows: int = Field(default=10_000, ge=2)
+    """Tokens over all images for the similarity of the whole data set, at most."""
     size_px: int = Field(default=224, ge=1)
-    """Side of the square input, a multiple of the patch."""
-    num_clusters: int = Field(default=0, ge=0)
-    """Clusters of the whole data set; 0: as many as classes."""
-    naming: Literal["hungarian", "majority"] = "hungarian"
-    """Each class gets one cluster so that the sum of IoUs is greatest, or each cluster gets its most frequent class."""
-    max_tokens: int = Field(default=50_000, ge=1)
-    """Tokens that the clusters are fitted to, spread evenly over the images; all are then assigned."""
-    restarts: int = Field(default=3, ge=1)
-    """Initialisations, of which the best is kept."""
+    """Short side of the resized image, rounded like the long one to a multiple of the patch."""

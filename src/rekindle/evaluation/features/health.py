@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rekindle.evaluation.description.cka import linear_cka
 from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.features.linear_cka import linear_cka
 
 PATCHES_PER_IMAGE = 32
 EPS = 1e-7

@@ -22,12 +22,12 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import derived_seed, generator
 from rekindle.data.labelled.objects import ObjectSplit
-from rekindle.evaluation.description.options import ClusteringOptions
 from rekindle.evaluation.features.object_tokens import check_side, class_pixels, nearest, unit_tokens
 from rekindle.evaluation.features.shared_features import Sizing
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.cluster_matching import majority, named_statistics, one_to_one
 from rekindle.evaluation.scores.kinds import MeanIou
+from rekindle.evaluation.segmentation.options import ClusteringOptions
 from rekindle.networks.tokens import Tokens
 
 BATCH = 4096  # tokens in a step of k-means

@@ -23,8 +23,8 @@ from rekindle.evaluation.features.dense_features import extract_each, fitted_siz
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.kinds import Means
 from rekindle.evaluation.scores.score import Rows
+from rekindle.evaluation.segmentation.options import DepthOptions
 from rekindle.evaluation.training.fitting import endless_order, fit, training_groups
-from rekindle.evaluation.training.options import DepthOptions
 from rekindle.networks.parts.dpt import DptDecoder, quarters
 
 THRESHOLDS = (1.1, 1.25, 1.25**2)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from rekindle.evaluation.segmentation.pyramid_options import FpnOptions
+from rekindle.evaluation.segmentation.options import FpnOptions
 from rekindle.evaluation.segmentation.trained_segmentation import TrainedSegmentation
 from rekindle.evaluation.training.without_prefix import drop_prefix
 from rekindle.networks.backbone import Backbone

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from rekindle.evaluation.segmentation.options import LinearDecoderOptions
 from rekindle.evaluation.segmentation.trained_segmentation import TrainedSegmentation
-from rekindle.evaluation.training.options import LinearDecoderOptions
 from rekindle.networks.backbone import Backbone
 
 

@@ -22,9 +22,9 @@ from rekindle.evaluation.features.shared_features import Sizing
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.kinds import MeanAveragePrecision
 from rekindle.evaluation.segmentation.linear_decoder import LinearDecoder
+from rekindle.evaluation.segmentation.options import MultiLabelOptions
 from rekindle.evaluation.training.fitting import endless_order, fit, training_groups
 from rekindle.evaluation.training.label_images import whole_logits
-from rekindle.evaluation.training.options import MultiLabelOptions
 
 
 class PooledClassifier(nn.Module):

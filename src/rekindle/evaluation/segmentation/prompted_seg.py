@@ -22,11 +22,11 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import generator
 from rekindle.data.labelled.objects import Objects, ObjectSplit
-from rekindle.evaluation.description.options import PromptedSegOptions
 from rekindle.evaluation.features.object_tokens import check_side, covered_pixels, nearest, unit_tokens
 from rekindle.evaluation.features.shared_features import Sizing
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.threshold_scores import BestThreshold
+from rekindle.evaluation.segmentation.options import PromptedSegOptions
 
 
 def threshold_iou(cosines: Tensor, target: Tensor, counted: Tensor, thresholds: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from rekindle.evaluation.segmentation.pyramid_options import UperNetOptions
+from rekindle.evaluation.segmentation.options import UperNetOptions
 from rekindle.evaluation.segmentation.trained_segmentation import TrainedSegmentation
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.pyramid import UperNet

@@ -23,7 +23,7 @@ from rekindle.evaluation.features.dense_features import resize_image, resize_lab
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.kinds import Means
 from rekindle.evaluation.scores.video_metrics import contour_accuracy, decay, recall, region_overlap
-from rekindle.evaluation.segmentation.video_options import VideoOptions
+from rekindle.evaluation.segmentation.options import VideoOptions
 
 NAMES = ["J&F", "J", "F", "J-recall", "F-recall", "J-decay", "F-decay"]
 BATCH = 8  # frames per forward pass

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of protocols that train a decoder, alone or together with the backbone. Torch-free.
-
-The defaults are small presets that say something in minutes on two cores; `PRESETS` holds the papers' own settings
-(`--preset paper`, or the name of a data set).
-"""
+"""Options of training on labels, alone or together with the backbone. Torch-free."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from rekindle.evaluation.options import Presets, ProtocolOptions
+from rekindle.evaluation.options import ProtocolOptions
 
 
 class TrainingOptions(ProtocolOptions):
@@ -83,102 +79,3 @@ class SegmentationTrainingOptions(TrainingOptions):
     """Optimizers to choose from, together with the others; AdamW takes `adamw_lr` and decay 0.05 then, SGD `lr` and none."""
     adamw_lr: float = Field(default=1e-4, gt=0.0)
     """Rate of AdamW in a search over optimizers."""
-
-
-_SEGMENTER: dict[str, object] = {
-    "steps": 160_000,
-    "optimizer": "sgd",
-    "lr": 1e-3,
-    "head_lr_scale": 1.0,
-    "final_lr": 1e-5,
-    "schedule_power": 0.9,
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "size_px": 512,
-    "crop_px": 512,
-    "inference": "slide",
-    "window_px": 512,
-    "stride_px": 512,
-    "search_lr": (0.3, 1.0, 3.0),
-    "search_drop_path": (0.0, 0.1),
-    "search_optimizer": ("sgd", "adamw"),
-}
-"""Recipe of Segmenter's public configuration for ADE20K, with the search that LOCA gives every backbone."""
-
-
-_IMAGENET_S: dict[str, object] = {
-    "steps": 3590,
-    "batch_size": 256,
-    "lr": 5e-4,
-    "head_lr_scale": 1.0,
-    "schedule": "cosine",
-    "warmup_steps": 180,
-    "layer_decay": 0.6,
-    "jitter": False,
-    "scale": (1.0, 2.0),
-}
-"""TEC's table 17, 100 epochs of ImageNet-S's 9,190 labelled images; its crops are random resized ones there."""
-
-
-class LinearDecoderOptions(SegmentationTrainingOptions):
-    """Segmenter's linear decoder, trained together with the backbone."""
-
-    drop_path: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Stochastic depth of the last block; it rises linearly from 0 over the blocks."""
-
-    PRESETS: ClassVar[Presets] = {
-        "paper": _SEGMENTER,
-        "ade20k": _SEGMENTER,
-        "pascal-context": _SEGMENTER
-        | {"batch_size": 16, "size_px": 480, "crop_px": 480, "window_px": 480, "stride_px": 320},
-        "cityscapes": _SEGMENTER | {"lr": 1e-2, "size_px": 1024, "crop_px": 768, "window_px": 768, "stride_px": 512},
-        "imagenet-s": _IMAGENET_S,
-        "imagenet-s-finetuned": _IMAGENET_S | {"lr": 1e-4, "layer_decay": 0.45},
-    }
-
-
-class DepthOptions(TrainingOptions):
-    """A DPT decoder on a frozen backbone."""
-
-    steps: int = Field(default=200, ge=1)
-    """Optimizer steps of the decoder."""
-    lr: float = Field(default=1e-4, gt=0.0)
-    """Peak learning rate; `head_lr_scale` multiplies it."""
-    size_px: int = Field(default=224, ge=1)
-    """Short side of the resized image, rounded like the long one to a multiple of the patch."""
-    channels: int = Field(default=64, ge=8)
-    """Of the decoder's fusion blocks (paper: 256)."""
-    projections: tuple[int, int, int, int] = (48, 96, 192, 384)
-    """Channels of the four levels, fine to coarse (paper: 96, 192, 384, 768; for ViT-L 256, 512, 1024, 1024)."""
-
-    PRESETS: ClassVar[Presets] = {
-        "paper": {
-            "steps": 300_000,
-            "head_lr_scale": 1.0,
-            "weight_decay": 0.0,
-            "channels": 256,
-            "projections": (96, 192, 384, 768),
-        },
-    }
-
-
-class MultiLabelOptions(ProtocolOptions):
-    """Which classes an image shows: classification apart from localisation."""
-
-    source: Literal["frozen", "finetuned", "segmentation"] = "frozen"
-    """What scores the classes: BatchNorm and a linear layer on the mean of the frozen patch tokens; the same, trained with the
-    backbone; or the greatest probability of any pixel under a fine-tuned linear decoder."""
-    size_px: int = Field(default=224, ge=1)
-    """Short side of the resized image, rounded like the long one to a multiple of the patch."""
-    epochs: int = Field(default=30, ge=1)
-    """Passes over the training images of `frozen`."""
-    lr: float = Field(default=1e-3, gt=0.0)
-    """Rate of AdamW of `frozen`."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """Decay of AdamW of `frozen` (own choice)."""
-    batch_size: int = Field(default=64, ge=2)
-    """Images per step of `frozen`."""
-    training: TrainingOptions = TrainingOptions()
-    """Training of `finetuned`."""
-    decoder: LinearDecoderOptions = LinearDecoderOptions()
-    """Training of `segmentation`."""
