@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the table of a matrix small enough to keep, and print its rows as docs/results.md shows them.
 
-python scripts/keep_table.py runs/tables/table.json results/tables.json --strip /data/
+python scripts/keep_table.py runs/tables/table.json results/methods-and-frameworks/tables-camvid.json --strip /data/
 
 Kept are the grid, every score and every interval, to six digits. Left out are the options of each run, which follow from the
 grid, and where data and runs lay (every `--strip`).
