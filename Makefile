@@ -25,7 +25,7 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: $(READY) ## the whole story on embedded data: adapt a small backbone, and judge it
 	$(BIN)/rekindle demo --out demo-out
 
-results-small: $(READY) ## a slice of docs/results.md again, on PACKS/camvid and PACKS/aerial-dubai; six minutes
+results-small: $(READY) ## a slice of docs/results/methods-and-frameworks.md again, on PACKS/camvid and PACKS/aerial-dubai; six minutes
 	@test -d "$(PACKS)/camvid" || { echo "$(PACKS)/camvid is not there: make results-small PACKS=folder with camvid and aerial-dubai (images/{train,val}, masks/{train,val}, classes.json)"; exit 2; }
 	for pack in camvid aerial-dubai; do OMP_WAIT_POLICY=passive $(BIN)/rekindle compare --grid examples/grids/tables-slice.yaml \
 		--images $(PACKS)/$$pack/images/train --data $(PACKS)/$$pack --out results-small/$$pack || exit 1; done

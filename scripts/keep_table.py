@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the table of a matrix small enough to keep, and print its rows as docs/results.md shows them.
+"""Make the table of a matrix small enough to keep, and print its rows as docs/results shows them.
 
 python scripts/keep_table.py runs/tables/table.json results/methods-and-frameworks/tables-camvid.json --strip /data/
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw a matrix of runs: every row's difference to its start with its interval, one panel per measure, one mark per data set.
 
-python scripts/plot_tables.py --out docs/images/tables-small.png CamVid=results/methods-and-frameworks/tables-camvid.json Dubai=results/methods-and-frameworks/tables-dubai.json
+python scripts/plot_tables.py --out docs/images/tables-small.png \
+    CamVid=results/methods-and-frameworks/tables-camvid.json Dubai=results/methods-and-frameworks/tables-dubai.json
 
 A data set named twice has the rows of both files. Rows of one framework stand together, in the order in which they first occur.
 """

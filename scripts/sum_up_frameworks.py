@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sum up matrices by framework: over all methods, what does adapting this way do, and how often does it help or harm?
 
-python scripts/sum_up_frameworks.py CamVid=results/methods-and-frameworks/tables-camvid.json CamVid=results/methods-and-frameworks/tables-camvid-rest.json
+python scripts/sum_up_frameworks.py \
+    CamVid=results/methods-and-frameworks/tables-camvid.json CamVid=results/methods-and-frameworks/tables-camvid-rest.json
 
 One line per data set and framework, one cell per measure: the median difference to the start over the methods, the least and the
 greatest, and how many methods are better, no different and worse. A data set named twice has the rows of both files.

@@ -216,7 +216,7 @@ def _learnt(steps: int, *, same: bool) -> float:
 def test_places_of_eight_fixed_images_are_learnt() -> None:
     """Property 25: from 1/64 to above 0.5 within a few hundred steps where query and reference are alike; later elsewhere.
 
-    With crops of 32 to 100 % it takes thousands of steps (docs/results.md has the curve for embedded scenes).
+    With crops of 32 to 100 % it takes thousands of steps (docs/results/from-scratch.md has the curve for embedded scenes).
     """
     alike, apart = _learnt(300, same=True), _learnt(300, same=False)
     assert alike > 0.5

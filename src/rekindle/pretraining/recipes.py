@@ -50,7 +50,7 @@ SIZES = (
 
 
 FEW = 1_000
-"""Up to so many images, adapters are narrow and GLARE's targets sharp and balanced: docs/results.md, "The recipe"."""
+"""Up to so many images, adapters are narrow and GLARE's targets sharp and balanced: docs/results/does-the-recipe-help.md."""
 NARROW_RANK = 64
 SHARP_TARGETS: Mapping[str, object] = {
     "balance": "sinkhorn",
@@ -99,10 +99,10 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
             steps, f"{images} in steps of {batch}: {steps * batch / num_images:.0f} passes over them"
         )
     if options.train == "adapters" and options.adapter.kind in ("uniadapter", "adaptformer"):
-        chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results.md)")
+        chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results)")
         if num_images <= FEW:
             chosen["adapter.rank"] = Choice(
-                NARROW_RANK, f"{images}: as good as 512 in small, steadier over seeds, and cheaper (docs/results.md)"
+                NARROW_RANK, f"{images}: as good as 512 in small, steadier over seeds, and cheaper (docs/results)"
             )
     method = {
         "momentum": Choice(
@@ -114,7 +114,7 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
     if num_images > SIZES[-2].images:
         del method["teacher_temperature"]
     if num_images <= FEW and SHARP_TARGETS.keys() <= group.keys() and not _targets_are_asked_for(resolved):
-        why = f"{images} look alike to many backbones: sharp, balanced targets moved them, others hardly (docs/results.md)"
+        why = f"{images} look alike to many backbones: sharp, balanced targets moved them, others hardly (docs/results)"
         method |= {name: Choice(value, why) for name, value in SHARP_TARGETS.items()}
     chosen.update({f"{options.method}.{name}": choice for name, choice in method.items() if name in group})
     return chosen
