@@ -13,7 +13,7 @@ from pathlib import Path
 
 import rekindle
 from rekindle.data.scenes import write_scenes
-from rekindle.measuring.evaluate import compare
+from rekindle.measuring.compare import compare
 
 SMALL = {
     "steps": 6,

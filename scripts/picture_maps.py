@@ -21,7 +21,7 @@ from rekindle.engine.watcher import LoggingWatcher
 from rekindle.evaluation.segmentation.linear_seg import LinearSeg
 from rekindle.evaluation.segmentation.options import LinearSegOptions
 from rekindle.evaluation.training.predicted_maps import KeptMap, MapPicture, PredictedMaps
-from rekindle.measuring.evaluate import load_model
+from rekindle.measuring.models import load_model
 from rekindle.measuring.options import ModelOptions
 
 mpl.use("Agg")

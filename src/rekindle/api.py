@@ -23,21 +23,23 @@ from rekindle.exporting.options import ExportOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.tokens import Tokens
-from rekindle.pretraining import run as assemble
 from rekindle.pretraining.options import read_run_file, resolve
+from rekindle.pretraining.requests import resolve_resumed
+from rekindle.pretraining.run import PretrainResult
+from rekindle.pretraining.run import pretrain as run_pretrain
 
 
-def pretrain(*, resume: bool, watcher: Watcher | None, options: Mapping[str, Any]) -> assemble.PretrainResult:
+def pretrain(*, resume: bool, watcher: Watcher | None, options: Mapping[str, Any]) -> PretrainResult:
     """See `rekindle.pretrain`."""
     asked = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
     config = asked.pop("config", None)
     if config is not None:
         resolved = resolve(read_run_file(config), asked, file_name=str(config))
     elif resume:
-        resolved = assemble.resolve_resumed(str(asked.get("out", "")), asked)
+        resolved = resolve_resumed(str(asked.get("out", "")), asked)
     else:
         resolved = resolve({}, asked)
-    return assemble.pretrain(resolved, resume=resume, watcher=watcher)
+    return run_pretrain(resolved, resume=resume, watcher=watcher)
 
 
 def load(model: str | PathLike[str], *, base: str | None, arch: str | None) -> Backbone:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -21,8 +21,9 @@ from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath
 from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
-from rekindle.pretraining import costs
+from rekindle.pretraining.costs import Head, Rows, Train, Trunk, fitting_share, kept_besides, kept_per_image
 from tests.bench.cases import step_case
+from tests.bench.step_flops import FUSED_BACKWARD, PLAIN_BACKWARD, HeadFlops, TrunkFlops, dino_step, glare_step
 from tests.bench.uncomputed import Uncomputed
 
 PROTOTYPES = 8192
@@ -33,7 +34,7 @@ class Step:
     """A counted step, per image."""
 
     counted: Counted
-    rows: costs.Rows
+    rows: Rows
     images: int
     kept_bytes: int
 
@@ -81,7 +82,7 @@ def _step(
         if p.requires_grad and ".attention." not in name  # the cross-attention has no part in that share
     )
     small, large = kept[-2:]  # of each share when its loss is known; the first one's gradient waits for the second
-    rows = costs.Rows(numbers[0], numbers[1], numbers[2], numbers[3], slots)
+    rows = Rows(numbers[0], numbers[1], numbers[2], numbers[3], slots)
     return Step(counted, rows, images, max(small, large + waiting))
 
 
@@ -104,8 +105,8 @@ def test_a_step_counts_the_same_whether_its_products_are_computed_or_not(
         assert patch_rows[0] == patch_rows[1]
 
 
-def _trunk(rank: int, width: int = 192, depth: int = 3) -> costs.Trunk:
-    return costs.Trunk(width, depth, width // 64, 4 * width, 16, rank=rank)
+def _trunk(rank: int, width: int = 192, depth: int = 3) -> Trunk:
+    return Trunk(width, depth, width // 64, 4 * width, 16, rank=rank)
 
 
 def _as_many_rows_as_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,25 +119,24 @@ def _as_many_rows_as_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", ["dino", "glare"])
 def test_counted_flops_are_those_of_the_model(
-    method: str, precision: str, train: costs.Train, monkeypatch: pytest.MonkeyPatch
+    method: str, precision: str, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _as_many_rows_as_are_used(monkeypatch)
     rank = 96 if train == "adapters" else 0
     step = _step(monkeypatch, method, images=1, precision=precision, train=train, rank=rank or 8)
-    attention = costs.FUSED_BACKWARD if precision == "fp32" else costs.PLAIN_BACKWARD  # what a CPU does
-    head = costs.Head(192, prototypes=PROTOTYPES)
+    attention = FUSED_BACKWARD if precision == "fp32" else PLAIN_BACKWARD  # what a CPU does
+    head = HeadFlops(Head(192, prototypes=PROTOTYPES))
+    trunk = TrunkFlops(_trunk(rank))
     if method == "dino":
-        model = costs.dino_step(_trunk(rank), head, sizes=(224, 96), num_local=10, train=train, attention=attention)
+        model = dino_step(trunk, head, sizes=(224, 96), num_local=10, train=train, attention=attention)
     else:
         assert step.rows.student_patch > 20 and step.rows.teacher_region > 20
-        model = costs.glare_step(
-            _trunk(rank), head, step.rows, sizes=(224, 96), num_local=10, train=train, attention=attention
-        )
+        model = glare_step(trunk, head, step.rows, sizes=(224, 96), num_local=10, train=train, attention=attention)
     assert step.counted.flops / step.images == pytest.approx(model.total, rel=0.05)
 
 
 @pytest.mark.parametrize("train", ["adapters", "all"])
-def test_what_stochastic_depth_drops_is_not_computed(train: costs.Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stochastic_depth_drops_is_not_computed(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates 0, 0.25 and 0.5 of three blocks; exactly that many of eight images are dropped."""
 
     def draw(keep: torch.Tensor, images: int, *, skip: bool) -> list[stochastic_depth.Paths]:
@@ -151,7 +151,7 @@ def test_what_stochastic_depth_drops_is_not_computed(train: costs.Train, monkeyp
         "vit:width=192,depth=3,heads=3,patch=16,img=96", NetworkOptions(), init="random", drop_path=0.5
     )
     attach(backbone, AdapterOptions(rank=16), train=train)
-    trunk = replace(_trunk(16 if train == "adapters" else 0), skipped=0.5)
+    trunk = TrunkFlops(_trunk(16 if train == "adapters" else 0), skipped=0.5)
     pixels = torch.randn(8, 3, 96, 96)
     for class_only in (False, True):
         with counting() as counted:
@@ -172,7 +172,7 @@ def test_rounded_rows_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_model_gives_the_published_figures_of_the_trunk() -> None:
     """ViT-Ti, S and B at 224 and 96 px, GFLOP (shared measurements; 2 per multiply-add)."""
     for width, expected in ((192, (2.5, 0.43)), (384, (9.25, 1.66)), (768, (35.3, 6.55))):
-        trunk = costs.Trunk(width, 12, width // 64, 4 * width, 16)
+        trunk = TrunkFlops(Trunk(width, 12, width // 64, 4 * width, 16))
         for size, value in zip((224, 96), expected, strict=True):
             assert trunk.forward(size) / 1e9 == pytest.approx(value, rel=0.04)
 
@@ -182,21 +182,19 @@ def test_the_model_gives_the_published_figures_of_the_trunk() -> None:
 def test_bytes_kept_follow_the_model(method: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (_step(monkeypatch, method, images=n, precision=precision) for n in (1, 2))
     each = 2 if precision == "bf16" else 4
-    trunk, head = _trunk(64), costs.Head(192, prototypes=PROTOTYPES)
-    besides = costs.kept_besides(trunk, head, train="adapters", bytes_each=each)
+    trunk, head = _trunk(64), Head(192, prototypes=PROTOTYPES)
+    besides = kept_besides(trunk, head, train="adapters", bytes_each=each)
     for step in (one, two):
-        model = costs.kept_per_image(
-            trunk, head, step.rows, sizes=(224, 96), num_local=10, train="adapters", bytes_each=each
-        )
+        model = kept_per_image(trunk, head, step.rows, sizes=(224, 96), num_local=10, train="adapters", bytes_each=each)
         assert step.kept_bytes == pytest.approx(besides + step.images * model, rel=0.15)
 
 
 def test_a_share_is_the_largest_half_of_a_half_that_fits_and_never_less_than_one() -> None:
     free = 16e9
-    assert costs.fitting_share(free, 1e8, 0.0, at_most=64) == 64
-    assert costs.fitting_share(free, 2e8, 0.0, at_most=64) == 32
-    assert costs.fitting_share(free, 2e8, 5e9, at_most=64) == 8
-    assert costs.fitting_share(free, 1e11, 0.0, at_most=64) == 1
+    assert fitting_share(free, 1e8, 0.0, at_most=64) == 64
+    assert fitting_share(free, 2e8, 0.0, at_most=64) == 32
+    assert fitting_share(free, 2e8, 5e9, at_most=64) == 8
+    assert fitting_share(free, 1e11, 0.0, at_most=64) == 1
 
 
 def test_a_glare_step_of_a_small_vit_stays_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from rekindle.evaluation.scores.result import EvalResult
 from rekindle.exporting.card import escape, hub_name
 from rekindle.exporting.parity import check_parity
 from rekindle.exporting.source import short_name
-from rekindle.measuring.evaluate import Comparison, Row
+from rekindle.measuring.comparison import Comparison, Row
 from rekindle.networks.tokens import Tokens
 from tests.exporting.making import VIT, write_base, write_run
 

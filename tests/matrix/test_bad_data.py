@@ -15,7 +15,7 @@ from rekindle.core.errors import RequestError
 from rekindle.data.labelled.classification import check_same_classes
 from rekindle.data.labelled.segmentation import Listing, Pair, SegmentationFolder
 from rekindle.matrix.run import compare_grid
-from rekindle.measuring.evaluate import compare
+from rekindle.measuring.compare import compare
 from tests.evaluation.toy import NAMES, save_tiny, write_data
 from tests.matrix.making import tree
 

@@ -17,7 +17,8 @@ from rekindle.core.errors import RequestError
 from rekindle.evaluation.scores.bootstrap import paired_bootstrap
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.result import read_result, read_rows
-from rekindle.measuring.evaluate import compare, evaluate
+from rekindle.measuring.compare import compare
+from rekindle.measuring.evaluate import evaluate
 from rekindle.networks.checkpoints.catalogue import BACKBONES
 from tests.evaluation.toy import NAMES, TINY, save_tiny, stripes, write_data, write_item
 
@@ -102,7 +103,7 @@ def test_compare_exits_with_one_if_worse_was_asked_about(
     arranged = paired_bootstrap(
         np.array([[[9, 10, 10]] * 4]), np.array([[[1, 10, 10]] * 4]), MeanIou(class_names=["a"])
     )
-    monkeypatch.setattr("rekindle.measuring.evaluate.paired_bootstrap", lambda *sides, **options: arranged)
+    monkeypatch.setattr("rekindle.measuring.compare.paired_bootstrap", lambda *sides, **options: arranged)
     request = ["compare", str(model), str(model), "--protocol", "dense-retrieval", "--data", str(data)]
     request += ["--seeds", "1", "--out", str(tmp_path / "cmp"), *DENSE]
     assert main(request) == 0

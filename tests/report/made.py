@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.measuring.evaluate import compare
+from rekindle.measuring.compare import compare
 from tests.engine.running import run, write_images
 from tests.evaluation.toy import write_data
 

@@ -21,8 +21,8 @@ from rekindle.data.images import SUFFIXES
 from rekindle.drawing.pictures import Bytes, joint_colours, overlay
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.features.extractors import FeatureExtractor
-from rekindle.measuring.evaluate import load_model
 from rekindle.measuring.looking import Look
+from rekindle.measuring.models import load_model
 from rekindle.measuring.options import ModelOptions
 from rekindle.networks.options import NetworkOptions
 from rekindle.prompting.answer import (

@@ -14,7 +14,7 @@ from rekindle.measuring.options import SMALL, CompareOptions, with_protocols
 
 if TYPE_CHECKING:
     from rekindle.evaluation.scores.score import Score
-    from rekindle.measuring.evaluate import Comparison
+    from rekindle.measuring.comparison import Comparison
 
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     shown = ", ".join(options.models) or "?"
     print(f"rekindle compare: {shown} against {options.base or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
-    from rekindle.measuring.evaluate import comparison_folder, run_compare
+    from rekindle.measuring.compare import comparison_folder, run_compare
 
     comparison = run_compare(options, watcher=TerminalWatcher())
     if taken.flags:

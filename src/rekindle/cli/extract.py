@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(ExtractOptions, taken.rest, program="extract")
     print(f"rekindle extract: features of {options.images or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
-    from rekindle.measuring.evaluate import run_extract
+    from rekindle.measuring.extract import run_extract
 
     done = run_extract(options, watcher=TerminalWatcher())
     if taken.flags:

@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.core.distributed import rank
-    from rekindle.pretraining.run import pretrain, resolve_resumed
+    from rekindle.pretraining.requests import resolve_resumed
+    from rekindle.pretraining.run import pretrain
 
     resume = "--resume" in taken.flags
     if resume and "--config" not in taken.values:

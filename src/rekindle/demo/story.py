@@ -21,7 +21,7 @@ from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.data.scenes import write_scenes
 from rekindle.demo.options import DemoOptions
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.measuring.evaluate import compare
+from rekindle.measuring.compare import compare
 from rekindle.pretraining.options import resolve
 from rekindle.pretraining.run import pretrain
 from rekindle.report.job import run_report

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from rekindle.exporting.source import Exported, Source, short_name
-from rekindle.measuring.evaluate import Row
+from rekindle.measuring.comparison import Row
 from rekindle.networks.checkpoints.create import FILE_SUFFIXES
 
 HUB_LICENCES = {

@@ -27,7 +27,7 @@ from rekindle.exporting.options import ExportOptions
 from rekindle.exporting.parity import Parity
 from rekindle.exporting.plain import Obstacle, is_adapted
 from rekindle.exporting.source import Exported, Source
-from rekindle.measuring.evaluate import Comparison, Row
+from rekindle.measuring.comparison import Comparison, Row
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.position import PositionMode
 

@@ -16,15 +16,8 @@ from rekindle.evaluation.scores.result import EvalResult, read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.matrix.columns import Column
 from rekindle.matrix.table import Scores
-from rekindle.measuring.evaluate import load_model
-from rekindle.measuring.measurement import (
-    AnyProtocol,
-    LabelledData,
-    LoadedModel,
-    Measurement,
-    build_protocol,
-    result_config,
-)
+from rekindle.measuring.measurement import AnyProtocol, LabelledData, Measurement, build_protocol, result_config
+from rekindle.measuring.models import LoadedModel, load_model
 from rekindle.measuring.options import CompareOptions
 
 Requests = Mapping[str, CompareOptions]

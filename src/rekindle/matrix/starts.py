@@ -11,12 +11,13 @@ from rekindle.core.option_trees import overlay
 from rekindle.matrix.cells import Cell, Kind, placed
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.matrix.measure import Bench
-from rekindle.measuring.evaluate import load_model
 from rekindle.measuring.measurement import build_protocol
+from rekindle.measuring.models import load_model
 from rekindle.measuring.options import CompareOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.pretraining.options import PretrainOptions
-from rekindle.pretraining.run import build_method, check_request, check_views
+from rekindle.pretraining.requests import check_request, check_views
+from rekindle.pretraining.run import build_method
 
 
 def start_tree(grid: Grid, name: str) -> Tree:

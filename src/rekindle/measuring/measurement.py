@@ -21,24 +21,13 @@ from rekindle.core.tables import import_named
 from rekindle.data.labelled.classification import WithClasses, check_same_classes
 from rekindle.data.published.named import DATASETS, named_root, open_data
 from rekindle.evaluation import PROTOCOLS
-from rekindle.evaluation.features.extractors import FeatureExtractor
-from rekindle.evaluation.features.shared_features import SharedFeatures
 from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
 from rekindle.evaluation.scores.result import EvalResult, write_result, write_table
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
+from rekindle.measuring.models import LoadedModel
 from rekindle.measuring.options import CompareOptions, EvaluateOptions, protocol_options
 
 AnyProtocol = Protocol[Any, Any]
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A network with its name and content hash."""
-
-    name: str
-    hash: str
-    extractor: FeatureExtractor
-    features: SharedFeatures
 
 
 class LabelledData:

@@ -166,3 +166,11 @@ def protocol_options(request: Options, protocol: str) -> Options:
     group = getattr(request, group_name(protocol))
     assert isinstance(group, Options)
     return group
+
+
+def require(command: str, **values: object) -> None:
+    """Refuse a request that leaves out what it needs. Raises RequestError that names it."""
+    for name, value in values.items():
+        if not value:
+            shown = name if name.isupper() else f"--{name}"
+            raise RequestError(f"{shown} is missing; `rekindle {command} --help` says what it may be")

@@ -13,7 +13,8 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.health import Look, health, look
 from rekindle.evaluation.features.shared_features import SharedFeatures
-from rekindle.measuring.measurement import LabelledData, LoadedModel, build_protocol
+from rekindle.measuring.measurement import LabelledData, build_protocol
+from rekindle.measuring.models import LoadedModel
 from rekindle.measuring.options import EvaluateOptions, evaluate_options
 from rekindle.networks.backbone import Backbone
 from rekindle.pretraining.feeding import few_views

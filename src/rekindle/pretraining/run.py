@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where names become objects: options in, a training run out."""
+"""Pre-training run: options in, a trained model and its folder out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from rekindle.adapters.attach import Attachment, attach
 from rekindle.adapters.saved import Lineage, copy_model, load_backbone, model_hash, read_description, save_model
@@ -34,22 +32,14 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.stored_head import load_stored_head
 from rekindle.networks.compiling import compile_blocks
 from rekindle.pretraining.feeding import Stream, on_device, shares_stream
-from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
+from rekindle.pretraining.options import PretrainOptions, Resolved
 from rekindle.pretraining.pictures import RunPictures
-from rekindle.pretraining.probes import ModelProbe, check_probes
+from rekindle.pretraining.probes import ModelProbe
 from rekindle.pretraining.recipes import with_recipe
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
+from rekindle.pretraining.requests import check_request, check_views, required
 from rekindle.pretraining.steps import compute_precision, on_gpu, plan_steps
 from rekindle.views.batch import ViewBatch
-
-WATCHING = ("probe", "every", "probe_data", "probe_images", "probe_keep")
-FREE_TO_CHANGE = (
-    "out",
-    "devices",
-    "data",
-    "engine",
-    *WATCHING,
-)  # when a run goes on: its numbers do not depend on them
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
 
     Raises: RequestError for a request that cannot be met, before anything is written; RekindleError if the run fails.
     """
-    folder = RunFolder(_required("out", resolved.options.out))
+    folder = RunFolder(required("out", resolved.options.out))
     watcher = watcher or LoggingWatcher()
     prepared = prepare(
         resolved, watcher, before_loading=lambda: folder.refuse_unless_free(resume=resume, needed_bytes=0)
@@ -274,17 +264,6 @@ def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attach
         return method_class(config, backbone), attachment
 
 
-def _write_pictures(folder: RunFolder, pictures: RunPictures, watcher: Watcher) -> None:
-    """Draw what was learnt, as far as the method has pictures of it, and the curves of the log."""
-    from rekindle.drawing.pictures import write_curves  # loads matplotlib, which nobody needs before the end
-
-    pictures.write_own(folder.pictures)
-    steps, terms = read_curves(folder.metrics)
-    if len(steps) > 1:
-        write_curves(folder.pictures / "curves.png", steps, terms, smooth=max(1, len(steps) // 20))
-    watcher.message(f"pictures in {folder.pictures}")
-
-
 def head_warmup_steps(options: PretrainOptions, plan: TrainingPlan, method: Method, watcher: Watcher) -> int:
     """Load the head that the checkpoint brings, if it does; without one, how many steps move fresh heads alone."""
     if options.init == "random":
@@ -306,53 +285,15 @@ def head_warmup_steps(options: PretrainOptions, plan: TrainingPlan, method: Meth
     return steps if fresh else 0
 
 
-def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
-    """Options of the run in `out`, as it was started. Raises RequestError if something else is asked for now."""
-    folder = RunFolder(out)
-    if not folder.holds_run:
-        return resolve({}, asked)
-    stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
-    wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
-    before, now = (o.model_dump() | o.data.chosen for o in (stored.options, wanted.options))
-    changed = [k for k in before if before[k] != now.get(k) and k not in FREE_TO_CHANGE]
-    if changed:
-        raise RequestError(
-            f"--resume continues {out} as it was started, with {changed[0]} = {before[changed[0]]!r}, not "
-            f"{now.get(changed[0])!r}; leave the option out, or start a new run in another folder"
-        )
-    return wanted
+def _write_pictures(folder: RunFolder, pictures: RunPictures, watcher: Watcher) -> None:
+    """Draw what was learnt, as far as the method has pictures of it, and the curves of the log."""
+    from rekindle.drawing.pictures import write_curves  # loads matplotlib, which nobody needs before the end
 
-
-def _required(name: str, value: str) -> str:
-    if not value:
-        raise RequestError(f"--{name} is missing; `rekindle pretrain --help` says what it may be")
-    return value
-
-
-def check_request(options: PretrainOptions) -> None:
-    """Check what needs neither images nor weights. Raises RequestError that names the option."""
-    _required("images", options.images)
-    _required("backbone", options.backbone)
-    if options.init == "random" and options.train != "all":
-        raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
-    check_probes(options)
-    if options.accelerator == "gpu" and not torch.cuda.is_available():
-        raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
-
-
-def check_views(options: PretrainOptions, backbone: Backbone) -> None:
-    """Check that the backbone's patches divide the views. Raises RequestError that names a size that they do."""
-    patch = backbone.patch_size
-    sizes = {"global_size_px": options.views.global_size_px}
-    if options.views.num_local:
-        sizes["local_size_px"] = options.views.local_size_px
-    for name, size in sizes.items():
-        if size % patch:
-            below, above = size // patch * patch, (size // patch + 1) * patch
-            raise RequestError(
-                f"views.{name} = {size} is not a multiple of the backbone's patch size {patch}; use "
-                + (f"{below} or {above}" if below else str(above))
-            )
+    pictures.write_own(folder.pictures)
+    steps, terms = read_curves(folder.metrics)
+    if len(steps) > 1:
+        write_curves(folder.pictures / "curves.png", steps, terms, smooth=max(1, len(steps) // 20))
+    watcher.message(f"pictures in {folder.pictures}")
 
 
 def _fabric(options: PretrainOptions) -> Fabric:

@@ -18,8 +18,8 @@ from rekindle.drawing.pictures import write_arrays, write_picture
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.features.dense_features import fitted_size
 from rekindle.evaluation.features.extractors import FeatureExtractor
-from rekindle.measuring.evaluate import load_model
 from rekindle.measuring.looking import Look, look
+from rekindle.measuring.models import load_model
 from rekindle.prompting.answer import Mask, Prompt, contour_picture, mask_of, score_patches, score_picture
 from rekindle.prompting.options import PromptOptions
 

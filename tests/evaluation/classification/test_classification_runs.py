@@ -11,7 +11,7 @@ import pytest
 
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.result import read_result, read_rows
-from rekindle.measuring.evaluate import compare
+from rekindle.measuring.compare import compare
 from tests.evaluation.pictures import write_classes
 from tests.evaluation.toy import save_tiny
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.result import read_result, read_rows
-from rekindle.measuring.evaluate import compare, evaluate
+from rekindle.measuring.compare import compare
+from rekindle.measuring.evaluate import evaluate
 from tests.evaluation.toy import TINY, save_tiny, write_data, write_noise
 
 OBJECTS = ["prompted-seg", "similarity", "clustering"]

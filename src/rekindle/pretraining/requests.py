@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests for a run: what must be given, what fits together, what may change when a run goes on."""
+
+from __future__ import annotations
+
+import torch
+
+from rekindle.core.errors import RequestError
+from rekindle.engine.run_folder import RunFolder
+from rekindle.networks.backbone import Backbone
+from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
+from rekindle.pretraining.probes import check_probes
+
+WATCHING = ("probe", "every", "probe_data", "probe_images", "probe_keep")
+FREE_TO_CHANGE = (
+    "out",
+    "devices",
+    "data",
+    "engine",
+    *WATCHING,
+)  # when a run goes on: its numbers do not depend on them
+
+
+def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
+    """Options of the run in `out`, as it was started. Raises RequestError if something else is asked for now."""
+    folder = RunFolder(out)
+    if not folder.holds_run:
+        return resolve({}, asked)
+    stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
+    wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
+    before, now = (o.model_dump() | o.data.chosen for o in (stored.options, wanted.options))
+    changed = [k for k in before if before[k] != now.get(k) and k not in FREE_TO_CHANGE]
+    if changed:
+        raise RequestError(
+            f"--resume continues {out} as it was started, with {changed[0]} = {before[changed[0]]!r}, not "
+            f"{now.get(changed[0])!r}; leave the option out, or start a new run in another folder"
+        )
+    return wanted
+
+
+def required(name: str, value: str) -> str:
+    """Value of an option that a run needs. Raises RequestError where it is empty."""
+    if not value:
+        raise RequestError(f"--{name} is missing; `rekindle pretrain --help` says what it may be")
+    return value
+
+
+def check_request(options: PretrainOptions) -> None:
+    """Check what needs neither images nor weights. Raises RequestError that names the option."""
+    required("images", options.images)
+    required("backbone", options.backbone)
+    if options.init == "random" and options.train != "all":
+        raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
+    check_probes(options)
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
+
+
+def check_views(options: PretrainOptions, backbone: Backbone) -> None:
+    """Check that the backbone's patches divide the views. Raises RequestError that names a size that they do."""
+    patch = backbone.patch_size
+    sizes = {"global_size_px": options.views.global_size_px}
+    if options.views.num_local:
+        sizes["local_size_px"] = options.views.local_size_px
+    for name, size in sizes.items():
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            raise RequestError(
+                f"views.{name} = {size} is not a multiple of the backbone's patch size {patch}; use "
+                + (f"{below} or {above}" if below else str(above))
+            )
