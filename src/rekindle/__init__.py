@@ -5,26 +5,42 @@
 >>> run = rekindle.pretrain(images="my_images", backbone="vit_small_patch16_224.dino", out="runs/mine")  # doctest: +SKIP
 >>> model = rekindle.load("runs/mine")  # doctest: +SKIP
 >>> tokens = rekindle.extract(model, "image.jpg")  # doctest: +SKIP
+>>> print(rekindle.compare("vit_small_patch16_224.dino", [run], "my_labelled_data"))  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rekindle.core.errors import RekindleError, RequestError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from PIL.Image import Image
     from torch import Tensor
 
     from rekindle.engine.watcher import Watcher
+    from rekindle.evaluation.scores.result import EvalResult
     from rekindle.exporting.job import ExportResult
+    from rekindle.measuring.comparison import Comparison
     from rekindle.networks.backbone import Backbone
     from rekindle.networks.tokens import Tokens
     from rekindle.pretraining.run import PretrainResult
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "export", "extract", "load", "pretrain"]
+__all__ = [
+    "RekindleError",
+    "RequestError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "export",
+    "extract",
+    "load",
+    "pretrain",
+]
 
 
 def pretrain(*, resume: bool = False, watcher: Watcher | None = None, **options: Any) -> PretrainResult:
@@ -36,7 +52,7 @@ def pretrain(*, resume: bool = False, watcher: Watcher | None = None, **options:
         options: `images`, `backbone`, `method`, `out`, `steps`, ...; groups are mappings, for example
             `views={"num_local": 4}`, and so are a method's options: `glare={"num_regions": 3}`.
     Returns: the run's folder (usable as a path) and what happened.
-    Raises: rekindle.core.errors.RequestError for a wrong request, RekindleError if the run fails.
+    Raises: RequestError for a wrong request, RekindleError if the run fails.
     """
     from rekindle import api
 
@@ -73,6 +89,57 @@ def extract(
     return api.extract(model, image, size_px=size_px)
 
 
+def evaluate(
+    model: Backbone | str | PathLike[str],
+    protocol: str,
+    data: str | PathLike[str],
+    *,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> EvalResult:
+    """Measure one model with one protocol; the same names as `rekindle evaluate`.
+
+    Args:
+        model: a loaded model, or what `load` takes.
+        protocol: `rekindle list protocols` names them.
+        data: folder of labelled data, or NAME:ROOT of a published data set.
+        watcher: who is told how it goes; by default the logger "rekindle".
+        options: `split`, `seed`, `preset`, `out`, ...; a protocol's own are a mapping, for example
+            `linear_seg={"steps": 300}`.
+    Returns: metrics, values of every image, and where the result file lies. Metrics are fractions unless their name has a unit.
+    Raises: RequestError for a wrong request, RekindleError if measuring fails.
+    """
+    from rekindle import api
+
+    return api.evaluate(model, protocol, data, watcher=watcher, options=options)
+
+
+def compare(
+    base: str | PathLike[str],
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
+    data: str | PathLike[str],
+    *,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> Comparison:
+    """Tell whether models are better than their base, no different, or worse; the same names as `rekindle compare`.
+
+    Args:
+        base: the model to compare with, as `load` takes it.
+        models: one or more of the same kind, such as the run that `pretrain` returned.
+        data: folder of labelled data, or NAME:ROOT of a published data set.
+        watcher: who is told how it goes; by default the logger "rekindle".
+        options: `protocol` (a list), `seeds`, `level`, `out`, ...; a protocol's own are a mapping, for example
+            `linear_seg={"steps": 300}`.
+    Returns: `rows` (one per protocol and model: the difference to the base, its interval, its verdict), `overall` (one word
+        per model), every single result. Printed, it says all verdicts, a line each.
+    Raises: RequestError for a wrong request, RekindleError if measuring fails.
+    """
+    from rekindle import api
+
+    return api.compare(base, models, data, watcher=watcher, options=options)
+
+
 def export(
     model: str | PathLike[str],
     *,
@@ -90,7 +157,7 @@ def export(
         watcher: who is told how it goes; by default the logger "rekindle".
         options: `base`, `arch`, `verdict`.
     Returns: the folder (usable as a path), its files, and how far the exported model is from the original.
-    Raises: rekindle.core.errors.RequestError for what the format cannot hold, RekindleError if the check fails.
+    Raises: RequestError for what the format cannot hold, RekindleError if the check fails.
     """
     from rekindle import api
 

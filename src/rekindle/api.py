@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -18,8 +18,13 @@ from rekindle.data.decoding import read_image
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.features.dense_features import fitted_size, resize_image
 from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.scores.result import EvalResult
 from rekindle.exporting.job import ExportResult, run_export
 from rekindle.exporting.options import ExportOptions
+from rekindle.measuring.compare import run_compare
+from rekindle.measuring.comparison import Comparison
+from rekindle.measuring.evaluate import run_evaluate
+from rekindle.measuring.options import compare_options, evaluate_options
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.tokens import Tokens
@@ -31,7 +36,7 @@ from rekindle.pretraining.run import pretrain as run_pretrain
 
 def pretrain(*, resume: bool, watcher: Watcher | None, options: Mapping[str, Any]) -> PretrainResult:
     """See `rekindle.pretrain`."""
-    asked = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
+    asked = _paths(options)
     config = asked.pop("config", None)
     if config is not None:
         resolved = resolve(read_run_file(config), asked, file_name=str(config))
@@ -70,6 +75,40 @@ def extract(
     return Tokens(None if tokens.cls is None else tokens.cls[0], tokens.registers[0], tokens.patches[0])
 
 
+def evaluate(
+    model: Backbone | str | PathLike[str],
+    protocol: str,
+    data: str | PathLike[str],
+    *,
+    watcher: Watcher | None,
+    options: Mapping[str, Any],
+) -> EvalResult:
+    """See `rekindle.evaluate`."""
+    backbone = model if isinstance(model, Backbone) else None
+    name = model.identity.name if isinstance(model, Backbone) else fspath(model)
+    request = evaluate_options({"model": name, "protocol": protocol, "data": fspath(data), **_paths(options)})
+    return run_evaluate(request, backbone=backbone, watcher=watcher)
+
+
+def compare(
+    base: str | PathLike[str],
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
+    data: str | PathLike[str],
+    *,
+    watcher: Watcher | None,
+    options: Mapping[str, Any],
+) -> Comparison:
+    """See `rekindle.compare`."""
+    listed = [models] if isinstance(models, str | PathLike) else models
+    names = tuple(fspath(model) for model in listed)
+    request = compare_options({"base": fspath(base), "models": names, "data": fspath(data), **_paths(options)})
+    return run_compare(request, watcher=watcher)
+
+
+def _paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
+
+
 def export(
     model: str | PathLike[str],
     *,
@@ -79,6 +118,5 @@ def export(
     options: Mapping[str, Any],
 ) -> ExportResult:
     """See `rekindle.export`."""
-    paths = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in options.items()}
-    tree = {"model": fspath(model), "format": format, "out": fspath(out), **paths}
+    tree = {"model": fspath(model), "format": format, "out": fspath(out), **_paths(options)}
     return run_export(checked(ExportOptions, tree, "export"), watcher=watcher)

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three Python calls."""
+"""The face: what `import rekindle` gives, without torch until it is called."""
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from PIL import Image
 import rekindle
 from rekindle.core.errors import RequestError
 from tests.engine.running import TINY, options, run, write_images
+from tests.evaluation.toy import write_data
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,42 @@ def test_timm_calls_work_on_a_loaded_model(finished: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="not the folder of a run"):
         rekindle.load(tmp_path)
+
+
+def test_the_face_holds_every_call_and_loads_no_torch() -> None:
+    calls = "import sys, rekindle; [getattr(rekindle, name) for name in rekindle.__all__]; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", calls], check=True)
+    assert {"pretrain", "load", "extract", "evaluate", "compare", "export"} < set(rekindle.__all__)
+
+
+def test_the_verdict_takes_the_run_that_pretrain_returns_and_says_it_when_printed(
+    finished: Path, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data")
+    tree = options(finished / "images", tmp_path / "other", steps=1, seed=1)
+    other = rekindle.pretrain(**tree)
+    settings: dict[str, Any] = {"protocol": ["dense-retrieval"], "seeds": 1, "resamples": 100}
+    settings["dense_retrieval"] = {"size_px": 32, "memory_size": 64}
+    listed = rekindle.compare(finished / "run", [other], data, out=tmp_path / "a", **settings)
+    alone = rekindle.compare(str(finished / "run"), other, data, out=str(tmp_path / "b"), **settings)
+    assert listed.rows == alone.rows and (tmp_path / "a" / "comparison.json").is_file()
+    first, overall = str(listed).splitlines()
+    row = listed.rows[0]
+    assert row.model == str(other.run)
+    assert first.startswith(
+        f"{other.run}, dense-retrieval: {row.verdict.verdict}, {100 * row.verdict.difference:+.4g} ("
+    )
+    assert overall == f"{other.run}, overall: {listed.overall[0].overall.told}"
+    settings = {"out": tmp_path / "c.json", "dense_retrieval": settings["dense_retrieval"]}
+    single = rekindle.evaluate(rekindle.load(other), "dense-retrieval", data, **settings)
+    assert single.metrics["mIoU"] == pytest.approx(row.verdict.model)
+
+
+def test_examples_use_the_face_alone() -> None:
+    scripts = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith("rekindle.")], script.name

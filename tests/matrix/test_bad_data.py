@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rekindle
 from rekindle.cli import main
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.classification import check_same_classes
 from rekindle.data.labelled.segmentation import Listing, Pair, SegmentationFolder
 from rekindle.matrix.run import compare_grid
-from rekindle.measuring.compare import compare
 from tests.evaluation.toy import NAMES, save_tiny, write_data
 from tests.matrix.making import tree
 
@@ -100,7 +100,7 @@ def test_splits_with_other_classes_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_data_that_are_fine_are_measured(tmp_path: Path) -> None:
     data, model = write_data(tmp_path / "data"), save_tiny(tmp_path / "base")
-    found = compare(
+    found = rekindle.compare(
         model, [model], data, out=str(tmp_path / "o"), protocol=["dense-retrieval"], seeds=1, resamples=100,
         worst_images=0, dense_retrieval={"size_px": 32},
     )  # fmt: skip

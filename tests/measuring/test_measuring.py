@@ -12,13 +12,12 @@ import pytest
 import timm
 from PIL import Image
 
+import rekindle
 from rekindle.cli import main
 from rekindle.core.errors import RequestError
 from rekindle.evaluation.scores.bootstrap import paired_bootstrap
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.result import read_result, read_rows
-from rekindle.measuring.compare import compare
-from rekindle.measuring.evaluate import evaluate
 from rekindle.networks.checkpoints.catalogue import BACKBONES
 from tests.evaluation.toy import NAMES, TINY, save_tiny, stripes, write_data, write_item
 
@@ -115,11 +114,13 @@ def test_python_calls_take_the_same_names(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = {"size_px": 32, "memory_size": 30}
-    single = evaluate(model, "dense-retrieval", data, dense_retrieval=settings)
-    pair = compare(model, [model], data, protocol=["dense-retrieval"], seeds=1, dense_retrieval=settings, resamples=100)
+    single = rekindle.evaluate(model, "dense-retrieval", data, dense_retrieval=settings)
+    pair = rekindle.compare(
+        model, [model], data, protocol=["dense-retrieval"], seeds=1, dense_retrieval=settings, resamples=100
+    )
     assert pair.results[0].metrics == single.metrics
     with pytest.raises(RequestError, match="unknown option seeed; did you mean seed"):
-        evaluate(model, "dense-retrieval", data, seeed=1)
+        rekindle.evaluate(model, "dense-retrieval", data, seeed=1)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.measuring.compare import compare
+import rekindle
 from tests.engine.running import run, write_images
 from tests.evaluation.toy import write_data
 
@@ -46,7 +46,7 @@ def make(root: Path) -> Made:
         **changes,
     )
     settings: dict[str, Any] = {"protocol": ["linear-seg", "dense-retrieval"], "seeds": 2, "linear_seg": LINEAR}
-    compare(
+    rekindle.compare(
         root / "base",
         [root / "run"],
         data,

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import rekindle
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.data.images import find_images
@@ -21,7 +22,6 @@ from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.data.scenes import write_scenes
 from rekindle.demo.options import DemoOptions
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.measuring.compare import compare
 from rekindle.pretraining.options import resolve
 from rekindle.pretraining.run import pretrain
 from rekindle.report.job import run_report
@@ -87,7 +87,7 @@ def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoRes
         raise RekindleError("the demo was stopped while training; run it again")
     clock.lap("pretrain")
     watcher.message(f"4/5 comparing base and adapted model on {options.val} labelled scenes neither has seen")
-    compare(BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out))
+    rekindle.compare(BASE, [out / "run"], out / "data", watcher=watcher, **protocol_settings(options, out))
     clock.lap("compare")
     watcher.message("5/5 drawing pictures and the report")
     told = run_report(report_options(out), watcher=watcher)

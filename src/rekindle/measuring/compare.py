@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +19,8 @@ from rekindle.measuring.measurement import LabelledData, Measurement, build_prot
 from rekindle.measuring.models import load_model, slug
 from rekindle.measuring.options import (
     CompareOptions,
-    compare_options,
     require,
 )
-
-
-def compare(
-    base: str | Path,
-    models: Sequence[str | Path],
-    data: str | Path,
-    *,
-    watcher: Watcher | None = None,
-    **options: object,
-) -> Comparison:
-    """Compare models with a base; the options are those of `rekindle compare`."""
-    request = compare_options({"base": str(base), "models": tuple(map(str, models)), "data": str(data), **options})
-    return run_compare(request, watcher=watcher)
 
 
 def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> Comparison:

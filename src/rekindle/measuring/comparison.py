@@ -55,6 +55,21 @@ class Comparison(Options):
     """Every single evaluation."""
 
     @property
+    def told(self) -> str:
+        """Every verdict, a line each, and one for each model over all: fractions in hundredths, others as they are."""
+        lines = []
+        for row in self.rows:
+            found, factor = row.verdict, 100 if row.score.is_fraction else 1
+            low, high = (f"{factor * end:+.4g}" for end in (found.low, found.high))
+            difference = f"{factor * found.difference:+.4g}"
+            lines.append(f"{row.model}, {row.protocol}: {found.verdict}, {difference} ({low} to {high}) {row.metric}")
+        lines += [f"{entry.model}, overall: {entry.overall.told}" for entry in self.overall]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.told
+
+    @property
     def is_worse(self) -> bool:
         """Some verdict is "worse"."""
         return any(row.verdict.verdict == "worse" for row in self.rows)

@@ -12,28 +12,9 @@ from rekindle.measuring.measurement import LabelledData, Measurement, build_prot
 from rekindle.measuring.models import load_model, slug
 from rekindle.measuring.options import (
     EvaluateOptions,
-    evaluate_options,
     require,
 )
 from rekindle.networks.backbone import Backbone
-
-
-def evaluate(
-    model: str | Path | Backbone,
-    protocol: str,
-    data: str | Path,
-    *,
-    watcher: Watcher | None = None,
-    **options: object,
-) -> EvalResult:
-    """Measure one model with one protocol; the options are those of `rekindle evaluate`.
-
-    Example: `evaluate("runs/mine", "linear-seg", "my_data", seed=1, linear_seg={"steps": 300})`.
-    """
-    backbone = model if isinstance(model, Backbone) else None
-    name = backbone.identity.name if backbone is not None else str(model)
-    request = evaluate_options({"model": name, "protocol": protocol, "data": str(data), **options})
-    return run_evaluate(request, backbone=backbone, watcher=watcher)
 
 
 def run_evaluate(

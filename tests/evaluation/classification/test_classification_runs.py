@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rekindle
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.result import read_result, read_rows
-from rekindle.measuring.compare import compare
 from tests.evaluation.pictures import write_classes
 from tests.evaluation.toy import save_tiny
 
@@ -37,7 +37,7 @@ def test_models_are_compared_and_share_their_features(tmp_path: Path, monkeypatc
     out = tmp_path / "out"
     names = [name.replace("_", "-") for name in SETTINGS]
     data = write_classes(tmp_path / "data")
-    found = compare(base, [model], data, protocol=names, seeds=2, resamples=100, out=str(out), **SETTINGS)
+    found = rekindle.compare(base, [model], data, protocol=names, seeds=2, resamples=100, out=str(out), **SETTINGS)
     assert [row.metric for row in found.rows] == ["top-1", "accuracy", "top-1", "top-1", "CKA of the last two blocks"]
     for row in found.rows:
         assert row.verdict.low - 1e-9 <= row.verdict.difference <= row.verdict.high + 1e-9

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rekindle
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.result import read_result, read_rows
-from rekindle.measuring.compare import compare
-from rekindle.measuring.evaluate import evaluate
 from tests.evaluation.toy import TINY, save_tiny, write_data, write_noise
 
 OBJECTS = ["prompted-seg", "similarity", "clustering"]
@@ -56,7 +55,7 @@ def test_models_are_compared_on_cocos_layout_and_share_their_features(
     monkeypatch.setattr(FeatureExtractor, "extract", counting)
     base, model = save_tiny(tmp_path / "base"), save_tiny(tmp_path / "model", seed=1)
     data, out = write_coco(tmp_path / "coco"), tmp_path / "out"
-    found = compare(
+    found = rekindle.compare(
         base, [model], data, protocol=OBJECTS, split="val2017", seeds=2, resamples=100, out=str(out), **SIZES
     )
     assert [row.metric for row in found.rows] == ["mIoU@opt", "overlap", "clustering mIoU"]
@@ -73,7 +72,7 @@ def test_variance_needs_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     root = write_noise(tmp_path / "data")
     settings = {"size_px": 32, "align_px": 8, "num_images": 2, "num_views": 4}
-    result = evaluate(TINY, "variance", root / "images", init="random", variance=settings)
+    result = rekindle.evaluate(TINY, "variance", root / "images", init="random", variance=settings)
     assert result.metrics["patch tokens (variance)"] > 0
     assert result.counts == {"images": 2, "views": 4}
 
@@ -82,5 +81,5 @@ def test_masks_in_folders_are_read_alike(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     for name, values in zip(OBJECTS, SIZES.values(), strict=True):
         out = str(tmp_path / f"{name}.json")
-        result = evaluate(TINY, name, root, init="random", out=out, **{name.replace("-", "_"): values})
+        result = rekindle.evaluate(TINY, name, root, init="random", out=out, **{name.replace("-", "_"): values})
         assert result.counts["images"] == 3
