@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rekindle.pretraining.costs import Head, Rows, Train, Trunk
+from rekindle.adapters.options import Train
+from rekindle.pretraining.costs import Head, Rows, Trunk
 
 FUSED_BACKWARD, PLAIN_BACKWARD = 2.5, 2.0
 """Products of an attention's way back over those of its way forward: the fused kernel computes the scores again."""

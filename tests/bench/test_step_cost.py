@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rekindle.adapters.attach import attach
-from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.options import AdapterOptions, Train
 from rekindle.bench.counting import Counted, counting
 from rekindle.bench.stage import fixed_views
 from rekindle.bench.step import FIRST_STEP, build_stepper
@@ -21,7 +21,7 @@ from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath
 from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
-from rekindle.pretraining.costs import Head, Rows, Train, Trunk, fitting_share, kept_besides, kept_per_image
+from rekindle.pretraining.costs import Head, Rows, Trunk, fitting_share, kept_besides, kept_per_image
 from tests.bench.cases import step_case
 from tests.bench.step_flops import FUSED_BACKWARD, PLAIN_BACKWARD, HeadFlops, TrunkFlops, dino_step, glare_step
 from tests.bench.uncomputed import Uncomputed

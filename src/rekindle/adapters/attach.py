@@ -7,18 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 from torch import nn
 
 from rekindle.adapters import ADAPTERS
-from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.options import AdapterOptions, Train
 from rekindle.core.errors import RequestError
 from rekindle.core.tables import import_named
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import ComposedBlock
 
-Train = Literal["adapters", "all", "norm"]
 ADAPTER_NAMES = "vit.blocks.*.adapter.*"
 BASE_NAMES = ("vit.*", "patch_norm.*")
 

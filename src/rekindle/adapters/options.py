@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from rekindle.core.options import Options
 
+Train = Literal["adapters", "all", "norm"]
+"""What trains: adapters on a frozen backbone, all weights (HPT), or the layer norms alone."""
+
 LoraTarget = Literal["qkv", "proj", "fc1", "fc2"]
 MOST_LORA_RANK = 256
 USUAL_RANK = {"adaptformer": 64, "lora": 8}

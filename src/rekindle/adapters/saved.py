@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from rekindle.adapters.attach import Train, attach
-from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.attach import attach
+from rekindle.adapters.options import AdapterOptions, Train
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.rng import seeded_default

@@ -8,7 +8,8 @@ from typing import Literal
 import tyro
 from pydantic import Field
 
-from rekindle.core.options import Options
+from rekindle.adapters.options import Train
+from rekindle.core.options import Accelerator, Options
 from rekindle.views.options import ViewsOptions
 
 
@@ -42,7 +43,7 @@ class BenchOptions(Options):
     """Architecture, with random weights; peers build the same sizes. None: ViT-S/16, and a tiny one for `start`."""
     method: str | None = None
     """Method (`rekindle list methods`); None: both dino and glare for `step`, glare elsewhere."""
-    train: Literal["adapters", "all", "norm"] = "adapters"
+    train: Train = "adapters"
     """What our sides train; the peers train all weights."""
     rank: int = Field(64, ge=1)
     """Width of our adapters' bottleneck, where adapters train: what the recipe takes for few images; GLARE's paper has 512."""
@@ -50,7 +51,7 @@ class BenchOptions(Options):
     """Outputs of the projection head."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of every side; figures compare at equal precision only."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accelerator: Accelerator = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     seed: int = Field(0, ge=0)
     """Seed of images, weights and views."""

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+"""Where to compute: `auto` takes a GPU where there is one. Runs say `accelerator`, measurements `device`."""
 
 
 class Options(BaseModel):

@@ -16,7 +16,17 @@ from rekindle.core.options import Options
 from rekindle.core.text_files import read_yaml
 from rekindle.evaluation import PROTOCOLS
 from rekindle.matrix.columns import Column, Target, folder_name
-from rekindle.measuring.options import CompareOptions, compare_options, group_name, with_preset, with_protocols
+from rekindle.measuring.options import (
+    CompareOptions,
+    ComputeOptions,
+    FractionOptions,
+    IntervalOptions,
+    MeasuringOptions,
+    compare_options,
+    group_name,
+    with_preset,
+    with_protocols,
+)
 from rekindle.methods import METHODS
 
 Tree = dict[str, Any]
@@ -65,7 +75,7 @@ class Skip(Options):
         return self
 
 
-class Grid(Options):
+class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
     """Train every start x method x framework x seed, measure all of them and their starts, and write one table."""
 
     images: str = ""
@@ -78,8 +88,6 @@ class Grid(Options):
     """Folder of the table, the runs and the results; --out on the command line wins."""
     protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
     """How to measure (`rekindle list protocols`); the options of each stand at the top, as linear_seg: {steps: 300}."""
-    preset: str = "small"
-    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     evaluation_seeds: int | Literal["paired"] = 3
     """Seeds of every measurement: 0, 1, ...; paired: a run is measured with the seed of its training alone, a start with all."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
@@ -98,24 +106,8 @@ class Grid(Options):
     """Options of every run; a method's group counts for the cells of that method. Order: common < start < framework < set."""
     skip: tuple[Skip, ...] = ()
     """Cells that are left out."""
-    split: str = "val"
-    """Split that the metrics are of."""
-    train_split: str = "train"
-    """Split that heads learn from and memories hold."""
-    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
-    """Share of it to learn from; each evaluation seed draws its own."""
     train_fractions: tuple[float, ...] = ()
     """Several such shares, each a column of its own, instead of `train_fraction`."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to measure (training has `accelerator`)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the backbone while measuring (training has its own)."""
-    resamples: int = Field(2000, ge=100)
-    """Draws of the bootstrap."""
-    level: float = Field(0.95, gt=0.5, lt=1.0)
-    """Coverage of the interval."""
-    worst_images: int = Field(4, ge=0)
-    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
 
     @field_validator("evaluation_seeds", mode="before")
     @classmethod
@@ -221,7 +213,8 @@ class Grid(Options):
     def measuring(self, column: Column, run: Tree | None = None) -> CompareOptions:
         """How models are measured for a column; `run` has the `init` and `network` that a start is read with."""
         run, group = run or {}, group_name(column.protocol)
-        shared = ("device", "precision", "resamples", "level", "worst_images")
+        shared = {*IntervalOptions.model_fields, *MeasuringOptions.model_fields, *ComputeOptions.model_fields}
+        shared -= {"preset"}  # its values stand in the groups by now, and a single protocol may not know it
         tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
         tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction"})
         tree |= {group: getattr(self, group).model_dump(), "protocol": (column.protocol,)}

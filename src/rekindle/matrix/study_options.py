@@ -9,11 +9,12 @@ from typing import Any, Literal, get_args
 import tyro
 from pydantic import Field, field_validator
 
+from rekindle.adapters.options import Train
 from rekindle.core.errors import RequestError
-from rekindle.core.options import Options
+from rekindle.core.options import Accelerator
 from rekindle.matrix.columns import folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid
-from rekindle.measuring.options import group_name, protocol_options
+from rekindle.measuring.options import IntervalOptions, MeasuringOptions, group_name, protocol_options
 from rekindle.pretraining.options import read_run_file
 
 Kind = Literal["forgetting", "data-scale", "label-efficiency"]
@@ -24,7 +25,7 @@ FRACTIONS: dict[str, tuple[float, ...]] = {
 """Shares that a study takes unless others are asked for (GLARE, section 9.4; LOCA, section 15.2)."""
 
 
-class StudyOptions(Options):
+class StudyOptions(IntervalOptions, MeasuringOptions):
     """Ask a matrix of runs one question: is anything forgotten, how many images does it take, how many labels are saved."""
 
     kind: tyro.conf.Positional[Kind] = "forgetting"
@@ -46,7 +47,7 @@ class StudyOptions(Options):
     """Finished runs from this start to measure as they are (not of data-scale, which has to train)."""
     config: str = ""
     """Run file (YAML) with more options of every run."""
-    train: Literal["adapters", "all", "norm"] = "adapters"
+    train: Train = "adapters"
     """What moves."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps of every run."""
@@ -54,7 +55,7 @@ class StudyOptions(Options):
     """Passes over the images of every run instead (GLARE: 100); of data-scale, fewer images are then fewer steps."""
     batch_size: int | None = Field(None, ge=1)
     """Images per optimizer step; without it the recipe chooses."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accelerator: Accelerator = "auto"
     """Where to train and to measure."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the training; each is a run."""
@@ -64,22 +65,10 @@ class StudyOptions(Options):
     """Draws the shares of the images; the same for every run."""
     protocol: tuple[str, ...] = ("linear-seg", "dense-retrieval")
     """Protocols that read these data; the options of each stand under its name, as --linear-seg.steps."""
-    preset: str = "small"
-    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     evaluation_seeds: int = Field(3, ge=1)
     """Seeds of every measurement: 0, 1, ..."""
-    split: str = "val"
-    """Split that the metrics are of."""
-    train_split: str = "train"
-    """Split that heads learn from and memories hold."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the backbone while measuring; training has its own."""
-    resamples: int = Field(2000, ge=100)
-    """Draws of the bootstrap."""
-    level: float = Field(0.95, gt=0.5, lt=1.0)
-    """Coverage of the intervals."""
-    worst_images: int = Field(4, ge=0)
-    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
 
     @field_validator("tests")
     @classmethod
@@ -117,11 +106,9 @@ def study_grid(options: StudyOptions) -> tuple[Grid, Tree]:
         "train_fractions": list(fractions) if options.kind == "label-efficiency" else [],
         "device": options.accelerator,
     }
-    same = (
-        *("fraction_seed", "preset", "evaluation_seeds", "split", "train_split", "precision"),
-        *("resamples", "level", "worst_images"),
-    )
-    tree |= {name: getattr(options, name) for name in same} | {"seeds": list(options.seeds)}
+    same = {*IntervalOptions.model_fields, *MeasuringOptions.model_fields}
+    same |= {"fraction_seed", "evaluation_seeds", "precision"}
+    tree |= {name: getattr(options, name) for name in sorted(same)} | {"seeds": list(options.seeds)}
     tree |= {group_name(name): protocol_options(options, name).model_dump(mode="json") for name in options.protocol}
     return check_grid(tree, f"study {options.kind}"), tree
 

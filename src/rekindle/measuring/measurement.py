@@ -25,8 +25,10 @@ from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
 from rekindle.evaluation.scores.result import EvalResult, write_result, write_table
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
 from rekindle.measuring.models import LoadedModel
-from rekindle.measuring.options import CompareOptions, EvaluateOptions, protocol_options
+from rekindle.measuring.options import CompareOptions, EvaluateOptions, LabelledOptions, protocol_options
 
+NOT_OF_NUMBERS = ("data", "split", "network", "device", "preset", "worst_images")
+"""Options of a measurement that a result file has elsewhere, or that its numbers do not depend on."""
 AnyProtocol = Protocol[Any, Any]
 
 
@@ -171,8 +173,7 @@ class Measurement:
 
 def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
     """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
-    names = ("train_split", "train_fraction", "train_list", "precision", "init")
-    setting = {name: getattr(options, name) for name in names}
+    setting = {name: getattr(options, name) for name in LabelledOptions.model_fields if name not in NOT_OF_NUMBERS}
     return protocol_options(options, protocol).model_dump(mode="json") | setting
 
 

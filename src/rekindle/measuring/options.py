@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import checked, overlay
-from rekindle.core.options import Options
+from rekindle.core.options import Accelerator, Options
 from rekindle.core.tables import import_named
 from rekindle.evaluation import OPTIONS
 from rekindle.networks.options import NetworkOptions
@@ -20,47 +20,76 @@ Request = TypeVar("Request", bound=Options)
 SMALL = "small"  # the preset of the defaults
 
 
-class ModelOptions(Options):
+class ComputeOptions(Options):
+    """Where the backbone computes, and how."""
+
+    device: Accelerator = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the backbone; heads and metrics always compute in float32."""
+
+
+class ModelOptions(ComputeOptions):
     """How models are read and where they compute."""
 
     init: Literal["pretrained", "random"] = "pretrained"
     """Random: models named as vit:... (or by timm) get random weights, as a baseline."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the backbone; heads and metrics always compute in float32."""
     network: NetworkOptions = NetworkOptions()
     """Details of the backbone and its checkpoint."""
 
 
-class EvaluateOptions(ModelOptions):
+class MeasuringOptions(Options):
+    """What evaluations, comparisons, grids and studies all have. A new one is a field here and a line in what reads it."""
+
+    split: str = "val"
+    """Split that the metrics are of."""
+    train_split: str = "train"
+    """Split that heads learn from and memories hold."""
+    preset: str = "small"
+    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
+    worst_images: int = Field(4, ge=0)
+    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
+
+
+class FractionOptions(Options):
+    """Shares of the labels."""
+
+    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of it to learn from: each seed draws its own fold, and a smaller share of a seed is part of a larger one."""
+
+
+class IntervalOptions(Options):
+    """The interval of a difference."""
+
+    resamples: int = Field(2000, ge=100)
+    """Draws of the bootstrap."""
+    level: float = Field(0.95, gt=0.5, lt=1.0)
+    """Coverage of the interval."""
+
+
+class LabelledOptions(MeasuringOptions, FractionOptions, ModelOptions):
+    """Models on labelled data."""
+
+    data: str = ""
+    """Folder of labelled data, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
+    train_list: str = ""
+    """File that names the images to learn from instead, one stem per line; the same for every seed."""
+
+
+class EvaluateOptions(LabelledOptions):
     """Measure one model with one protocol on labelled images; writes one result file."""
 
     model: tyro.conf.Positional[str] = ""
     """Run folder, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
     protocol: str = "linear-seg"
     """How to measure (`rekindle list protocols`); its options stand under its name, as --linear-seg.steps."""
-    data: str = ""
-    """Folder of labelled data, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
-    split: str = "val"
-    """Split that the metrics are of."""
-    train_split: str = "train"
-    """Split that heads learn from and memories hold."""
-    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
-    """Share of it to learn from: each seed draws its own fold, and a smaller share of a seed is part of a larger one."""
-    train_list: str = ""
-    """File that names the images to learn from instead, one stem per line; the same for every seed."""
-    preset: str = "small"
-    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     seed: int = Field(0, ge=0)
     """Seed of everything random in the protocol."""
-    worst_images: int = Field(4, ge=0)
-    """Where classes are mapped: so many of the worst images and of the best are drawn beside the result; 0 draws nothing."""
     out: str = ""
     """Result file (.json); without it results/<protocol>-<model>-s<seed>.json."""
 
 
-class CompareOptions(ModelOptions):
+class CompareOptions(IntervalOptions, LabelledOptions):
     """Is a model better than its base? Same images and seeds, a paired bootstrap, and a verdict in words."""
 
     base: tyro.conf.Positional[str] = ""
@@ -69,26 +98,8 @@ class CompareOptions(ModelOptions):
     """One or more models."""
     protocol: tuple[str, ...] = ("linear-seg", "dense-retrieval")
     """Protocols that read this data; the options of each stand under its name, as --linear-seg.steps."""
-    data: str = ""
-    """Folder of labelled data, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
-    split: str = "val"
-    """Split that the metrics are of."""
-    train_split: str = "train"
-    """Split that heads learn from and memories hold."""
-    train_fraction: float = Field(1.0, gt=0.0, le=1.0)
-    """Share of it to learn from: each seed draws its own fold, and a smaller share of a seed is part of a larger one."""
-    train_list: str = ""
-    """File that names the images to learn from instead, one stem per line; the same for every seed."""
-    preset: str = "small"
-    """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     seeds: int = Field(3, ge=1)
     """Number of seeds: 0, 1, ..."""
-    resamples: int = Field(2000, ge=100)
-    """Draws of the bootstrap."""
-    level: float = Field(0.95, gt=0.5, lt=1.0)
-    """Coverage of the interval."""
-    worst_images: int = Field(4, ge=0)
-    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
     out: str = ""
     """Folder for comparison.json and every single result; without it results/compare-<base>-<model>."""
     fail_if_worse: bool = False

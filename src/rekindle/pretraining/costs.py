@@ -7,9 +7,8 @@ The model is held against counted steps in tests/bench/test_step_cost.py; tests/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Train = Literal["adapters", "all", "norm"]
+from rekindle.adapters.options import Train
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, create_model, model_validator
 
-from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.options import AdapterOptions, Train
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import checked, leaves, nested, overlay
-from rekindle.core.options import Options
+from rekindle.core.options import Accelerator, Options
 from rekindle.core.tables import import_named
 from rekindle.core.text_files import read_yaml
 from rekindle.data.options import DataOptions
@@ -37,7 +37,7 @@ class PretrainOptions(Options):
     """How to learn (`rekindle list methods`); its own options stand under its name, for example --glare.num-regions."""
     out: str = ""
     """Folder of the run: new or empty, or a run to --resume."""
-    train: Literal["adapters", "all", "norm"] = "adapters"
+    train: Train = "adapters"
     """What moves: adapters on a frozen backbone, all weights (HPT), or the layer norms alone."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the backbone's weights, or from random ones (then use train=all)."""
@@ -54,7 +54,7 @@ class PretrainOptions(Options):
     """Seed of everything random."""
     devices: int = Field(1, ge=1)
     """Processes, one per GPU where there are GPUs."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accelerator: Accelerator = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Compute in bfloat16 with float32 weights and losses, or in float32 throughout; auto: bf16 on a GPU that has it."""
