@@ -21,7 +21,7 @@ from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath
 from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
-from rekindle.pretraining.costs import Head, Rows, Trunk, fitting_share, kept_besides, kept_per_image
+from rekindle.pretraining.costs import Head, Rows, Trunk, fitting_micro_batch, kept_besides, kept_per_image
 from tests.bench.cases import step_case
 from tests.bench.step_flops import FUSED_BACKWARD, PLAIN_BACKWARD, HeadFlops, TrunkFlops, dino_step, glare_step
 from tests.bench.uncomputed import Uncomputed
@@ -189,12 +189,12 @@ def test_bytes_kept_follow_the_model(method: str, precision: str, monkeypatch: p
         assert step.kept_bytes == pytest.approx(besides + step.images * model, rel=0.15)
 
 
-def test_a_share_is_the_largest_half_of_a_half_that_fits_and_never_less_than_one() -> None:
+def test_a_micro_batch_is_the_largest_half_of_a_half_that_fits_and_never_less_than_one() -> None:
     free = 16e9
-    assert fitting_share(free, 1e8, 0.0, at_most=64) == 64
-    assert fitting_share(free, 2e8, 0.0, at_most=64) == 32
-    assert fitting_share(free, 2e8, 5e9, at_most=64) == 8
-    assert fitting_share(free, 1e11, 0.0, at_most=64) == 1
+    assert fitting_micro_batch(free, 1e8, 0.0, at_most=64) == 64
+    assert fitting_micro_batch(free, 2e8, 0.0, at_most=64) == 32
+    assert fitting_micro_batch(free, 2e8, 5e9, at_most=64) == 8
+    assert fitting_micro_batch(free, 1e11, 0.0, at_most=64) == 1
 
 
 def test_a_glare_step_of_a_small_vit_stays_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:

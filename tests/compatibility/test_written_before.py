@@ -69,7 +69,7 @@ def test_a_run_file_resolves_to_the_same_options(before: Path, capsys: pytest.Ca
 
 
 def test_results_and_comparisons_are_read_and_measured_alike(before: Path, tmp_path: Path) -> None:
-    files = sorted(before.glob("comparison/*-s?.json")) + [before / "one.json"]
+    files = [*sorted(before.glob("comparison/*-s?.json")), before / "one.json"]
     assert len(files) == 13
     assert {read_result(path).protocol for path in files} == {"linear-seg", "dense-retrieval", "similarity"}
     stored = Comparison.model_validate_json((before / "comparison" / "comparison.json").read_text(encoding="utf-8"))

@@ -121,7 +121,7 @@ def test_recomputing_keeps_less() -> None:
 
 
 def _short_memory(monkeypatch: pytest.MonkeyPatch, *, limit: int, error: type[Exception], after: int = 0) -> list[int]:
-    """Let the loss run out of memory, from call `after` on, for shares of more than `limit` images."""
+    """Let the loss run out of memory, from call `after` on, for micro-batches of more than `limit` images."""
     original, sizes = Glare.loss, []
 
     def loss(self: Glare, batch: Any, progress: Any) -> Any:
@@ -136,7 +136,7 @@ def _short_memory(monkeypatch: pytest.MonkeyPatch, *, limit: int, error: type[Ex
 
 
 @pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
-def test_where_memory_runs_out_shares_are_halved_once_and_the_run_is_that_of_small_shares(
+def test_where_memory_runs_out_micro_batches_are_halved_once_and_the_run_is_that_of_small_ones(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     expected = run(images, tmp_path / "small", engine__micro_batch_size=2)
@@ -145,7 +145,7 @@ def test_where_memory_runs_out_shares_are_halved_once_and_the_run_is_that_of_sma
         sizes = _short_memory(patch, limit=2, error=error)
         found = run(images, tmp_path / "short", engine__micro_batch_size=4, watcher=recorder)
     assert sizes[:3] == [4, 2, 2]
-    assert [m for m in recorder.messages if "memory ran out at step 0; going on with shares of 2 images" in m]
+    assert [m for m in recorder.messages if "memory ran out at step 0; going on with micro-batches of 2 images" in m]
     assert_same_training(found.run, expected.run)
 
 
@@ -168,7 +168,7 @@ def test_memory_that_is_short_for_half_a_share_as_well_ends_the_run_with_advice(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _short_memory(monkeypatch, limit=1, error=RuntimeError)
-    with pytest.raises(RekindleError, match=r"shares of 2 images (.|\n)*--engine.micro-batch-size"):
+    with pytest.raises(RekindleError, match=r"micro-batches of 2 images (.|\n)*--engine.micro-batch-size"):
         run(images, tmp_path / "run", engine__micro_batch_size=4)
 
 

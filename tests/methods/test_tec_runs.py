@@ -21,6 +21,7 @@ from rekindle.networks.block_outputs import walk_blocks
 from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.parts.base_model import BaseModel
 from rekindle.networks.parts.conditioning import read_conditioning
+from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import resolve
 from rekindle.pretraining.run import build_method
 from tests.engine.running import TINY, Recorder, assert_same_training, checkpoint, metrics, stop_after, write_images
@@ -52,7 +53,7 @@ def _in_memory(folder: Path, run: str, backbone: str) -> Tec:
     """The method of a run as it was when training ended."""
     resolved = resolve({}, _asked(folder / "images", folder / run, str(folder / backbone)))
     base, _ = load_backbone(str(folder / backbone))
-    method, _ = build_method(resolved, base)
+    method, _ = build_method(resolved, base, machine_of(resolved.options))
     method.load_state_dict(checkpoint(folder / run)["method"], strict=False)
     assert isinstance(method, Tec)
     return method.eval()
@@ -172,7 +173,7 @@ def test_a_run_with_adapters_is_a_base_and_they_act_in_its_targets(rounds: Path,
         for parameter in adapter_parameters(adapted).values():
             parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
     resolved = resolve({}, _asked(rounds / "images", rounds / "unused", str(rounds / "base.safetensors")))
-    method, attachment = build_method(resolved, adapted)
+    method, attachment = build_method(resolved, adapted, machine_of(resolved.options))
     assert isinstance(method, Tec)
     assert not any("adapter" in name for name in attachment.trained)
     assert not any(p.requires_grad for p in method.base_model.parameters())
@@ -188,4 +189,5 @@ def test_a_new_encoder_is_trained_whole(rounds: Path, change: dict[str, Any]) ->
     asked = _asked(rounds / "images", rounds / "unused", str(rounds / "base.safetensors"), **change)
     base, _ = load_backbone(str(rounds / "base.safetensors"))
     with pytest.raises(RequestError, match=r"tec trains a new network, .* use --train all"):
-        build_method(resolve({}, asked), base)
+        resolved = resolve({}, asked)
+        build_method(resolved, base, machine_of(resolved.options))

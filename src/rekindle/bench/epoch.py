@@ -20,6 +20,7 @@ from rekindle.bench.table import bench_of, sides_of
 from rekindle.bench.timing import Measured, measure
 from rekindle.data.images import find_images
 from rekindle.engine.watcher import StepReport
+from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import Resolved, resolve
 from rekindle.pretraining.run import pretrain
 from rekindle.pretraining.steps import plan_steps
@@ -85,7 +86,7 @@ class _TwoEpochs:
         """Train, from a folder of images to a model."""
         with tempfile.TemporaryDirectory(prefix="rekindle-bench-") as scratch:
             resolved = self._resolved(Path(scratch, "run"))
-            plan = plan_steps(resolved.options, len(find_images(resolved.options.images)))
+            plan = plan_steps(resolved.options, len(find_images(resolved.options.images)), machine_of(resolved.options))
             watcher = _Notes(plan.batch_size, plan.steps_per_epoch)
             pretrain(resolved, watcher=watcher)
         self._epochs.append(watcher.epochs())

@@ -13,9 +13,10 @@ from rekindle.bench.stage import count_flops, device_facts, device_of, fixed_vie
 from rekindle.core.fabric import Fabric
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.step import Stepper
+from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import PretrainOptions, resolve
 from rekindle.pretraining.run import build_method
-from rekindle.pretraining.steps import plan_steps
+from rekindle.pretraining.steps import fitted_to_memory, plan_steps
 from rekindle.views.batch import ViewBatch
 
 STEPS_PER_EPOCH, EPOCHS = 100, 100
@@ -45,17 +46,20 @@ def build_stepper(case: Mapping[str, object], method: str) -> tuple[Stepper, Pre
     backbone, _ = load_backbone(
         options.backbone, options.network, init="random", seed=seed, drop_path=options.network.drop_path
     )
-    built, _ = build_method(resolved, backbone)
+    machine = machine_of(options)
+    built, _ = build_method(resolved, backbone, machine)
     fabric = Fabric(accelerator=device.type, devices=1, precision="32-true")
     stepper = Stepper(built, fabric, options.optim, precision=options.precision)
-    return stepper, options, plan_steps(options, STEPS_PER_EPOCH * options.batch_size, backbone)
+    plan = plan_steps(options, STEPS_PER_EPOCH * options.batch_size, machine)
+    plan = fitted_to_memory(plan, options, machine, backbone)
+    return stepper, options, plan
 
 
 def one_step(stepper: Stepper, plan: TrainingPlan, batch: ViewBatch, step: int) -> float:
-    """Do one optimizer step as a run does it, share by share of the batch. Returns the loss."""
+    """Do one optimizer step as a run does it, micro-batch by micro-batch. Returns the loss."""
     size = len(batch) // plan.num_slots
-    shares = (batch.images(slice(start, start + size)) for start in range(0, len(batch), size))
-    return stepper.step(step, plan, lambda: next(shares)).values["loss"]
+    parts = (batch.images(slice(start, start + size)) for start in range(0, len(batch), size))
+    return stepper.step(step, plan, lambda: next(parts)).values["loss"]
 
 
 class _OurStep:
@@ -78,7 +82,7 @@ class _OurStep:
         return len(self._batch)
 
     def facts(self) -> dict[str, object]:
-        """Numbers that train, share of a step that is computed at a time, FLOPs of a step, losses, versions."""
+        """Numbers that train, images computed at a time, FLOPs of a step, losses, versions."""
         memory = device_facts(self._device)
         flops = count_flops(lambda: one_step(self._stepper, self._plan, self._batch, self._step))
         return memory | {

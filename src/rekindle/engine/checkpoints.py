@@ -26,7 +26,7 @@ class TrainingPlan:
         steps: optimizer steps in all.
         steps_per_epoch: optimizer steps for one pass over the images.
         batch_size: images in one optimizer step, over all processes and micro-batches.
-        num_slots: shares that a step's batch is cut into (micro-batches times processes).
+        num_slots: micro-batches that a step's batch is cut into, over all processes.
         seed: the run's seed.
     """
 
@@ -60,7 +60,7 @@ def has_checkpoint(path: Path) -> bool:
 def load_checkpoint(
     path: Path, method: Method, optimizer: torch.optim.Optimizer, plan: TrainingPlan
 ) -> tuple[int, TrainingPlan]:
-    """Restore a checkpoint in place; return the number of steps done, and the plan with the shares that the run had.
+    """Restore a checkpoint in place; return the number of steps done, and the plan with the micro-batches that the run had.
 
     Raises RekindleError if the file is damaged, and names the one before it if that is whole; RequestError if it belongs to
     another plan or another model.
@@ -72,7 +72,7 @@ def load_checkpoint(
     stored = payload["plan"]
     different = {k: (v, stored.get(k)) for k, v in asdict(plan).items() if stored.get(k) != v}
     if int(stored["num_slots"]) % world_size() == 0:
-        different.pop("num_slots", None)  # the shares are the run's own: memory may have decided them
+        different.pop("num_slots", None)  # micro-batches are the run's own: memory may have decided them
     if payload["format"] != FORMAT or different:
         name, (now, then) = next(iter(different.items()), ("format", (FORMAT, payload["format"])))
         raise RequestError(

@@ -70,7 +70,7 @@ class _Stepped(nn.Module):
         self.copies: ComputeCopies | None = None
 
     def forward(self, call: _Sealed[tuple[ViewBatch, Progress]]) -> _Sealed[LossBreakdown]:
-        """Compute the loss of one share of a step."""
+        """Compute the loss of one micro-batch."""
         batch, progress = call.value
         if self.copies is None:
             return _Sealed(self.method(batch, progress))
@@ -108,10 +108,10 @@ class Stepper:
         copies = [] if self._stepped.copies is None else self._stepped.copies.standing
         return [*self.method.parameters(), *copies]
 
-    def step(self, step: int, plan: TrainingPlan, next_share: Callable[[], ViewBatch]) -> StepOutcome:
+    def step(self, step: int, plan: TrainingPlan, next_micro_batch: Callable[[], ViewBatch]) -> StepOutcome:
         """Do one optimizer step.
 
-        Args: step, how many were done before; next_share, gives this process's next share of the batch.
+        Args: step, how many were done before; next_micro_batch, gives this process's next micro-batch.
         Raises: NotFinite if loss or gradient is not; weights, teacher and centres have then not moved.
         """
         start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
@@ -120,7 +120,7 @@ class Stepper:
         values: dict[str, float] = defaultdict(float)
         seen: list[int] = []
         for micro in range(accumulate):
-            batch = next_share()
+            batch = next_micro_batch()
             seen += batch.image_index.tolist()
             slot = micro * world_size() + rank()
             progress = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, slot, plan.num_slots)

@@ -20,6 +20,7 @@ from rekindle.matrix.columns import folder_name, share_told
 from rekindle.matrix.grid import Grid, Tree
 from rekindle.methods import METHODS
 from rekindle.networks.checkpoints.create import FILE_SUFFIXES
+from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.pretraining.recipes import with_recipe
 from rekindle.pretraining.steps import plan_steps
@@ -184,7 +185,7 @@ def plan_cells(grid: Grid, where: str) -> list[Cell]:
         num_images = len(source.share(key.images, grid.fraction_seed))
         try:
             whole = with_recipe(resolved, num_images)
-            cell = Cell(key, whole, plan_steps(whole.options, num_images).steps)
+            cell = Cell(key, whole, plan_steps(whole.options, num_images, machine_of(whole.options)).steps)
             refuse_other_options(cell)
             cell.run.refuse_unless_free(resume=True, needed_bytes=0)
         except RekindleError as error:

@@ -15,6 +15,7 @@ from rekindle.measuring.measurement import build_protocol
 from rekindle.measuring.models import load_model
 from rekindle.measuring.options import CompareOptions
 from rekindle.networks.backbone import Backbone
+from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import PretrainOptions
 from rekindle.pretraining.requests import check_request, check_views
 from rekindle.pretraining.run import build_method
@@ -57,7 +58,7 @@ def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: s
             else:
                 check_request(cell.resolved.options)
                 check_views(cell.resolved.options, base)
-                build_method(cell.resolved, base)
+                build_method(cell.resolved, base, machine_of(cell.resolved.options))
         except RekindleError as error:
             raise placed(error, f"{where}, cell {cell.key}") from error
     model = load_model(model_name, options, bench.watcher, backbone)

@@ -95,7 +95,7 @@ def kept_per_image(
 ) -> float:
     """Largest number of bytes that a step's forward passes keep at one time, per image.
 
-    The small views' share is gone before the large views' exists. A row in the head keeps the inputs of its activations and
+    The small views' part is gone before the large views' exists. A row in the head keeps the inputs of its activations and
     of its maps.
     """
     large = 2 * trunk.kept(sizes[0], train, bytes_each=bytes_each)
@@ -107,7 +107,7 @@ def kept_per_image(
 def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int) -> float:
     """Bytes that a step keeps whatever the number of images.
 
-    The gradient of the small views' share, that of the large views' prototypes (both in float32 as far as prototypes go),
+    The gradient of the small views' part, that of the large views' prototypes (both in float32 as far as prototypes go),
     and in low precision the weights that it computes with.
     """
     maps = head.width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
@@ -118,12 +118,12 @@ def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int) -> 
     return copies * bytes_each * (maps + trained) + 4 * 2 * head.prototypes * head.bottleneck
 
 
-def fitting_share(free_bytes: float, per_image: float, besides: float, *, at_most: int) -> int:
+def fitting_micro_batch(free_bytes: float, per_image: float, besides: float, *, at_most: int) -> int:
     """Images that fit into memory at a time: at_most, or a half, a quarter ... of it; at least 1.
 
     Half of what is free is left to temporary tensors, the allocator and others.
     """
-    share = at_most
-    while share > 1 and besides + share * per_image > free_bytes / 2:
-        share = (share + 1) // 2
-    return share
+    size = at_most
+    while size > 1 and besides + size * per_image > free_bytes / 2:
+        size = (size + 1) // 2
+    return size

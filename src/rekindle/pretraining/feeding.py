@@ -18,8 +18,8 @@ from rekindle.data.training import ReadableImages, StepBatches, TrainingImages
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.watcher import Watcher
 from rekindle.networks.backbone import Backbone
+from rekindle.pretraining.machine import Machine
 from rekindle.pretraining.options import PretrainOptions
-from rekindle.pretraining.steps import on_gpu
 from rekindle.views.batch import ViewBatch
 from rekindle.views.multicrop import MultiCrop, view_maker
 from rekindle.views.on_device import DeviceExecutor
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 Batch = TypeVar("Batch")
 Stream: TypeAlias = Callable[[int, TrainingPlan], Iterator[Batch]]
-"""This process's shares of every step from a start on, as the plan cuts them."""
+"""This process's micro-batches of every step from a start on, as the plan cuts them."""
 
 
-def shares_stream(
-    options: PretrainOptions, images: ImageSource, budget: int, fabric: Fabric, watcher: Watcher
+def micro_batches(
+    options: PretrainOptions, machine: Machine, images: ImageSource, budget: int, fabric: Fabric, watcher: Watcher
 ) -> Stream[ViewBatch | PlannedBatch]:
     """`_batches` as a function of start and plan; decoded images are kept in `budget` bytes unless that is switched off."""
     if options.data.store_gib == 0:  # the same in every process, as a budget that is measured need not be
-        return lambda start, plan: _batches(options, images, plan, start)
+        return lambda start, plan: _batches(options, machine, images, plan, start)
     store = share_store(len(images), budget, lambda handle: fabric.broadcast(handle), rank(), world_size())
     watcher.message(
         f"image store: up to {budget / GIB:.1f} GiB of memory keep decoded images; what does not fit is decoded each time"
@@ -46,18 +46,18 @@ def shares_stream(
     stored = StoredImages(images, store, options.data)
 
     def stream(start: int, plan: TrainingPlan) -> Iterator[ViewBatch | PlannedBatch]:
-        shares_per_epoch = plan.steps_per_epoch * plan.num_slots // world_size()
-        return told(_batches(options, stored, plan, start), store, shares_per_epoch, watcher.message)
+        per_epoch = plan.steps_per_epoch * plan.num_slots // world_size()
+        return told(_batches(options, machine, stored, plan, start), store, per_epoch, watcher.message)
 
     return stream
 
 
 def _batches(
-    options: PretrainOptions, images: ReadableImages, plan: TrainingPlan, start: int
+    options: PretrainOptions, machine: Machine, images: ReadableImages, plan: TrainingPlan, start: int
 ) -> Iterator[ViewBatch | PlannedBatch]:
-    """This process's shares of every step from `start` on; the same whatever the number of workers."""
+    """This process's micro-batches of every step from `start` on; the same whatever the number of workers."""
     accumulate = plan.num_slots // world_size()
-    transform = view_maker(options.views, on_gpu=on_gpu(options))
+    transform = view_maker(options.views, on_gpu=machine.is_gpu)
     dataset: Dataset[Any] = TrainingImages(images, transform, seed=options.seed, options=options.data)
     sampler = StepBatches(
         len(images),

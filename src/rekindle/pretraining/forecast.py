@@ -13,13 +13,12 @@ import psutil
 import torch
 
 from rekindle.core.errors import RequestError
-from rekindle.engine.loop import share_size
+from rekindle.engine.loop import micro_batch_size
 from rekindle.engine.optimizer import warmup_steps
 from rekindle.engine.step import Stepper
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.pretraining.options import Resolved
 from rekindle.pretraining.run import count_trained, head_warmup_steps, needed_bytes, prepare
-from rekindle.pretraining.steps import compute_precision
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,14 @@ def forecast(resolved: Resolved, *, measured_steps: int = 3, watcher: Watcher | 
     memory = None
     if measured_steps:
         device = prepared.fabric.device
-        stepper = Stepper(method, prepared.fabric, optim, precision=compute_precision(options), head_steps=0)
+        stepper = Stepper(method, prepared.fabric, optim, precision=prepared.machine.precision, head_steps=0)
         # From the middle of the run: there everything moves. More steps than the run has are its own, again and again.
         middle = plan.steps // 2
         stream = prepared.stream(watcher)
-        shares = chain.from_iterable(stream(middle, plan) for _ in range(measured_steps + 1))
+        batches = chain.from_iterable(stream(middle, plan) for _ in range(measured_steps + 1))
         for number in range(measured_steps + 1):
             began = time.perf_counter()
-            stepper.step(min(middle + number, plan.steps - 1), plan, lambda: next(shares).to(device))
+            stepper.step(min(middle + number, plan.steps - 1), plan, lambda: next(batches).to(device))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - began)
@@ -106,7 +105,7 @@ def forecast(resolved: Resolved, *, measured_steps: int = 3, watcher: Watcher | 
         head_steps=head_steps,
         epochs=plan.steps / plan.steps_per_epoch,
         batch_size=plan.batch_size,
-        share_size=share_size(plan),
+        share_size=micro_batch_size(plan),
         trained_parameters=count_trained(method),
         measured_steps=measured_steps,
         step_seconds=median,

@@ -21,7 +21,7 @@ from rekindle.core.tables import import_named
 from rekindle.data.images import ImageSource, chosen_images
 from rekindle.data.store import store_budget
 from rekindle.engine.checkpoints import TrainingPlan
-from rekindle.engine.loop import share_size, train
+from rekindle.engine.loop import RunHooks, micro_batch_size, train
 from rekindle.engine.metrics_log import read_curves
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
@@ -31,14 +31,15 @@ from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.stored_head import load_stored_head
 from rekindle.networks.compiling import compile_blocks
-from rekindle.pretraining.feeding import Stream, on_device, shares_stream
+from rekindle.pretraining.feeding import Stream, micro_batches, on_device
+from rekindle.pretraining.machine import Machine, machine_of
 from rekindle.pretraining.options import PretrainOptions, Resolved
 from rekindle.pretraining.pictures import RunPictures
 from rekindle.pretraining.probes import ModelProbe
 from rekindle.pretraining.recipes import with_recipe
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
 from rekindle.pretraining.requests import check_request, check_views, required
-from rekindle.pretraining.steps import compute_precision, on_gpu, plan_steps
+from rekindle.pretraining.steps import fitted_to_memory, plan_steps
 from rekindle.views.batch import ViewBatch
 
 
@@ -106,8 +107,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
 
     probe = None
     if options.probe and rank() == 0:
-        bf16 = compute_precision(options) == "bf16"
-        model_probe = ModelProbe(options, images, method.exported(), fabric.device, bf16=bf16)
+        model_probe = ModelProbe(options, images, method.exported(), fabric.device, bf16=prepared.machine.is_bf16)
         probe = Probe(
             measure=lambda: model_probe.measure(method.exported()),
             save_best=lambda steps: save(folder.best, steps),
@@ -129,18 +129,20 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             stream,
             plan,
             fabric=fabric,
-            precision=compute_precision(options),
+            precision=prepared.machine.precision,
             optim=options.optim,
             engine=options.engine,
             folder=folder,
             watcher=watcher,
             resume=resume,
             max_skipped=int(options.data.max_unreadable_fraction * len(images)),
-            record_skipped=lambda skipped: record_skipped_images(folder, images, skipped, options.data, watcher),
-            image_name=images.name,
+            hooks=RunHooks(
+                record_skipped=lambda skipped: record_skipped_images(folder, images, skipped, options.data, watcher),
+                image_name=images.name,
+                probe=probe,
+                draw=None if prepared.base is None else pictures.draw,
+            ),
             head_steps=head_steps,
-            probe=probe,
-            draw=None if prepared.base is None else pictures.draw,
         )
         exported_hash = None
         if outcome.is_finished and rank() == 0:
@@ -178,6 +180,7 @@ class Prepared:
     Attributes:
         resolved: with what the recipe chose.
         images: to learn from.
+        machine: where and how it computes.
         fabric: launched.
         backbone: inside the method; base_hash, of what was loaded.
         method: on the CPU; attachment, what of the backbone trains.
@@ -188,6 +191,7 @@ class Prepared:
 
     resolved: Resolved
     images: ImageSource
+    machine: Machine
     fabric: Fabric
     backbone: Backbone
     base_hash: str
@@ -198,10 +202,10 @@ class Prepared:
     base: Backbone | None
 
     def stream(self, watcher: Watcher) -> Stream[ViewBatch]:
-        """Return this process's shares as a function of start and plan."""
+        """Return this process's micro-batches as a function of start and plan."""
         options = self.resolved.options
-        shares = shares_stream(options, self.images, self.budget, self.fabric, watcher)
-        return on_device(shares, options, self.backbone, self.fabric.device)
+        batches = micro_batches(options, self.machine, self.images, self.budget, self.fabric, watcher)
+        return on_device(batches, options, self.backbone, self.fabric.device)
 
 
 def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[], object] = lambda: None) -> Prepared:
@@ -212,8 +216,8 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     """
     check_request(resolved.options)
     images = chosen_images(resolved.options.images, resolved.options.data)
-    share = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
-    watcher.message(f"{len(images)} images in {resolved.options.images}{share}")
+    part = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
+    watcher.message(f"{len(images)} images in {resolved.options.images}{part}")
     resolved = with_recipe(resolved, len(images))
     options = resolved.options
     if resolved.reasons:
@@ -221,8 +225,9 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
         watcher.message(f"chosen for {len(images)} images (`rekindle config` tells why): {chosen}")
     before_loading()
     budget = store_budget(options.data.store_gib)
-    plan_steps(options, len(images))  # refuses what cannot be before anything is loaded
-    fabric = _fabric(options)
+    machine = machine_of(options)
+    plan = plan_steps(options, len(images), machine)
+    fabric = _fabric(options, machine)
     fabric.launch()
     if rank() > 0:
         watcher = LoggingWatcher()
@@ -233,17 +238,18 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     base_hash = model_hash(backbone)
     check_views(options, backbone)
     base = copy.deepcopy(backbone) if options.engine.pictures_every > 0 and rank() == 0 else None
-    method, attachment = build_method(resolved, backbone)
-    plan = plan_steps(options, len(images), backbone if fabric.world_size == 1 else None)
+    method, attachment = build_method(resolved, backbone, machine)
+    if fabric.world_size == 1:
+        plan = fitted_to_memory(plan, options, machine, backbone)
     watcher.message(_describe(options, plan, method, attachment, len(images)))
-    return Prepared(resolved, images, fabric, backbone, base_hash, method, attachment, plan, budget, base)
+    return Prepared(resolved, images, machine, fabric, backbone, base_hash, method, attachment, plan, budget, base)
 
 
-def build_method(resolved: Resolved, backbone: Backbone) -> tuple[Method, Attachment]:
+def build_method(resolved: Resolved, backbone: Backbone, machine: Machine) -> tuple[Method, Attachment]:
     """Put adapters in, decide what trains, and build the method around the backbone. Raises RequestError."""
     options = resolved.options
     backbone.recompute_blocks = options.engine.recompute_blocks
-    if compute_precision(options) == "bf16" and not on_gpu(options):
+    if machine.is_bf16 and not machine.is_gpu:
         backbone.attend_plainly()
     method_class = import_named(METHODS, "method", options.method)
     side = options.views.global_size_px // backbone.patch_size
@@ -296,15 +302,14 @@ def _write_pictures(folder: RunFolder, pictures: RunPictures, watcher: Watcher) 
     watcher.message(f"pictures in {folder.pictures}")
 
 
-def _fabric(options: PretrainOptions) -> Fabric:
+def _fabric(options: PretrainOptions, machine: Machine) -> Fabric:
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    is_gpu = on_gpu(options)
     strategy: DDPStrategy | str = "auto"
     if options.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="nccl" if is_gpu else "gloo")
+        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="nccl" if machine.is_gpu else "gloo")
     return Fabric(
-        accelerator="cuda" if is_gpu else "cpu",
+        accelerator="cuda" if machine.is_gpu else "cpu",
         devices=options.devices,
         strategy=strategy,
         precision="32-true",  # bfloat16 is ours: engine.precision
@@ -318,7 +323,7 @@ def _describe(
     note = f" (asked for {options.batch_size})" if plan.batch_size != options.batch_size else ""
     return (
         f"{options.method}: {moved / 1e6:.2f} M numbers train ({options.train}, {len(attachment.trained)} backbone tensors), "
-        f"{plan.steps} steps of {plan.batch_size} images{note}, {share_size(plan)} at a time, "
+        f"{plan.steps} steps of {plan.batch_size} images{note}, {micro_batch_size(plan)} at a time, "
         f"{plan.steps_per_epoch} steps an epoch"
     )
 
