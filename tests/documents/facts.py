@@ -95,7 +95,7 @@ def _walk(value: Any, labels: frozenset[str], key: str) -> Iterator[Fact]:
 def _names(value: dict[str, Any]) -> set[str]:
     """The names that stand in an object; of a model's path every part."""
     texts = [str(value[name]) for name in NAMES if isinstance(value.get(name), str)]
-    for name in ("row", "against"):  # "recipe-camvid: sharp/recipe", of scripts/compare_rows.py
+    for name in ("row", "against"):  # "recipe-camvid: sharp/recipe", of `rekindle compare --rows`
         texts += re.split(r": |/(?=[^/]*$)", value[name]) if isinstance(value.get(name), str) else []
     found = {part.lower().removesuffix(".safetensors") for text in texts for part in (text, *text.split("/"))}
     found |= {f"{value[name]:.0%}" for name in ("share", "images") if isinstance(value.get(name), float)}

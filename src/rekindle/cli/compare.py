@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.compare_grid import COLOURS, run_grid
 from rekindle.cli.compare_results import run_results
+from rekindle.cli.compare_rows import run_rows
 from rekindle.measuring.options import SMALL, CompareOptions, with_protocols
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ sets. examples/grids/first.yaml is a grid with every part explained. Exit code 1
 many data sets: rekindle compare --results FILE.json... --relative-to MODEL [--json]
 reads result files of `evaluate` (any data sets, models and seeds) and prints every value, its relative improvement over the
 baseline (a random initialisation, for example), and the mean of the improvements over the data sets.
+
+two rows of matrices: rekindle compare --rows MATRIX METHOD/FRAMEWORK MATRIX METHOD/FRAMEWORK [--out FILE.json] [--json]
+subtracts the second row from the first one, column by column, with an interval over images, evaluation and training seeds, where
+a table compares each row with its start.
 """
 
 
@@ -46,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
         return run_grid(arguments)
     if any(argument.partition("=")[0] == "--results" for argument in arguments):
         return run_results(arguments)
+    if "--rows" in arguments:
+        return run_rows(arguments)
     taken = take(arguments, flags=["--json"])
     protocols = named or CompareOptions.model_fields["protocol"].default
     options = parse(with_protocols(CompareOptions, protocols, preset), taken.rest, program="compare")

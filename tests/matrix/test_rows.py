@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/compare_rows.py: one row of a matrix minus another one, with seeds crossed and paired."""
+"""`rekindle compare --rows`: one row of a matrix minus another one, with seeds crossed and paired."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rekindle.cli import main
 from rekindle.matrix.run import compare_grid
 from tests.matrix.making import tree
-from tests.running_scripts import run_script
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_the_difference_of_two_rows_is_that_of_their_means(
     folder: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matrix, out = folder / name, tmp_path / "rows.json"
-    run_script("compare_rows", matrix, "glare/adapters", matrix, "dino/adapters", "--out", out)
+    assert _rows(matrix, "glare/adapters", matrix, "dino/adapters", "--out", out) == 0
     found = json.loads(out.read_text())["differences"]["linear-seg"]
     rows = {
         row["method"]: row["pooled"]["linear-seg"] for row in json.loads((matrix / "table.json").read_text())["rows"]
@@ -36,17 +36,30 @@ def test_the_difference_of_two_rows_is_that_of_their_means(
     assert found["low"] <= found["difference"] <= found["high"]
     assert found["training_seeds"] == [2, 2]
     assert f"{100 * found['difference']:+.2f}" in capsys.readouterr().out
-    run_script("compare_rows", matrix, "glare/adapters", matrix, "glare/adapters", "--out", out)
+    assert _rows(matrix, "glare/adapters", matrix, "glare/adapters", "--out", out) == 0
     same = json.loads(out.read_text())["differences"]["linear-seg"]
     assert (same["difference"], same["verdict"]) == (0.0, "no difference")
     if name == "paired":
         assert same["low"] == same["high"] == 0.0  # the same pairs are drawn for both
 
 
-def test_what_cannot_be_compared_is_said(folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     crossed, paired = folder / "crossed", folder / "paired"
-    with pytest.raises(SystemExit, match="no finished run of 'glare/LoRA'"):
-        run_script("compare_rows", crossed, "glare/LoRA", crossed, "glare/adapters", "--out", tmp_path / "x.json")
-    with pytest.raises(SystemExit, match="not measured on the same evaluation seeds and images"):
-        run_script("compare_rows", crossed, "glare/adapters", paired, "glare/adapters", "--out", tmp_path / "x.json")
-    assert not (tmp_path / "x.json").exists()
+    for asked, message in (
+        ((crossed, "glare/LoRA", crossed, "glare/adapters"), "rows (METHOD/FRAMEWORK): dino/adapters, glare/adapters"),
+        ((crossed, "glare/adapters", paired, "glare/adapters"), "not measured on the same evaluation seeds and images"),
+        ((tmp_path, "glare/adapters", paired, "glare/adapters"), "name a folder that `rekindle compare --grid` wrote"),
+        ((crossed, "glare/adapters", paired), "--rows takes two matrices and a row of each"),
+        ((*[crossed, "glare/adapters"] * 2, "--out", tmp_path / "no" / "x.json"), "its folder does not exist"),
+    ):
+        assert _rows(*asked, "--json") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_as_json_it_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _rows(*[folder / "crossed", "glare/adapters"] * 2, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["differences"]["linear-seg"]["verdict"] == "no difference"
+
+
+def _rows(*arguments: object) -> int:
+    return main(["compare", "--rows", *map(str, arguments)])
