@@ -152,7 +152,7 @@ def export(
 
     Args:
         model: what `load` takes.
-        format: `timm`, `hf`, `onnx`, `mmseg` or `safetensors`.
+        format: for which program; `rekindle list formats` tells the names.
         out: new or empty folder.
         watcher: who is told how it goes; by default the logger "rekindle".
         options: `base`, `arch`, `verdict`.

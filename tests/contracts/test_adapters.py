@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from rekindle.adapters import ADAPTERS, SUMMARIES
+from rekindle.adapters import ADAPTERS
 from rekindle.adapters.attach import adapter_parameters, adapters_enabled, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
@@ -243,7 +243,3 @@ def test_a_step_on_bfloat16_copies_runs_and_gives_nearly_the_same_gradients(kind
     assert pairs and all(g is not None and g.dtype == torch.float32 for g, _ in pairs)
     flat, other = (torch.cat([p[i].flatten() for p in pairs]) for i in (0, 1))
     assert float(torch.nn.functional.cosine_similarity(flat, other, dim=0)) > 0.9
-
-
-def test_every_kind_has_a_summary() -> None:
-    assert SUMMARIES.keys() == ADAPTERS.keys()

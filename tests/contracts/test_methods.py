@@ -17,7 +17,7 @@ from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.core.tables import import_named
 from rekindle.engine.precision import ComputeCopies
-from rekindle.methods import METHODS, SUMMARIES
+from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.methods.shared.class_contrast import ContrastOptions
 from rekindle.methods.shared.corruption import CorruptionOptions
@@ -68,7 +68,7 @@ def test_a_method_is_final_has_a_summary_and_a_docstring(name: str) -> None:
     method = import_named(METHODS, "method", name)
     assert method.__bases__ == (Method,)
     assert method.__doc__ and method.Config.__doc__
-    assert name in SUMMARIES
+    assert METHODS[name].summary
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -79,10 +79,10 @@ def test_every_option_says_what_it_means(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_is_read_by_the_methods_code(name: str) -> None:
-    bodies = {module: _body(module) for module in (METHODS[name].split(":")[0], *SHARED_OPTIONS)}
+    bodies = {module: _body(module) for module in (METHODS[name].code.split(":")[0], *SHARED_OPTIONS)}
     for option in import_named(METHODS, "method", name).Config.model_fields:
         readers = [m for m, shared in SHARED_OPTIONS.items() if option in shared.model_fields]
-        readers.append(METHODS[name].split(":")[0])
+        readers.append(METHODS[name].code.split(":")[0])
         assert any(f"config.{option}" in bodies[m] for m in readers), f"{option} is an option that nothing reads"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rekindle.core.tables import import_named
-from rekindle.evaluation import OPTIONS
+from rekindle.core.tables import import_options
+from rekindle.evaluation import PROTOCOLS
 from rekindle.matrix.grid import Grid
 from rekindle.measuring.options import CompareOptions, EvaluateOptions, ExtractOptions
 from rekindle.pretraining.options import PretrainOptions
@@ -32,7 +32,7 @@ def _groups() -> dict[str, type[BaseModel]]:
         "prompt": PromptOptions,
         "app": AppOptions,
     }
-    protocols: dict[str, type[BaseModel]] = {name: import_named(OPTIONS, "protocol", name) for name in OPTIONS}
+    protocols: dict[str, type[BaseModel]] = {name: import_options(PROTOCOLS, "protocol", name) for name in PROTOCOLS}
     return groups | requests | protocols
 
 
@@ -43,9 +43,9 @@ def test_every_option_is_read_somewhere(group: str) -> None:
         assert re.search(rf"\.{name}\b|\"{name}\"", text), f"nothing reads {group}.{name}"
 
 
-@pytest.mark.parametrize("protocol", OPTIONS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_preset_is_one_that_the_options_allow(protocol: str) -> None:
-    options = import_named(OPTIONS, "protocol", protocol)
+    options = import_options(PROTOCOLS, "protocol", protocol)
     for values in options.PRESETS.values():
         assert options(**values) != options()
 

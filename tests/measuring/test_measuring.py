@@ -134,7 +134,7 @@ def test_python_calls_take_the_same_names(
         (["compare", "m", "--data", "d"], "MODEL is missing"),
         (["compare", "m", "n", "--data", "d", "--seeds", "0"], "greater than or equal to 1"),
         (["extract", "m", "--out", "o"], "--images is missing"),
-        (["list"], "say what to list: methods, adapters, protocols, backbones, datasets"),
+        (["list"], "say what to list: methods, adapters, protocols, formats, backbones, datasets"),
         (["list", "protocol"], "did you mean 'protocols'"),
     ],
 )

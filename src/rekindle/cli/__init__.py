@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("rekindle.cli.export", "a model for timm, transformers, ONNX or mmsegmentation, checked"),
     "check": ("rekindle.cli.check", "what is wrong with your images and masks, before you train"),
     "bench": ("rekindle.cli.bench", "how fast it is here, with peers beside it where they are installed"),
-    "list": ("rekindle.cli.catalogue", "methods, protocols, backbones, datasets"),
+    "list": ("rekindle.cli.catalogue", "methods, adapters, protocols, formats, backbones, datasets"),
     "config": ("rekindle.cli.config", "every value of a run, and what set it"),
 }
 

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from rekindle.adapters import SUMMARIES as ADAPTER_SUMMARIES
+from rekindle.adapters import ADAPTERS
 from rekindle.cli.arguments import take
 from rekindle.core.errors import RequestError, unknown_name
+from rekindle.core.tables import Entry
 from rekindle.data.published.named import DATASETS as NAMED_DATASETS
-from rekindle.evaluation import SUMMARIES as PROTOCOL_SUMMARIES
-from rekindle.methods import SUMMARIES as METHOD_SUMMARIES
+from rekindle.evaluation import PROTOCOLS
+from rekindle.exporting import FORMATS
+from rekindle.methods import METHODS
 from rekindle.networks.checkpoints.catalogue import BACKBONES, MODEL_FORMS
 
 DATASETS: dict[str, str] = {
@@ -41,14 +43,26 @@ def run(arguments: Sequence[str]) -> int:
     if taken.flags:
         print(json.dumps({taken.rest[0]: lines}))
         return 0
-    width = max(len(line["name"]) for line in lines)
-    for line in lines:
-        licence = f"  [{line['licence']}]" if "licence" in line else ""
-        print(f"{line['name']:<{width}}  {line['summary']}{licence}")
+    print(_aligned(lines))
     return 0
 
 
-def _named(summaries: dict[str, str]) -> list[dict[str, str]]:
+def told(table: Mapping[str, Entry]) -> str:
+    """Return what a table holds, a line each."""
+    return _aligned(_entries(table))
+
+
+def _aligned(lines: Sequence[Mapping[str, str]]) -> str:
+    width = max(len(line["name"]) for line in lines)
+    licences = [f"  [{line['licence']}]" if "licence" in line else "" for line in lines]
+    return "\n".join(f"{line['name']:<{width}}  {line['summary']}{x}" for line, x in zip(lines, licences, strict=True))
+
+
+def _entries(table: Mapping[str, Entry]) -> list[dict[str, str]]:
+    return _named({name: entry.summary for name, entry in table.items()})
+
+
+def _named(summaries: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "summary": summary} for name, summary in summaries.items()]
 
 
@@ -63,9 +77,10 @@ def _backbones() -> list[dict[str, str]]:
 
 
 TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
-    "methods": lambda: _named(METHOD_SUMMARIES),
-    "adapters": lambda: _named(ADAPTER_SUMMARIES),
-    "protocols": lambda: _named(PROTOCOL_SUMMARIES),
+    "methods": lambda: _entries(METHODS),
+    "adapters": lambda: _entries(ADAPTERS),
+    "protocols": lambda: _entries(PROTOCOLS),
+    "formats": lambda: _entries(FORMATS),
     "backbones": _backbones,
     "datasets": _datasets,
 }

@@ -8,17 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.catalogue import told
+from rekindle.exporting import FORMATS
 from rekindle.exporting.options import ExportOptions
 
 EPILOGUE = """
 also: --json, --debug. Every format is a folder with README.md, the model card. The export fails, and leaves nothing,
-if the written model does not give the original's tokens. hf and onnx need: pip install "rekindle[export]".
-
-  timm          model.safetensors, factory.json, config.json    plain ViTs, and LoRA, norm, bias adapters
-  hf            model.safetensors, config.json                  all; UniAdapter and AdaptFormer need rekindle installed too
-  onnx          model.onnx                                      all; any number of images, any size the patch divides
-  mmseg         model.pth                                       the same, without registers, rotation, layer scale
-  safetensors   model.safetensors, model.json                   all; for Rekindle, the base is not needed any more
+if the written model does not give the original's tokens. The formats:
 """
 
 
@@ -27,6 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & {*arguments}:
         print_help(None, ExportOptions, program="export")
         print(EPILOGUE)
+        print(told(FORMATS))
         return 0
     taken = take(arguments, flags=["--json"])
     options = parse(ExportOptions, taken.rest, program="export")

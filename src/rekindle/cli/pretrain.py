@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rekindle.cli.arguments import asked_tree, parse_run, print_help, take
-from rekindle.core.tables import import_named
+from rekindle.core.tables import import_options
 from rekindle.methods import METHODS
 from rekindle.pretraining.options import PretrainOptions
 
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle pretrain --help`."""
     if "--help" in arguments or "-h" in arguments:
         name = take(arguments, values=["--method"]).values.get("--method")
-        method = None if name is None else (name, import_named(METHODS, "method", name).Config)
+        method = None if name is None else (name, import_options(METHODS, "method", name))
         print_help(method, PretrainOptions, program="pretrain")
         print(EPILOGUE)
         return 0

@@ -4,10 +4,26 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rekindle.core.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a table knows of a name without importing it: all that a newcomer adds besides its own file.
+
+    Attributes:
+        code: "module:Name" of the class or function.
+        summary: one line for `rekindle list` and for help.
+        options: "module:Name" of its options, for help that shall not import the code; None: the code's own `Config`.
+    """
+
+    code: str
+    summary: str
+    options: str | None = None
 
 
 def imported(place: str) -> Any:
@@ -16,8 +32,25 @@ def imported(place: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def import_named(table: Mapping[str, str], kind: str, name: str) -> Any:
-    """Import what a table of `module:Name` strings holds under `name`. Raises RequestError for an unknown name."""
+def known_name(table: Collection[str], kind: str, name: str) -> str:
+    """Return `name` if the table holds it. Raises ValueError with the nearest known name: for checks of options."""
+    if name not in table:
+        raise ValueError(str(unknown_name(kind, name, table)))
+    return name
+
+
+def import_named(table: Mapping[str, Entry], kind: str, name: str) -> Any:
+    """Import the code that a table holds under `name`. Raises RequestError for an unknown name."""
+    return imported(_entry(table, kind, name).code)
+
+
+def import_options(table: Mapping[str, Entry], kind: str, name: str) -> Any:
+    """Import the options of what a table holds under `name`. Raises RequestError for an unknown name."""
+    entry = _entry(table, kind, name)
+    return imported(entry.code).Config if entry.options is None else imported(entry.options)
+
+
+def _entry(table: Mapping[str, Entry], kind: str, name: str) -> Entry:
     if name not in table:
         raise unknown_name(kind, name, table)
-    return imported(table[name])
+    return table[name]

@@ -3,10 +3,28 @@
 
 from __future__ import annotations
 
-FORMATS: dict[str, str] = {
-    "timm": "rekindle.exporting.timm_model:write",
-    "hf": "rekindle.exporting.hugging_face:write",
-    "onnx": "rekindle.exporting.onnx_model:write",
-    "mmseg": "rekindle.exporting.mmseg:write",
-    "safetensors": "rekindle.exporting.whole:write",
+from rekindle.core.tables import Entry
+
+FORMATS: dict[str, Entry] = {
+    "timm": Entry(
+        "rekindle.exporting.timm_model:write",
+        "model.safetensors, factory.json, config.json: plain ViTs, and adapters that fold into weights",
+    ),
+    "hf": Entry(
+        "rekindle.exporting.hugging_face:write",
+        "model.safetensors, config.json for transformers: every model; needs rekindle[export], and adapters that do not fold "
+        "need rekindle where they are used",
+    ),
+    "onnx": Entry(
+        "rekindle.exporting.onnx_model:write",
+        "model.onnx: every model; any number of images, of any size that the patch divides; needs rekindle[export]",
+    ),
+    "mmseg": Entry(
+        "rekindle.exporting.mmseg:write",
+        "model.pth for mmsegmentation: as timm, without registers, rotary positions and layer scale",
+    ),
+    "safetensors": Entry(
+        "rekindle.exporting.whole:write",
+        "model.safetensors, model.json: every model, for Rekindle itself; the base is not needed any more",
+    ),
 }

@@ -6,8 +6,8 @@ from __future__ import annotations
 import tyro
 from pydantic import field_validator
 
-from rekindle.core.errors import unknown_name
 from rekindle.core.options import Options
+from rekindle.core.tables import known_name
 from rekindle.exporting import FORMATS
 
 
@@ -17,7 +17,7 @@ class ExportOptions(Options):
     model: tyro.conf.Positional[str] = ""
     """Run folder, timm name, hf-hub:owner/name, or checkpoint file."""
     format: str = ""
-    """`timm`, `hf` (transformers), `onnx`, `mmseg`, or `safetensors` (for Rekindle itself, without the base)."""
+    """For which program (`rekindle list formats`); below they are told apart."""
     out: str = ""
     """New or empty folder; it is there only once all checks have passed."""
     base: str | None = None
@@ -30,6 +30,4 @@ class ExportOptions(Options):
     @field_validator("format")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name and name not in FORMATS:
-            raise ValueError(str(unknown_name("format", name, FORMATS)))
-        return name
+        return known_name(FORMATS, "format", name) if name else name

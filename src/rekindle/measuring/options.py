@@ -12,8 +12,8 @@ from pydantic import Field, create_model
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import checked, overlay
 from rekindle.core.options import Accelerator, Options
-from rekindle.core.tables import import_named
-from rekindle.evaluation import OPTIONS
+from rekindle.core.tables import import_options
+from rekindle.evaluation import PROTOCOLS
 from rekindle.networks.options import NetworkOptions
 
 Request = TypeVar("Request", bound=Options)
@@ -128,7 +128,7 @@ def with_protocols(model: type[Request], protocols: Sequence[str], preset: str =
     """Put the options of each protocol under its name. Raises RequestError for an unknown protocol or preset."""
     fields: dict[str, Any] = {}
     for name, values in preset_values(protocols, preset).items():
-        options = import_named(OPTIONS, "protocol", name)
+        options = import_options(PROTOCOLS, "protocol", name)
         fields[group_name(name)] = (options, Field(options(**values), description=f"Options of {name}."))
     combined: type[Request] = create_model(model.__name__, __base__=model, **fields)
     combined.__doc__ = model.__doc__
@@ -137,7 +137,7 @@ def with_protocols(model: type[Request], protocols: Sequence[str], preset: str =
 
 def preset_values(protocols: Sequence[str], preset: str) -> dict[str, Mapping[str, object]]:
     """Return what a preset sets of each protocol: nothing of one that does not know it, but one of them must."""
-    known = {name: import_named(OPTIONS, "protocol", name).PRESETS for name in protocols}
+    known = {name: import_options(PROTOCOLS, "protocol", name).PRESETS for name in protocols}
     if preset != SMALL and protocols and not any(preset in presets for presets in known.values()):
         names = sorted({SMALL, *(p for presets in known.values() for p in presets)})
         raise RequestError(f"--preset {preset}: {', '.join(protocols)} know {', '.join(names)}")

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import leaves
-from rekindle.core.tables import import_named
-from rekindle.evaluation import OPTIONS
+from rekindle.core.tables import import_options
+from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.scores.bootstrap import deviation
 from rekindle.evaluation.scores.result import EvalResult, read_rows
 from rekindle.evaluation.scores.score import Values
@@ -182,7 +182,7 @@ def compare_command(measured: Measured, base: str, run: str) -> str:
     shared: dict[str, str] = {}
     for protocol in protocols:
         config = measured.results(measured.model, protocol)[0].config
-        defaults = import_named(OPTIONS, "protocol", protocol)().model_dump(mode="json")
+        defaults = import_options(PROTOCOLS, "protocol", protocol)().model_dump(mode="json")
         for name in leaves(defaults):
             value, default = _at(config, name), _at(defaults, name)
             if value is not None and value != default:

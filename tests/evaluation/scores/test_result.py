@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rekindle.core.errors import RequestError
-from rekindle.evaluation import OPTIONS, PROTOCOLS, SUMMARIES
 from rekindle.evaluation.scores.kinds import MeanIou, Means
 from rekindle.evaluation.scores.result import EvalResult, read_result, read_rows, write_result
 
@@ -74,10 +73,6 @@ def test_real_numbers_are_read_back_to_the_last_digit(tmp_path: Path) -> None:
     read = read_result(tmp_path / "r.json")
     assert read.score == score
     assert np.array_equal(read_rows(tmp_path / "r.csv", written)[1], rows)
-
-
-def test_tables_name_the_same_protocols() -> None:
-    assert set(PROTOCOLS) == set(SUMMARIES) == set(OPTIONS)
 
 
 def test_requests_and_results_need_no_torch() -> None:
