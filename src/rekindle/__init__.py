@@ -60,11 +60,11 @@ def pretrain(*, resume: bool = False, watcher: Watcher | None = None, **options:
 
 
 def load(model: str | PathLike[str], *, base: str | None = None, arch: str | None = None) -> Backbone:
-    """Load any MODEL (run folder, checkpoint file, hf-hub:owner/name, timm name) in evaluation mode.
+    """Load any MODEL (folder of a run or of PEFT, checkpoint file, hf-hub:owner/name, timm name) in evaluation mode.
 
     Args:
         model: what to load.
-        base: for a run folder whose base has moved: where it is now.
+        base: for a folder whose base has moved: where it is now.
         arch: for a checkpoint file that does not tell its architecture: a timm name.
     Returns: an nn.Module that maps normalised pixels [N, 3, H, W] to `Tokens`, with timm's forward_features and
         forward_intermediates; `mean` and `std` say how pixels are normalised.

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from rekindle.adapters.attach import adapter_parameters
 from rekindle.adapters.options import AdapterOptions
-from rekindle.adapters.peft_format import CONFIG, TENSORS, read_peft, write_peft
+from rekindle.adapters.peft_folder import CONFIG, TENSORS
+from rekindle.adapters.peft_format import read_peft, write_peft
 from rekindle.core.errors import RequestError
 from tests.adapters.networks import GATED, PLAIN, ROTARY, ROTARY_GATED, adapted, build, images
 
@@ -97,10 +98,15 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type = IA3 is not supported"),
-        ({"use_dora": True}, "use_dora = True is not supported; merge it with PEFT"),
+        (
+            {"use_dora": True},
+            r"use_dora = True is not supported; merge it with PEFT .*, or train with use_dora = False",
+        ),
         ({"use_rslora": True}, "use_rslora = True is not supported"),
         ({"rank_pattern": {"qkv": 3}}, "rank_pattern = .* is not supported"),
         ({"bias": "all"}, "bias = 'all' is not supported"),
+        ({"r": 512}, r"adapter_config\.json: rank = 512 is not low"),
+        ({"lora_alpha": 0}, r"adapter_config\.json: lora_alpha = 0: input should be greater than 0"),
         ({"r": 3}, r"does not fit this backbone \(first: base_model\.model\.blocks\.0"),
     ],
 )
@@ -116,7 +122,7 @@ def test_missing_foreign_and_double_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"adapter_config\.json cannot be read"):
         read_peft(tmp_path, build())
     write_peft(tmp_path, adapted("lora"), "base")
-    with pytest.raises(RequestError, match="this backbone has LoRA already; read"):
+    with pytest.raises(RequestError, match="this backbone has adapters already; read"):
         read_peft(tmp_path, adapted("lora"))
     save_file({"base_model.model.head.lora_A.weight": torch.zeros(4, 32)}, tmp_path / TENSORS)
     with pytest.raises(RequestError, match="updates none of the maps"):

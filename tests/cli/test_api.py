@@ -70,7 +70,7 @@ def test_timm_calls_work_on_a_loaded_model(finished: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="not the folder of a run"):
+    with pytest.raises(RequestError, match=r"holds neither model\.json"):
         rekindle.load(tmp_path)
 
 

@@ -96,7 +96,7 @@ def test_the_folder_appears_where_there_was_none_or_an_empty_one_and_nowhere_els
 def test_requests_that_cannot_be_met_say_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="unknown format 'onx'; did you mean 'onnx'"):
         rekindle.export("x", format="onx", out=tmp_path / "out")
-    with pytest.raises(RequestError, match=r"--format is missing \(timm, hf, onnx, mmseg, safetensors\)"):
+    with pytest.raises(RequestError, match=r"--format is missing \(timm, hf, onnx, mmseg, peft, safetensors\)"):
         rekindle.export("x", format="", out=tmp_path / "out")
     with pytest.raises(RequestError, match="verdit"):
         rekindle.export("x", format="timm", out=tmp_path / "out", verdit="y")

@@ -10,18 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rekindle.adapters.options import AdapterOptions, LoraTarget
+from rekindle.adapters.options import LORA_MAPS, AdapterOptions, LoraTarget
 from rekindle.adapters.replacing import Replacement, ReplacingBlock, nested
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import TimmBlock
-
-MAPS: dict[LoraTarget, tuple[str, ...]] = {
-    "qkv": ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj"),
-    "proj": ("attn.proj",),
-    "fc1": ("mlp.fc1", "mlp.fc1_g", "mlp.fc1_x"),
-    "fc2": ("mlp.fc2",),
-}
-"""What a target is called in timm's blocks: one joint map, or one for each part."""
 
 
 class LowRank(nn.Module):
@@ -152,7 +144,7 @@ def target_maps(block: TimmBlock, targets: tuple[LoraTarget, ...]) -> list[str]:
     """Names of the linear maps that `targets` mean in this block. Raises RequestError for a target without any."""
     names: list[str] = []
     for target in targets:
-        found = [n for n in MAPS[target] if isinstance(_part(block, n), nn.Linear)]
+        found = [n for n in LORA_MAPS[target] if isinstance(_part(block, n), nn.Linear)]
         if not found:
             raise RequestError(
                 f"adapter.lora_targets names {target}, and this network's blocks have no such linear map"

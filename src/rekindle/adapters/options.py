@@ -13,6 +13,13 @@ Train = Literal["adapters", "all", "norm"]
 """What trains: adapters on a frozen backbone, all weights (HPT), or the layer norms alone."""
 
 LoraTarget = Literal["qkv", "proj", "fc1", "fc2"]
+LORA_MAPS: dict[LoraTarget, tuple[str, ...]] = {
+    "qkv": ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj"),
+    "proj": ("attn.proj",),
+    "fc1": ("mlp.fc1", "mlp.fc1_g", "mlp.fc1_x"),
+    "fc2": ("mlp.fc2",),
+}
+"""What a target is called in timm's blocks: one joint map, or one for each part."""
 MOST_LORA_RANK = 256
 USUAL_RANK = {"adaptformer": 64, "lora": 8}
 

@@ -5,36 +5,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from rekindle.adapters.attach import attach
-from rekindle.adapters.lora import MAPS, LoraBlock, LowRank
-from rekindle.adapters.options import AdapterOptions, LoraTarget
+from rekindle.adapters.lora import LoraBlock, LowRank
+from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.peft_folder import CONFIG, PREFIX, TENSORS, read_folder
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
-from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
-
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_PLAIN: dict[str, tuple[object, ...]] = {
-    "use_rslora": (False,),
-    "use_dora": (False,),
-    "use_qalora": (False,),
-    "lora_bias": (False,),
-    "bias": ("none",),
-    "fan_in_fan_out": (False,),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": (None, []),
-    "layer_replication": (None,),
-    "alora_invocation_tokens": (None,),
-}
-"""Keys of PEFT's configuration that change what is computed, with the values that mean plain LoRA."""
+from rekindle.networks.blocks import ComposedBlock
 
 
 def write_peft(folder: Path, backbone: Backbone, base_name: str) -> None:
@@ -50,8 +32,8 @@ def write_peft(folder: Path, backbone: Backbone, base_name: str) -> None:
     blocks = _lora_blocks(backbone)
     tensors: dict[str, torch.Tensor] = {}
     for name, update in _updates(blocks).items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = update.lora_A.weight.detach().cpu().contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = update.lora_B.weight.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = update.lora_A.weight.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = update.lora_B.weight.detach().cpu().contiguous()
     maps = blocks[0].updates()
     if "attn.qkv" in maps and getattr(blocks[0].block.attn, "q_bias", None) is not None:
         raise RequestError(
@@ -86,25 +68,13 @@ def read_peft(folder: Path, backbone: Backbone) -> AdapterOptions:
     Args: backbone, the base, without adapters; changed in place, and only the updates train in it.
     Raises: RequestError for a file that is missing or damaged, is not plain LoRA, or does not fit the backbone.
     """
-    config = _read_config(folder / CONFIG)
-    try:
-        tensors = load_file(folder / TENSORS)
-    except (OSError, SafetensorError) as error:
-        raise RequestError(f"{folder / TENSORS} is missing or damaged ({error}); restore it from a copy") from error
-    if any(isinstance(block, LoraBlock) for block in backbone.vit.blocks):
-        raise RequestError(f"this backbone has LoRA already; read {folder} onto its base")
-    changed = {name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors}
-    targets: list[LoraTarget] = [
-        t for t, maps in MAPS.items() if any(n.endswith(f".{m}") for n in changed for m in maps)
-    ]
-    if not targets:
-        raise RequestError(f"{folder / TENSORS} updates none of the maps of a vision transformer's blocks")
-    options = AdapterOptions(
-        kind="lora", rank=config["r"], lora_alpha=config["lora_alpha"], lora_targets=tuple(targets)
-    )
+    if any(isinstance(block, ComposedBlock) for block in backbone.vit.blocks):
+        raise RequestError(f"this backbone has adapters already; read {folder} onto the base without any")
+    options = read_folder(folder).options
     attach(backbone, options, train="adapters")
+    tensors = load_file(folder / TENSORS)
     own = {
-        f"{_PREFIX}{name}.{half}.weight": getattr(update, half).weight
+        f"{PREFIX}{name}.{half}.weight": getattr(update, half).weight
         for name, update in _updates(_lora_blocks(backbone)).items()
         for half in ("lora_A", "lora_B")
     }
@@ -117,22 +87,6 @@ def read_peft(folder: Path, backbone: Backbone) -> AdapterOptions:
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
     return options
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path)
-        kind, _, _ = config["peft_type"], config["r"], config["lora_alpha"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path} cannot be read ({error!r}); give the folder of a LoRA that PEFT saved") from error
-    if kind != "LORA":
-        raise RequestError(f"{path}: peft_type = {kind} is not supported; only LORA is")
-    for name, plain in _PLAIN.items():
-        if name in config and config[name] not in plain:
-            raise RequestError(
-                f"{path}: {name} = {config[name]!r} is not supported; merge it with PEFT and give the result"
-            )
-    return dict(config)
 
 
 def _lora_blocks(backbone: Backbone) -> list[LoraBlock]:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save
 
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions, Train
+from rekindle.adapters.peft_folder import is_peft_folder, read_folder
+from rekindle.adapters.peft_format import read_peft
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.rng import seeded_default
@@ -100,9 +102,10 @@ def load_backbone(
     """Return any MODEL as a backbone, and one line on how its tensors matched.
 
     Args:
-        name: a run folder, a checkpoint file, `hf-hub:owner/name`, a timm name, or an architecture with init="random".
-        network: how to read it; of a run folder, which knows, `add_register` alone counts.
-        base: where the base of a run folder lies now, if it has moved.
+        name: a run folder, a folder that PEFT saved, a checkpoint file, `hf-hub:owner/name`, a timm name, or an architecture
+            with init="random".
+        network: how to read it, or the base under PEFT's updates; of a run folder, which knows, `add_register` alone counts.
+        base: where the base of a folder lies now, if it has moved.
     Raises: RequestError for what is not there, not finished or does not match; RekindleError if a hub cannot be reached.
 
     """
@@ -113,6 +116,8 @@ def load_backbone(
             raise RequestError(f"{path} is a run with weights; --init random needs a timm name or an architecture")
         if network.add_register:
             _refuse_adapters(path)
+        if is_peft_folder(path):
+            return _load_peft(path, network, drop_path=drop_path, base=base)
         backbone, message = _load_run(path, drop_path=drop_path, base=base)
         if network.add_register:
             with seeded_default(0, "register"):
@@ -135,9 +140,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         what = (
             "is a run that has not finished (continue it with --resume)"
             if (folder / "config.yaml").exists()
-            else ("holds no model.json, so it is not the folder of a run")
+            else "holds neither model.json (a run) nor adapter_config.json (PEFT)"
         )
-        raise RequestError(f"{folder} {what}; give a finished run, a checkpoint file or a model name")
+        raise RequestError(
+            f"{folder} {what}; give a finished run, a folder that PEFT saved, a checkpoint file or a model name"
+        )
     try:
         description = read_json(path)
         if not isinstance(description, dict) or description["format"] != FORMAT:
@@ -176,8 +183,20 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
     )
 
 
+def _load_peft(folder: Path, network: NetworkOptions, *, drop_path: float, base: str | None) -> tuple[Backbone, str]:
+    stored = read_folder(folder)
+    name = base or stored.base_model()
+    try:
+        backbone, _ = load_backbone(name, network, drop_path=drop_path)
+    except RekindleError as error:
+        raise type(error)(f"{folder} stands on the base {name}, which could not be loaded: {error}") from error
+    read_peft(folder, backbone)
+    count = len(stored.names)
+    return backbone, f"{folder}: matched {count} of {count} tensors of LoRA (rank {stored.options.rank}), base {name}"
+
+
 def _refuse_adapters(folder: Path) -> None:
-    if read_description(folder)["adapter"] is not None:
+    if is_peft_folder(folder) or read_description(folder)["adapter"] is not None:
         raise RequestError(
             f"--network.add-register: {folder} has adapters, which learned among tokens without a register; start from its "
             "base, or from a run with train=all"

@@ -23,6 +23,10 @@ FORMATS: dict[str, Entry] = {
         "rekindle.exporting.mmseg:write",
         "model.pth for mmsegmentation: as timm, without registers, rotary positions and layer scale",
     ),
+    "peft": Entry(
+        "rekindle.exporting.peft_files:write",
+        "adapter_config.json, adapter_model.safetensors: LoRA alone, beside the base it was trained on",
+    ),
     "safetensors": Entry(
         "rekindle.exporting.whole:write",
         "model.safetensors, model.json: every model, for Rekindle itself; the base is not needed any more",

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.peft_folder import is_peft_folder, read_folder
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import storage_error
@@ -136,12 +137,17 @@ def _load(options: ExportOptions, watcher: Watcher) -> Source:
     folder = Path(options.model)
     description: dict[str, Any] = {}
     config: dict[str, Any] = {}
-    if folder.is_dir():
+    if is_peft_folder(folder):
+        description = {"train": "adapters", "adapter": read_folder(folder).options.model_dump(mode="json")}
+    elif folder.is_dir():
         description, config = read_description(folder), _read_config(folder / "config.yaml")
         _require_known_rule(options.model, description["identity"]["arch"]["pos_interp"])
     backbone, match = load_backbone(options.model, NetworkOptions(arch=options.arch), base=options.base)
     _require_known_rule(options.model, backbone.pos_interp)
     watcher.message(match)
+    if is_peft_folder(folder):
+        identity = backbone.identity
+        description["base"] = {"name": identity.name, "sha256": identity.sha256, "licence": identity.licence}
     adapter = description.get("adapter") if is_adapted(backbone) else None
     return Source(
         name=options.model,

@@ -15,13 +15,13 @@ class ExportOptions(Options):
     """Write a model for another program, check that it gives the same features there, and describe it."""
 
     model: tyro.conf.Positional[str] = ""
-    """Run folder, timm name, hf-hub:owner/name, or checkpoint file."""
+    """Folder of a run or of PEFT, timm name, hf-hub:owner/name, or checkpoint file."""
     format: str = ""
     """For which program (`rekindle list formats`); below they are told apart."""
     out: str = ""
     """New or empty folder; it is there only once all checks have passed."""
     base: str | None = None
-    """For a run folder whose base has moved: where it is now."""
+    """For a folder whose base has moved: where it is now."""
     arch: str | None = None
     """For a checkpoint file that does not tell its architecture: a timm name, or vit:width=384,depth=12,heads=6."""
     verdict: str | None = None

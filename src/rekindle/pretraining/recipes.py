@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rekindle.adapters.peft_folder import is_peft_folder, read_folder
 from rekindle.core.option_trees import checked, nested, overlay
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
@@ -154,14 +155,18 @@ def _epochs(steps: float, num_images: int, batch: int) -> float:
 
 
 def _adapters_of(options: PretrainOptions) -> dict[str, Choice]:
-    """The adapter's options of the run that `backbone` names, if it is one with adapters."""
-    path = Path(options.backbone or "-") / "model.json"
-    if options.train != "adapters" or not path.is_file():
+    """The adapter's options of the run or of PEFT's folder that `backbone` names, if it has adapters."""
+    folder = Path(options.backbone or "-")
+    stored: Mapping[str, Any] = {}
+    if options.train != "adapters":
         return {}
-    try:
-        stored: Mapping[str, Any] = read_json(path).get("adapter") or {}
-    except (ValueError, AttributeError, OSError):
-        return {}  # loading it will say what is wrong
+    if is_peft_folder(folder):
+        stored = read_folder(folder).options.model_dump()
+    elif (folder / "model.json").is_file():
+        try:
+            stored = read_json(folder / "model.json").get("adapter") or {}
+        except (ValueError, AttributeError, OSError):
+            return {}  # loading it will say what is wrong
     why = f"as the adapters of {options.backbone}, which are trained on"
     known: type[Options] = type(options.adapter)
     return {f"adapter.{name}": Choice(value, why) for name, value in stored.items() if name in known.model_fields}
