@@ -10,6 +10,7 @@ from rekindle.adapters.options import AdapterOptions
 from rekindle.cli.arguments import parse_run
 from rekindle.core.errors import RequestError
 from rekindle.pretraining.options import resolve
+from rekindle.pretraining.recipes import with_recipe
 
 
 def test_options_survive_a_file() -> None:
@@ -27,7 +28,7 @@ def test_command_line_and_python_ask_alike() -> None:
     assert resolve({}, {"adapter": {"kind": "lora"}}).options.adapter.width == 8
     with pytest.raises(RequestError, match=r"^adapter: rank = 512 is not low; name one for kind = lora"):
         parse_run(["--adapter.kind", "lora", "--adapter.rank", "512"], program="config")
-    with pytest.raises(RequestError, match="adapter: rank = 512 is not low; name one for kind = lora"):
+    with pytest.raises(RequestError, match="adapter: rank = 512 is not low; name one for kind = lora, 256 at most"):
         resolve({}, {"adapter": {"kind": "lora", "rank": 512}})
 
 
@@ -35,6 +36,24 @@ def test_each_kind_has_its_usual_rank_unless_one_is_asked_for() -> None:
     usual = {"uniadapter": 512, "adaptformer": 64, "lora": 8, "norm": 0, "bias": 0}
     assert {kind: AdapterOptions(kind=kind).width for kind in usual} == usual
     assert AdapterOptions(kind="adaptformer", rank=7).width == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "few", "many"),
+    [
+        ("uniadapter", (1.0, 64), (1.0, None)),
+        ("adaptformer", (1.0, 64), (1.0, None)),
+        ("lora", (0.1, None), (0.1, None)),
+        ("norm", (0.1, None), (0.1, None)),
+        ("bias", (0.1, None), (0.1, None)),
+    ],
+)
+def test_what_a_recipe_makes_of_each_kind(kind: str, few: tuple[float, int], many: tuple[float, int]) -> None:
+    for num_images, expected in ((900, few), (2_000, many)):
+        options = with_recipe(resolve({}, {"adapter": {"kind": kind}}), num_images).options.adapter
+        assert (options.scale, options.rank) == expected
+        asked = with_recipe(resolve({}, {"adapter": {"kind": kind, "scale": 0.3, "rank": 5}}), num_images)
+        assert (asked.options.adapter.scale, asked.options.adapter.rank) == (0.3, 5)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +65,7 @@ def test_each_kind_has_its_usual_rank_unless_one_is_asked_for() -> None:
         ({"kind": "norm", "in_full_training": True}, "in_full_training with kind = norm .* leave in_full_training out"),
         ({"kind": "lora", "lora_targets": ("query",)}, "'qkv', 'proj', 'fc1' or 'fc2'"),
         ({"kind": ["lora"]}, "valid string"),
+        ({"kind": "uniadaptor"}, "unknown adapter 'uniadaptor'; did you mean 'uniadapter'"),
         ({"lora_alpha": 0.0}, "greater than 0"),
     ],
 )

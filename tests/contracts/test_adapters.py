@@ -18,9 +18,11 @@ from torch.func import functional_call
 from rekindle.adapters import ADAPTERS
 from rekindle.adapters.attach import adapter_parameters, adapters_enabled, attach
 from rekindle.adapters.options import AdapterOptions
+from rekindle.adapters.replacing import ReplacingBlock
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
+from rekindle.core.tables import import_named
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods.dino import Dino, DinoOptions
 from rekindle.methods.shared.teacher import EmaTeacher
@@ -243,3 +245,17 @@ def test_a_step_on_bfloat16_copies_runs_and_gives_nearly_the_same_gradients(kind
     assert pairs and all(g is not None and g.dtype == torch.float32 for g, _ in pairs)
     flat, other = (torch.cat([p[i].flatten() for p in pairs]) for i in (0, 1))
     assert float(torch.nn.functional.cosine_similarity(flat, other, dim=0)) > 0.9
+
+
+@every_adapter
+def test_the_table_says_of_a_kind_what_its_code_does(kind: str) -> None:
+    entry = ADAPTERS[kind]
+    assert issubclass(import_named(ADAPTERS, "adapter", kind), ReplacingBlock) == entry.folds
+    small, wide = (sum(p.numel() for p in adapter_parameters(adapted(kind, rank=r)).values()) for r in (2, 4))
+    assert (small == wide) == (entry.usual_rank is None)
+    low, high = (adapted(kind, scale=s)(images()).sequence for s in (0.1, 0.2))
+    assert torch.equal(low, high) != entry.has_scale
+    if entry.moves_base:
+        assert adapter_parameters(adapted(kind)).keys() <= {
+            n.replace(".block.", ".adapter.") for n, _ in adapted(kind).named_parameters()
+        }

@@ -51,16 +51,16 @@ def test_the_command_lists_the_table(table: str, capsys: pytest.CaptureFixture[s
     assert main(["list", table]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(TABLES[table])
-    assert all(line.endswith(e.summary) for line, e in zip(lines, TABLES[table].values(), strict=True))
+    assert all(line.endswith(e.told) for line, e in zip(lines, TABLES[table].values(), strict=True))
     assert main(["list", table, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)[table]
-    assert told == [{"name": name, "summary": entry.summary} for name, entry in TABLES[table].items()]
+    assert told == [{"name": name, "summary": entry.told} for name, entry in TABLES[table].items()]
 
 
 def test_help_of_the_export_tells_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown and entry.summary in shown for name, entry in FORMATS.items())
+    assert all(name in shown and entry.told in shown for name, entry in FORMATS.items())
 
 
 def test_an_unknown_format_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:

@@ -248,7 +248,7 @@ def test_the_command_says_how_to_go_on(
     [
         (
             {"frameworks": {"f": {"adapter": {"kind": "lroa"}}}},
-            "cell tiny / glare / f / seed 0: unknown adapter 'lroa'",
+            "cell tiny / glare / f / seed 0: adapter.kind = 'lroa': unknown adapter 'lroa'",
         ),
         ({"frameworks": {"f": {"views": {"local_size_px": 12}}}}, "views.local_size_px = 12 is not a multiple of"),
         ({"starts": {"t": "no_such_model"}}, "grid: starts.t: "),

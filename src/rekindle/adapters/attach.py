@@ -52,7 +52,7 @@ def attach(
         also_trainable: patterns (`fnmatch`) of further parameters to train, e.g. "vit.cls_token".
 
     Raises:
-        RequestError: for an unknown kind of adapter.
+        RequestError: for adapters that are there and are not what the options ask for.
         ValueError: if adapters are attached already or `adapters` should train without any, if a pattern hits
             no parameter, or if a parameter belongs to neither base nor adapters.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rekindle.adapters import ADAPTERS
 from rekindle.core.options import Options
+from rekindle.core.tables import known_name
 
 Train = Literal["adapters", "all", "norm"]
 """What trains: adapters on a frozen backbone, all weights (HPT), or the layer norms alone."""
@@ -20,21 +22,18 @@ LORA_MAPS: dict[LoraTarget, tuple[str, ...]] = {
     "fc2": ("mlp.fc2",),
 }
 """What a target is called in timm's blocks: one joint map, or one for each part."""
-MOST_LORA_RANK = 256
-USUAL_RANK = {"adaptformer": 64, "lora": 8}
 
 
 class AdapterOptions(Options):
     """Which adapter goes where, and its size. Defaults: GLARE with UniAdapter."""
 
-    kind: str = "uniadapter"
-    """Kind of adapter: `uniadapter`, `adaptformer`, `lora`, or the blocks' own `norm` (LayerNorms) or `bias` (BitFit)."""
+    kind: str = Field("uniadapter", description=f"Kind of adapter: {', '.join(ADAPTERS)} (`rekindle list adapters`).")
     position: Literal["after_attn", "after_block", "parallel_mlp", "attn_branch"] = "after_attn"
     """Place: after the attention residual, after the block, beside the MLP, or in the attention branch. For `uniadapter`
     alone: the other kinds have one place each and do not read it."""
     rank: int | None = Field(default=None, ge=1)
-    """Width r of the bottleneck or of the update; None: 512 for `uniadapter` (the only one that gives GLARE's two parameter
-    counts), 64 for `adaptformer` (its paper), 8 for `lora` (PEFT), which takes 256 at most. `norm` and `bias` have none."""
+    """Width r of the bottleneck or of the update; None: what is usual for the kind (`rekindle list adapters`). `lora` takes 256
+    at most; `norm` and `bias` have none."""
     scale: float = Field(default=0.1, gt=0.0)
     """Factor s on the output of `uniadapter` and `adaptformer` (the default of both)."""
     learn_scale: bool = False
@@ -51,9 +50,15 @@ class AdapterOptions(Options):
     @property
     def width(self) -> int:
         """The rank that is asked for, or that suits the kind; 0 for a kind without."""
-        if self.kind in ("norm", "bias"):
+        usual = ADAPTERS[self.kind].usual_rank
+        if usual is None:
             return 0
-        return USUAL_RANK.get(self.kind, 512) if self.rank is None else self.rank
+        return usual if self.rank is None else self.rank
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return known_name(ADAPTERS, "adapter", name)
 
     @model_validator(mode="after")
     def _possible(self) -> AdapterOptions:
@@ -61,11 +66,13 @@ class AdapterOptions(Options):
             raise ValueError(
                 f"lora_targets = {list(self.lora_targets)} must name at least one map, each once, of qkv, proj, fc1, fc2"
             )
-        if self.kind == "lora" and self.width > MOST_LORA_RANK:
+        kind = ADAPTERS[self.kind]
+        if kind.most_rank is not None and self.width > kind.most_rank:
             raise ValueError(
-                f"rank = {self.rank} is not low; name one for kind = lora, usually 4 to 64 (8 is PEFT's default)"
+                f"rank = {self.rank} is not low; name one for kind = {self.kind}, {kind.most_rank} at most (usually "
+                f"{kind.usual_rank})"
             )
-        if self.in_full_training and self.kind in ("norm", "bias"):
+        if self.in_full_training and kind.moves_base:
             raise ValueError(
                 f"in_full_training with kind = {self.kind} would train the same numbers twice; leave in_full_training out"
             )

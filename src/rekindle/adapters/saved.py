@@ -19,6 +19,7 @@ from rekindle.adapters.peft_folder import is_peft_folder, read_folder
 from rekindle.adapters.peft_format import read_peft
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.option_trees import checked
 from rekindle.core.rng import seeded_default
 from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
@@ -165,12 +166,11 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
     if description["is_whole"]:
         backbone = backbone_from_description(description["identity"], drop_path=drop_path)
         if description["adapter"] is not None:  # an export holds base and adapters in one file
-            attach(backbone, AdapterOptions.model_validate(description["adapter"]), train="adapters")
+            attach(backbone, _adapter_options(folder, description), train="adapters")
         backbone.load_state_dict(tensors, strict=True)
         return backbone, f"{folder}: matched {len(tensors)} of {len(tensors)} tensors"
     backbone = _load_base(folder, description["base"], description["network"], drop_path, base)
-    options = AdapterOptions.model_validate(description["adapter"])
-    attach(backbone, options, train="adapters")
+    attach(backbone, _adapter_options(folder, description), train="adapters")
     result = backbone.load_state_dict(tensors, strict=False)
     absent = [n for n in result.missing_keys if ".adapter." in n]
     if absent or result.unexpected_keys:
@@ -181,6 +181,10 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
         backbone,
         f"{folder}: matched {len(tensors)} of {len(tensors)} trained tensors, base {description['base']['name']}",
     )
+
+
+def _adapter_options(folder: Path, description: Mapping[str, Any]) -> AdapterOptions:
+    return checked(AdapterOptions, description["adapter"], f"{folder / DESCRIPTION}: adapter")
 
 
 def _load_peft(folder: Path, network: NetworkOptions, *, drop_path: float, base: str | None) -> tuple[Backbone, str]:

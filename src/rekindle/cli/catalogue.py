@@ -59,7 +59,7 @@ def _aligned(lines: Sequence[Mapping[str, str]]) -> str:
 
 
 def _entries(table: Mapping[str, Entry]) -> list[dict[str, str]]:
-    return _named({name: entry.summary for name, entry in table.items()})
+    return _named({name: entry.told for name, entry in table.items()})
 
 
 def _named(summaries: Mapping[str, str]) -> list[dict[str, str]]:

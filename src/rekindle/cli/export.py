@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rekindle.adapters import kinds_that_fold
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.catalogue import told
 from rekindle.exporting import FORMATS
@@ -24,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         print_help(None, ExportOptions, program="export")
         print(EPILOGUE)
         print(told(FORMATS))
+        print(f"\nAdapters that fold into weights: {kinds_that_fold()}; not so: {kinds_that_fold(False)}.")
         return 0
     taken = take(arguments, flags=["--json"])
     options = parse(ExportOptions, taken.rest, program="export")

@@ -17,13 +17,18 @@ class Entry:
 
     Attributes:
         code: "module:Name" of the class or function.
-        summary: one line for `rekindle list` and for help.
+        summary: a few words on what it is.
         options: "module:Name" of its options, for help that shall not import the code; None: the code's own `Config`.
     """
 
     code: str
     summary: str
     options: str | None = None
+
+    @property
+    def told(self) -> str:
+        """The line of `rekindle list` and of help."""
+        return self.summary
 
 
 def imported(place: str) -> Any:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tyro
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from rekindle.core.options import Options
 from rekindle.core.tables import known_name
@@ -16,8 +16,7 @@ class ExportOptions(Options):
 
     model: tyro.conf.Positional[str] = ""
     """Folder of a run or of PEFT, timm name, hf-hub:owner/name, or checkpoint file."""
-    format: str = ""
-    """For which program (`rekindle list formats`); below they are told apart."""
+    format: str = Field("", description=f"For which program: {', '.join(FORMATS)} (told apart below).")
     out: str = ""
     """New or empty folder; it is there only once all checks have passed."""
     base: str | None = None

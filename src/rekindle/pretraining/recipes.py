@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rekindle.adapters import ADAPTERS
 from rekindle.adapters.peft_folder import is_peft_folder, read_folder
 from rekindle.core.option_trees import checked, nested, overlay
 from rekindle.core.options import Options
@@ -99,9 +100,10 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
         chosen["steps"] = Choice(
             steps, f"{images} in steps of {batch}: {steps * batch / num_images:.0f} passes over them"
         )
-    if options.train == "adapters" and options.adapter.kind in ("uniadapter", "adaptformer"):
+    adapter = ADAPTERS[options.adapter.kind]
+    if options.train == "adapters" and adapter.has_scale:
         chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results)")
-        if num_images <= FEW:
+        if num_images <= FEW and adapter.usual_rank is not None:
             chosen["adapter.rank"] = Choice(
                 NARROW_RANK, f"{images}: as good as 512 in small, steadier over seeds, and cheaper (docs/results)"
             )
