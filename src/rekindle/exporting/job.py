@@ -33,7 +33,6 @@ from rekindle.networks.options import NetworkOptions
 from rekindle.networks.position import PositionMode
 
 CARD = "README.md"
-HOLDS_ALL = ("hf", "onnx", "safetensors")
 FILE_ENDINGS = (".onnx", ".pth", ".pt", ".safetensors", ".bin", ".zip")
 
 
@@ -83,7 +82,7 @@ def run_export(options: ExportOptions, *, watcher: Watcher | None = None) -> Exp
             out.rmdir()  # empty, as was checked; a file put there meanwhile makes this fail
         partial.rename(out)
     except Obstacle as obstacle:
-        others = ", ".join(f for f in HOLDS_ALL if f != options.format)
+        others = ", ".join(n for n, format in FORMATS.items() if format.holds_all and n != options.format)
         raise RequestError(
             f"--format {options.format} cannot hold this model: {obstacle}; export it with --format {others}"
         ) from obstacle
