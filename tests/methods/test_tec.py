@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_the_equations_one_image_row_and_patch_at_a_time(tar
     found, pixels = method(batch, START), pixels_of(batch)
     keep, hidden = draw_visible(START, 2, 2, 16, 0.75)
     base = method.base_model.backbone
-    x, _, _ = base._embed(pixels)
+    x, _, _ = base.embed(pixels)
     outputs, before = [], x
     for block in base.vit.blocks:
         before, x = x, run_block(block, x)

@@ -183,7 +183,7 @@ def test_cls_attention_without_class_token_is_refused() -> None:
 @pytest.mark.parametrize("name", ["dinov2", "dinov3"])
 def test_branches_put_together_are_timms_block_bit_for_bit(name: str) -> None:
     backbone = build(ARCHITECTURES[name])
-    x, ropes, _ = backbone._embed(images(4 * backbone.patch_size))
+    x, ropes, _ = backbone.embed(images(4 * backbone.patch_size))
     block, rope = backbone.vit.blocks[0], ropes[0]
     expected = block(x) if rope is None else block(x, rope=rope)
     assert torch.equal(run_block(block, x, BlockPass(rope)), expected)

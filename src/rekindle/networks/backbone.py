@@ -159,18 +159,21 @@ class Backbone(nn.Module):
         """
         if cls_attention and not self.has_class_token:
             raise ValueError("cls_attention=True needs a network with a class token; this one has none")
-        x, ropes, grid = self._embed(pixels, patch_mask, mask_token, positions=positions)
+        x, ropes, grid = self.embed(pixels, patch_mask, mask_token, positions=positions)
         *early, last = self.vit.blocks
-        paths = self._draw_paths(x)
+        paths = self.draw_block_paths(x)
         hidden = None if unread is None else F.pad(unread.flatten(1), (self.num_prefix, 0), value=False)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self._run(block, x, BlockPass(rope, paths=path, unread=hidden))
+            x = self.run_one_block(block, x, BlockPass(rope, paths=path, unread=hidden))
         attention = None
         if cls_attention:
             attention = first_row_attention(last, x, ropes[-1])[:, :, self.num_prefix :]
             attention = attention.reshape(*attention.shape[:2], *grid)
         return self._tokens(
-            self._run(last, x, BlockPass(ropes[-1], paths=paths[-1], unread=hidden)), grid, attention, norm=norm
+            self.run_one_block(last, x, BlockPass(ropes[-1], paths=paths[-1], unread=hidden)),
+            grid,
+            attention,
+            norm=norm,
         )
 
     def class_token(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
@@ -195,23 +198,23 @@ class Backbone(nn.Module):
 
         The position is added (or the rotary table chosen) before patches are dropped, as in MAE (arXiv:2111.06377), sec. 3.
         """
-        x, ropes, _ = self._embed(pixels, positions=positions)
+        x, ropes, _ = self.embed(pixels, positions=positions)
         prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
         x = torch.cat([prefix, patches.gather(1, keep[..., None].expand(-1, -1, self.width))], dim=1)
-        ropes = [None if rope is None else _rows_of(rope, keep) for rope in ropes]
-        for block, rope, path in zip(self.vit.blocks, ropes, self._draw_paths(x), strict=True):
-            x = self._run(block, x, BlockPass(rope, paths=path))
+        ropes = [None if rope is None else rope_rows(rope, keep) for rope in ropes]
+        for block, rope, path in zip(self.vit.blocks, ropes, self.draw_block_paths(x), strict=True):
+            x = self.run_one_block(block, x, BlockPass(rope, paths=path))
         encoded: Tensor = self.vit.norm(x)
         return encoded
 
     def _first_tokens(self, pixels: Tensor, rows: int) -> Tensor:
         """The first tokens after the final norm; in the last block only theirs are computed."""
-        x, ropes, _ = self._embed(pixels)
+        x, ropes, _ = self.embed(pixels)
         *early, last = self.vit.blocks
-        paths = self._draw_paths(x)
+        paths = self.draw_block_paths(x)
         for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self._run(block, x, BlockPass(rope, paths=path))
-        tokens: Tensor = self.vit.norm(self._run(last, x, BlockPass(ropes[-1], rows, paths[-1])))
+            x = self.run_one_block(block, x, BlockPass(rope, paths=path))
+        tokens: Tensor = self.vit.norm(self.run_one_block(last, x, BlockPass(ropes[-1], rows, paths[-1])))
         return tokens
 
     def intermediate(
@@ -224,19 +227,19 @@ class Backbone(nn.Module):
 
         """
         indices = [self._block_index(i) for i in blocks]
-        x, ropes, grid = self._embed(pixels)
+        x, ropes, grid = self.embed(pixels)
         kept: dict[int, Tokens] = {}
-        for i, (block, rope, path) in enumerate(zip(self.vit.blocks, ropes, self._draw_paths(x), strict=True)):
+        for i, (block, rope, path) in enumerate(zip(self.vit.blocks, ropes, self.draw_block_paths(x), strict=True)):
             if i > max(indices, default=-1):
                 break
-            x = self._run(block, x, BlockPass(rope, paths=path))
+            x = self.run_one_block(block, x, BlockPass(rope, paths=path))
             if i in indices:
                 kept[i] = self._tokens(x, grid, None, norm=norm)
         return [kept[i] for i in indices]
 
     def forward_features(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N T D"]:
         """Return what timm's method of this name does: all tokens after the final norm, patches last."""
-        x, ropes, _ = self._embed(pixels)
+        x, ropes, _ = self.embed(pixels)
         for block, rope in zip(self.vit.blocks, ropes, strict=True):
             x = run_block(block, x, BlockPass(rope))
         features: Tensor = self.vit.norm(x)
@@ -270,7 +273,7 @@ class Backbone(nn.Module):
             wanted = list(range(max(0, self.depth - indices), self.depth))
         else:
             wanted = sorted({self._block_index(i) for i in indices})
-        x, ropes, grid = self._embed(pixels)
+        x, ropes, grid = self.embed(pixels)
         outputs: list[Tensor] = []
         for i, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
             if stop_early and i > wanted[-1]:
@@ -301,7 +304,7 @@ class Backbone(nn.Module):
             for name in ("drop_path1", "drop_path2"):
                 setattr(block, name, DropPath(own) if own else nn.Identity())
 
-    def _draw_paths(self, x: Tensor) -> list[Paths] | list[None]:
+    def draw_block_paths(self, x: Tensor) -> list[Paths] | list[None]:
         """Stochastic depth of every block while training, at the rates that its own modules hold.
 
         A CPU skips what images drop, a twentieth of a student's work at the usual rate. Elsewhere their number would have to
@@ -316,7 +319,8 @@ class Backbone(nn.Module):
         pays = x.device.type == "cpu" and x.dtype.itemsize > 2 and self.compiled is None
         return draw_paths(torch.tensor(keep, device=x.device, dtype=x.dtype), len(x), skip=pays and self.skip_dropped)
 
-    def _run(self, block: Any, x: Tensor, how: BlockPass) -> Tensor:
+    def run_one_block(self, block: Any, x: Tensor, how: BlockPass) -> Tensor:
+        """Return the tokens [N, T, D] after one of its blocks, compiled or recomputed on the way back where that is asked for."""
         if self.recompute_blocks and torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
             return recompute_block(block, x, replace(how, one_graph=True))
         if self.compiled is not None:
@@ -328,7 +332,7 @@ class Backbone(nn.Module):
             raise ValueError(f"block {index} does not exist; the network has blocks 0 to {self.depth - 1}")
         return index % self.depth
 
-    def _embed(
+    def embed(
         self,
         pixels: Tensor,
         patch_mask: Tensor | None = None,
@@ -385,6 +389,6 @@ class Backbone(nn.Module):
         return Tokens(cls, registers, patches.reshape(len(x), *grid, -1), attention)
 
 
-def _rows_of(rope: Tensor, keep: Tensor) -> Tensor:
+def rope_rows(rope: Tensor, keep: Tensor) -> Tensor:
     """Rows of a rotary table [P, d] (or one per head, [heads, P, d]) for the kept patches [N, L]: [N, 1 or heads, L, d]."""
     return rope[keep][:, None] if rope.ndim == 2 else rope[:, keep].transpose(0, 1)

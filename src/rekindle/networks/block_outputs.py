@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rekindle.networks.backbone import Backbone, _rows_of
+from rekindle.networks.backbone import Backbone, rope_rows
 from rekindle.networks.blocks import BlockPass, TimmBlock
 
 
@@ -44,7 +44,7 @@ def walk_blocks(
         class_token: stands in for the backbone's own; the same for every image.
 
     """
-    x, ropes, _ = backbone._embed(pixels)
+    x, ropes, _ = backbone.embed(pixels)
     if class_token is not None:
         x = torch.cat(
             [_embedded_class_token(backbone, class_token.to(x.dtype)).expand(len(x), -1, -1), x[:, 1:]], dim=1
@@ -52,9 +52,9 @@ def walk_blocks(
     if keep is not None:
         prefix, patches = x[:, : backbone.num_prefix], x[:, backbone.num_prefix :]
         x = torch.cat([prefix, patches.gather(1, keep[..., None].expand(-1, -1, backbone.width))], dim=1)
-        ropes = [None if rope is None else _rows_of(rope, keep) for rope in ropes]
-    for block, rope, path in zip(backbone.vit.blocks, ropes, backbone._draw_paths(x), strict=True):
-        after = backbone._run(block, x, BlockPass(rope, paths=path))
+        ropes = [None if rope is None else rope_rows(rope, keep) for rope in ropes]
+    for block, rope, path in zip(backbone.vit.blocks, ropes, backbone.draw_block_paths(x), strict=True):
+        after = backbone.run_one_block(block, x, BlockPass(rope, paths=path))
         yield BlockStep(block, x, after, rope)
         x = after
 

@@ -175,7 +175,7 @@ def first_row_attention(
         return block.first_row_attention(x, rope)
     check_block(block)
     attn = block.attn
-    q, k = _queries_and_keys(attn, block.norm1(x), rope, 1)
+    q, k = queries_and_keys(attn, block.norm1(x), rope, 1)
     scores = (q * attn.scale) @ k.transpose(-2, -1)
     row: Tensor = scores.float().softmax(dim=-1)[:, :, 0]
     return row
@@ -183,8 +183,8 @@ def first_row_attention(
 
 def _attend_first(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> Tensor:
     """What `attn(y)` gives for the first `rows` tokens: their queries alone, all keys and values."""
-    q, k = _queries_and_keys(attn, y, rope, rows)
-    v = _by_head(_project(attn, "v", y), q.shape[-1])
+    q, k = queries_and_keys(attn, y, rope, rows)
+    v = by_head(project(attn, "v", y), q.shape[-1])
     v = v.repeat_interleave(attn.num_heads // v.shape[1], dim=1)
     if attn.fused_attn:
         read = F.scaled_dot_product_attention(q, k, v, dropout_p=attn.attn_drop.p if attn.training else 0.0)
@@ -198,14 +198,14 @@ def _attend_first(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> Tenso
     return out
 
 
-def _queries_and_keys(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
+def queries_and_keys(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
     """Return the queries of the first `rows` tokens and all keys, [N, heads, ., D / heads], normed and rotated.
 
     The first tokens are prefix tokens, whose queries never turn.
     """
     heads = attn.num_heads
-    q = _project(attn, "q", y[:, :rows])
-    q, k = _by_head(q, q.shape[-1] // heads), _by_head(_project(attn, "k", y), q.shape[-1] // heads)
+    q = project(attn, "q", y[:, :rows])
+    q, k = by_head(q, q.shape[-1] // heads), by_head(project(attn, "k", y), q.shape[-1] // heads)
     q, k = attn.q_norm(q), attn.k_norm(k)
     if rope is not None:
         prefix = attn.num_prefix_tokens
@@ -214,13 +214,13 @@ def _queries_and_keys(attn: Any, y: Tensor, rope: Tensor | None, rows: int) -> t
     return q, k.repeat_interleave(heads // k.shape[1], dim=1)
 
 
-def _by_head(values: Tensor, width: int) -> Tensor:
-    """[N, T, heads * width] -> [N, heads, T, width]."""
+def by_head(values: Tensor, width: int) -> Tensor:
+    """Cut the numbers of the heads apart: [N, T, heads * width] -> [N, heads, T, width]."""
     return values.reshape(*values.shape[:2], -1, width).transpose(1, 2)
 
 
-def _project(attn: Any, part: Literal["q", "k", "v"], y: Tensor) -> Tensor:
-    """Queries, keys or values of y, whether the network holds three maps or one."""
+def project(attn: Any, part: Literal["q", "k", "v"], y: Tensor) -> Tensor:
+    """Return the queries, keys or values [N, T, .] of the normed tokens y, whether the network holds three maps or one."""
     if isinstance(attn, EvaAttention | AttentionRope) and attn.qkv is None:
         out: Tensor = getattr(attn, f"{part}_proj")(y)
         return out

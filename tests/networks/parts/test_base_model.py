@@ -67,7 +67,7 @@ def test_rows_are_those_with_which_the_last_block_reads(arch: str, monkeypatch: 
 def test_features_are_the_mean_of_raw_block_outputs(last_layers: int) -> None:
     backbone = _backbone(ARCHES[0])
     pixels = _pixels()
-    x, _, _ = backbone._embed(pixels)
+    x, _, _ = backbone.embed(pixels)
     outputs = []
     for block in backbone.vit.blocks:
         x = run_block(block, x)

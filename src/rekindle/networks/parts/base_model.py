@@ -12,9 +12,9 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError
-from rekindle.networks.backbone import Backbone, _rows_of
+from rekindle.networks.backbone import Backbone, rope_rows
 from rekindle.networks.block_outputs import BlockStep, walk_blocks
-from rekindle.networks.blocks import _by_head, _project, _queries_and_keys, plain_block
+from rekindle.networks.blocks import by_head, plain_block, project, queries_and_keys
 
 
 class LastAttention:
@@ -32,7 +32,7 @@ class LastAttention:
         block = plain_block(last.block)
         self._attn, self._rope, self._num_prefix = block.attn, last.rope, num_prefix
         self._tokens = block.norm1(last.before)
-        query, keys = _queries_and_keys(self._attn, self._tokens, self._rope, 1)
+        query, keys = queries_and_keys(self._attn, self._tokens, self._rope, 1)
         self._keys = keys.float().transpose(-2, -1)
         self._scale = float(self._attn.scale)
         self.class_logits = (query.float() * self._scale @ self._keys)[:, :, 0]
@@ -46,10 +46,10 @@ class LastAttention:
         attn, heads = self._attn, self.class_logits.shape[1]
         patches = self._tokens[:, self._num_prefix :]
         chosen = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
-        queries = _project(attn, "q", chosen)
-        queries = attn.q_norm(_by_head(queries, queries.shape[-1] // heads))
+        queries = project(attn, "q", chosen)
+        queries = attn.q_norm(by_head(queries, queries.shape[-1] // heads))
         if self._rope is not None:
-            queries = apply_rot_embed_cat(queries, _rows_of(self._rope, index), half=attn.rotate_half)
+            queries = apply_rot_embed_cat(queries, rope_rows(self._rope, index), half=attn.rotate_half)
         rows = queries.float() * self._scale @ self._keys[..., self._num_prefix :]
         return torch.cat([first, rows], dim=2).transpose(1, 2)
 
