@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rekindle.adapters.attach import adapter_parameters, attach
+from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.create import create_backbone
@@ -26,6 +26,11 @@ def build(name: str = PLAIN) -> Backbone:
     for parameter in backbone.parameters():
         nn.init.normal_(parameter, std=0.2)
     return backbone.eval()
+
+
+def adapter_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """The adapters' parameters by name, whether they train or not."""
+    return {name: p for name, p in backbone.named_parameters() if ".adapter." in name}
 
 
 def adapted(kind: str, name: str = PLAIN, *, trained: bool = True, **values: Any) -> Backbone:

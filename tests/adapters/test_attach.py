@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rekindle.adapters.attach import adapter_parameters, adapters_enabled, attach
+from rekindle.adapters.attach import adapters_enabled, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.uniadapter import AdaptedBlock, Position, UniAdapter
 from rekindle.core.errors import RequestError
@@ -20,6 +20,7 @@ from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.sharing import copy_sharing_frozen
 from rekindle.networks.stochastic_depth import BranchPath
+from tests.adapters.networks import adapter_parameters
 
 POSITIONS: tuple[Position, ...] = typing.get_args(Position)
 ARCHITECTURES = [

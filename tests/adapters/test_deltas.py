@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from rekindle.adapters.attach import adapter_parameters, attach
+from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone
-from tests.adapters.networks import PLAIN, ROTARY, ROTARY_GATED, adapted, build, images
+from tests.adapters.networks import PLAIN, ROTARY, ROTARY_GATED, adapted, adapter_parameters, build, images
 
 
 def _moved_by_hand(kind: str, name: str) -> tuple[Backbone, Backbone]:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rekindle.adapters.attach import adapter_parameters, adapters_enabled, attach
+from rekindle.adapters.attach import adapters_enabled, attach
 from rekindle.adapters.lora import LoraBlock, LowRank
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import BlockPass
-from tests.adapters.networks import GATED, PLAIN, ROTARY, ROTARY_GATED, adapted, build, images
+from tests.adapters.networks import GATED, PLAIN, ROTARY, ROTARY_GATED, adapted, adapter_parameters, build, images
 
 ALL = ("qkv", "proj", "fc1", "fc2")
 

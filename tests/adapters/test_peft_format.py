@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rekindle.adapters.attach import adapter_parameters
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.peft_folder import CONFIG, TENSORS
 from rekindle.adapters.peft_format import read_peft, write_peft
 from rekindle.core.errors import RequestError
-from tests.adapters.networks import GATED, PLAIN, ROTARY, ROTARY_GATED, adapted, build, images
+from tests.adapters.networks import GATED, PLAIN, ROTARY, ROTARY_GATED, adapted, adapter_parameters, build, images
 
 ALL: dict[str, Any] = {"lora_targets": ("qkv", "proj", "fc1", "fc2"), "lora_alpha": 3.5}
 CASES = [(PLAIN, {}), (PLAIN, ALL), (GATED, ALL), (ROTARY, ALL)]

@@ -93,7 +93,7 @@ def test_a_real_bench_of_steps_from_the_command_line(tmp_path: Path) -> None:
         f"bench step --backbone {TINY_VIT} --batch-size 2 --rounds 1 --warmup 0 --num-prototypes 16 --accelerator cpu"
     )
     request += " --views.global-size-px 64 --views.local-size-px 32 --views.num-local 2 --json"
-    command = [sys.executable, "-m", "rekindle.cli", *request.split()]
+    command = [sys.executable, "-m", "rekindle", *request.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     sides = {side["label"]: side for side in json.loads(done.stdout)["sides"]}

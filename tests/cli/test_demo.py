@@ -87,7 +87,7 @@ def test_help_needs_no_torch() -> None:
 @pytest.mark.slow
 def test_the_full_demo_as_a_user_runs_it(tmp_path: Path) -> None:
     """Whatever the verdict, the base has learned: one class for all pixels would give 0.04."""
-    command = [sys.executable, "-m", "rekindle.cli", "demo", "--out", str(tmp_path / "out"), "--json"]
+    command = [sys.executable, "-m", "rekindle", "demo", "--out", str(tmp_path / "out"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert all(row["base"] > 0.2 for row in result["rows"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from rekindle.adapters import ADAPTERS
-from rekindle.adapters.attach import adapter_parameters, adapters_enabled, attach
+from rekindle.adapters.attach import adapters_enabled, attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.replacing import ReplacingBlock
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, save_model
@@ -30,7 +30,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import ComposedBlock
 from rekindle.networks.checkpoints.tensors import write_checkpoint
 from rekindle.networks.options import NetworkOptions
-from tests.adapters.networks import PLAIN, ROTARY, ROTARY_GATED, adapted, build, images, move
+from tests.adapters.networks import PLAIN, ROTARY, ROTARY_GATED, adapted, adapter_parameters, build, images, move
 from tests.methods.scene import SMALL_HEAD, tiny_batch
 
 ARCHITECTURES = (PLAIN, ROTARY)

@@ -12,14 +12,12 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from rekindle.core.errors import RequestError
-from rekindle.drawing.distributions import write_overlap
 from rekindle.drawing.principal import principal_colours
 from rekindle.drawing.token_pictures import (
     cluster_tokens,
     cosines_to,
     write_clusters,
     write_principal,
-    write_prompted,
 )
 
 FLAT = np.full((4, 6, 5), 0.7)
@@ -122,26 +120,10 @@ def test_joint_pictures_show_equal_tokens_in_equal_colours(tmp_path: Path) -> No
     assert np.array_equal(pictures[0][-1, -1], pictures[1][0, 0])
 
 
-def test_a_prompt_shows_what_is_like_its_place(tmp_path: Path) -> None:
+def test_a_prompt_finds_what_is_like_its_place() -> None:
     tokens, groups = three_groups()
     cosines = cosines_to(tokens, (0.3, 0.99))  # patch (1, 5)
     assert np.allclose(cosines, groups == groups[1, 5])
-    image = np.full((40, 60, 3), 128, np.uint8)
-    write_prompted(tmp_path / "p.png", image, tokens, (0.3, 0.99), 0.5)
-    with Image.open(tmp_path / "p-mask.png") as mask, Image.open(tmp_path / "p.png") as heat:
-        assert np.array_equal(np.asarray(mask)[5::10, 5::10, 0] == 255, groups == groups[1, 5])
-        assert heat.size == (60, 40)
-
-
-def test_the_table_of_an_overlap_holds_what_is_drawn(tmp_path: Path) -> None:
-    intra, inter = [0.0, 1.0, 3.0, 0.0], [2.0, 2.0, 0.0, 0.0]
-    write_overlap(tmp_path / "o.png", intra, inter)
-    lines = (tmp_path / "o.csv").read_text().splitlines()
-    assert lines[0] == "low,high,intra,inter"
-    assert [float(v) for v in lines[2].split(",")] == [-0.5, 0.0, 0.25, 0.5]
-    first = (tmp_path / "o.png").read_bytes()
-    write_overlap(tmp_path / "o.png", intra, inter)
-    assert (tmp_path / "o.png").read_bytes() == first
 
 
 @pytest.mark.parametrize("place", [(1.0, 0.5), (0.5, -0.1)])

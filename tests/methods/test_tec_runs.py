@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rekindle
-from rekindle.adapters.attach import adapter_parameters, attach
+from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.saved import load_backbone
 from rekindle.core.errors import RequestError
@@ -24,6 +24,7 @@ from rekindle.networks.parts.conditioning import read_conditioning
 from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import resolve
 from rekindle.pretraining.run import build_method
+from tests.adapters.networks import adapter_parameters
 from tests.engine.running import TINY, Recorder, assert_same_training, checkpoint, metrics, stop_after, write_images
 
 SMALL = {"tec.decoder_width": 16, "tec.decoder_heads": 2, "tec.blocks_per_group": 1, "tec.num_selected": 3}

@@ -114,11 +114,6 @@ def adapters_enabled(backbone: Backbone, enabled: bool) -> Iterator[None]:
             block.enabled = state
 
 
-def adapter_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
-    """Return the adapters' parameters by name, whether they train or not."""
-    return {n: p for n, p in backbone.named_parameters() if fnmatchcase(n, ADAPTER_NAMES)}
-
-
 def _few(names: Sequence[str] | dict[str, nn.Parameter]) -> str:
     listed = list(names)
     return ", ".join(listed[:6]) + (f", ... ({len(listed)} in all)" if len(listed) > 6 else "")

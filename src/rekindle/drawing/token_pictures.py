@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import derived_seed
-from rekindle.drawing.pictures import PALETTE, Array, Bytes, enlarged, overlay, write_arrays, write_picture
+from rekindle.drawing.pictures import PALETTE, Array, enlarged, write_arrays, write_picture
 from rekindle.drawing.principal import Stretch, principal_colours
 
 
@@ -116,15 +116,3 @@ def cosines_to(tokens: ArrayLike, place: tuple[float, float]) -> Array:
     unit = grid / np.maximum(np.linalg.norm(grid, axis=-1, keepdims=True), 1e-12)
     chosen = unit[int(place[0] * grid.shape[0]), int(place[1] * grid.shape[1])]
     return np.asarray(unit @ chosen)
-
-
-def write_prompted(path: Path, image: Bytes, tokens: ArrayLike, place: tuple[float, float], threshold: float) -> None:
-    """Write what is like a chosen place of an image [H, W, 3]: the cosines over it as a PNG, and <stem>-mask.png.
-
-    The mask is white where the cosine exceeds the threshold; colours run from cosine 0 to 1. The NPZ holds the cosines.
-    """
-    cosines = cosines_to(tokens, place)
-    write_picture(path, overlay(image[None], cosines[None], low=0.0, high=1.0)[0])
-    mask = np.repeat((cosines > threshold)[..., None], 3, axis=-1).astype(np.float64)
-    write_picture(path.with_name(f"{path.stem}-mask.png"), enlarged(mask[None], image.shape[:2])[0])
-    write_arrays(path.with_suffix(".npz"), cosines=cosines)

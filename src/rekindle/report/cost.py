@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from rekindle.report.record import RunRecord
 
-KEYS = ("seconds", "energy_joules")
-
 
 def cost_numbers(record: RunRecord) -> dict[str, str | float | None]:
     """Return steps, images, time, speed, memory and final loss for the table of several runs."""

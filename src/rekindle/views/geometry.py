@@ -73,11 +73,6 @@ def patch_centres(crops: Crops, grid: tuple[int, int]) -> Float[Tensor, "*lead P
     return torch.stack([y, x], dim=-1).flatten(-3, -2)
 
 
-def patch_half_extent(crops: Crops, grid: tuple[int, int]) -> Float[Tensor, "*lead 2"]:
-    """Half height and half width of a patch, as fractions of the image."""
-    return torch.stack([axis.half[..., 0, 0] for axis in _axes(crops, grid)], dim=-1)
-
-
 def shared_region(a: Crops, b: Crops) -> tuple[Float[Tensor, "*lead 4"], Float[Tensor, "*lead"]]:
     """Return the rectangle (top, left, height, width) that two crops of an image share, and its area (0 if there is none).
 

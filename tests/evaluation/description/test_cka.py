@@ -12,11 +12,10 @@ from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.pictures import PictureFolder
-from rekindle.evaluation.description.cka import HEADLINE, Cka, TokenSample, cka_between
+from rekindle.evaluation.description.cka import HEADLINE, Cka, TokenSample
 from rekindle.evaluation.description.options import CkaOptions
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.linear_cka import linear_cka
-from rekindle.evaluation.features.shared_features import SharedFeatures
 from tests.evaluation.pictures import PatchOnlyExtractor, write_classes
 from tests.evaluation.toy import tiny_backbone
 
@@ -100,17 +99,6 @@ def test_the_sample_is_the_same_for_every_model_and_as_large_for_every_image() -
     assert [int(((first.rows()[0] // 100) == i).sum()) for i in range(3)] == [3, 3, 3]
     with pytest.raises(RequestError, match=r"cka\.max_rows = 2 is less than one token for each of 3 images"):
         TokenSample(3, 2)
-
-
-def test_a_model_is_like_itself_and_less_like_another(tmp_path: Path) -> None:
-    data = PictureFolder(write_classes(tmp_path, num_test=2, size=32), "val")
-    models = [SharedFeatures(FeatureExtractor(tiny_backbone(seed))) for seed in (0, 0, 1)]
-    assert cka_between(models[0], models[1], data, size_px=32) == pytest.approx(1.0)
-    assert 0 < cka_between(models[0], models[2], data, size_px=32) < 0.999
-    extractor = FeatureExtractor(tiny_backbone())
-    extractor.patch_size = 16
-    with pytest.raises(RequestError, match="patches of 8 and 16 px"):
-        cka_between(models[0], SharedFeatures(extractor), data, size_px=32)
 
 
 def test_a_model_of_one_block_is_refused(tmp_path: Path) -> None:

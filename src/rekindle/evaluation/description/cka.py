@@ -68,31 +68,6 @@ def patch_rows(
         yield [tokens.patches[0].flatten(0, 1).float() for tokens in per_block]
 
 
-def cka_between(
-    first: SharedFeatures,
-    second: SharedFeatures,
-    data: ImageSplit,
-    *,
-    size_px: int,
-    block: int = -1,
-    max_rows: int = 10_000,
-) -> float:
-    """Return the similarity of one block's patch tokens of two models with the same patch size, over all images.
-
-    Raises: RequestError for models that cut images into other patches.
-    """
-    sides = first.extractor.patch_size, second.extractor.patch_size
-    if sides[0] != sides[1]:
-        raise RequestError(
-            f"the models have patches of {sides[0]} and {sides[1]} px; their tokens do not belong together"
-        )
-    samples = [TokenSample(len(data.items), max_rows) for _ in range(2)]
-    for sample, features in zip(samples, (first, second), strict=True):
-        for rows in patch_rows(features, data, size_px, (block,)):
-            sample.add(rows)
-    return float(linear_cka(samples[0].rows()[0], samples[1].rows()[0]))
-
-
 class Cka(Protocol[CkaOptions, PictureFolder]):
     """The protocol; see the module. Nothing is drawn: every seed gives the same."""
 

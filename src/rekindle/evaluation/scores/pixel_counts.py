@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,9 +35,3 @@ def statistics_of(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
 def image_statistics(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
     """Count the pixels of one image (or several): [3, C] of intersection, label and predicted area; see `confusion_matrix`."""
     return statistics_of(confusion_matrix(prediction, label, num_classes, ignore_index))
-
-
-def reduce_zero_label(labels: Tensor, ignore_index: int = 255) -> Tensor:
-    """Make class 0 ("no data") ignored and move the others down by one: 0 -> 255, k -> k - 1, 255 -> 255."""
-    is_ignored = (labels == 0) | (labels == ignore_index)
-    return torch.where(is_ignored, ignore_index, labels.long() - 1)
