@@ -22,7 +22,6 @@ from rekindle.core.option_trees import nested
 from rekindle.core.tables import Entry
 from rekindle.evaluation import PROTOCOLS
 from rekindle.exporting import FORMATS, FormatEntry
-from rekindle.measuring.evaluate import evaluate
 from rekindle.methods import METHODS
 from tests.adapters.networks import images
 from tests.engine.running import TINY, write_images
@@ -215,7 +214,7 @@ def test_a_protocol_is_a_module_and_an_entry(
         assert main(["evaluate", str(model), *asked, *more, "--out", str(out)]) == 0
         sizes.append(json.loads(out.read_text())["metrics"]["size"])
     assert sizes[1:] == [pytest.approx(factor * sizes[0]) for factor in (2.0, 3.0)]
-    found = evaluate(model, "trial", data, trial={"its_option": 2.0}, out=str(tmp_path / "python.json"))
+    found = rekindle.evaluate(model, "trial", data, trial={"its_option": 2.0}, out=str(tmp_path / "python.json"))
     assert found.metrics["size"] == sizes[1]
     out = tmp_path / "comparison"
     assert main(["compare", str(model), str(other), *asked, "--seeds", "1", "--out", str(out)]) == 0
