@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes written in annotations are checked whenever tests run (jaxtyping with beartype)."""
+"""What holds for all tests: shapes are checked, one thread, data of others where they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook(
-    ["rekindle.objectives", "rekindle.views", "rekindle.networks", "rekindle.methods"], "beartype.beartype"
-)
+from tests.shapes import install
+
+install()
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
