@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PACKS ?= ../shared/data
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Files of tests are spread over the cores. One file in one process: make test ARGS="tests/core/test_rng.py -n 0"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo results-small test test-all torture audit lint types format docs examples lock clean
@@ -31,10 +33,10 @@ results-small: $(READY) ## a slice of docs/results/methods-and-frameworks.md aga
 		--images $(PACKS)/$$pack/images/train --data $(PACKS)/$$pack --out results-small/$$pack || exit 1; done
 
 test: $(READY) ## all tests that need no GPU and end within minutes
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY) ## every test, the slow ones too
-	$(PYTEST)
+	$(PYTEST) $(ARGS)
 
 torture: $(READY) ## the long harnesses of docs/reliability.md; half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.kills --count 100

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for all tests: shapes are checked, one thread, data of others where they are."""
+"""What holds for all tests: shapes are checked, one thread, and how tests are spread over processes."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.shapes import install
@@ -12,6 +14,26 @@ from tests.shapes import install
 install()
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+LONG = ("robustness", "cli", "matrix", "app", "bench", "engine", "data", "contracts")
+"""Folders whose files take the longest; they start first, so that none is left to one process at the end."""
+MOST_WORKERS = 8
+"""More end no sooner: each imports everything anew, and the longest file is one process's."""
+WORKER_BYTES = 2 << 30
+"""What a process of tests needs, with what its tests start."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Take a process per core that this one may use, as far as memory allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MOST_WORKERS, psutil.virtual_memory().available // WORKER_BYTES))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONG.index(folder) if folder in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
