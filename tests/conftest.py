@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -41,6 +42,14 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _curves_are_not_drawn() -> Iterator[None]:
+    from tests.curves import not_drawn
+
+    with not_drawn():
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from rekindle.cli import main
+from tests.curves import drawn
 
 SMALL = "--steps 2 --images 16 --labelled 8 --val 8 --seeds 1".split()
 PICTURES = ("tokens", "attention", "similarity")
@@ -20,7 +21,8 @@ PICTURES = ("tokens", "attention", "similarity")
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
-    assert main(["demo", "--out", str(out), *SMALL]) == 0
+    with drawn():
+        assert main(["demo", "--out", str(out), *SMALL]) == 0
     return out
 
 

@@ -18,6 +18,7 @@ from rekindle.methods.loca import Loca, LocaOptions
 from rekindle.methods.mmc import Mmc, MmcOptions
 from rekindle.methods.shared.corruption import new_pixel_head, restored_by_layer
 from rekindle.views.marking import BLUE, RED
+from tests.curves import drawn
 from tests.engine.running import TINY, write_images
 from tests.methods.scene import tiny_backbone, tiny_batch
 
@@ -74,7 +75,8 @@ def test_a_run_leaves_pictures_and_curves(tmp_path: Path, method: str, stem: str
         "steps": 3,
     }
     small = {"dino.num_prototypes": 16, "dino.head_hidden": 16} if method == "dino" else {}
-    rekindle.pretrain(**nested(kept | base | own | small))
+    with drawn():
+        rekindle.pretrain(**nested(kept | base | own | small))
     pictures = {p.stem: np.asarray(Image.open(p)) for p in (tmp_path / "run" / "pictures").glob("*.png")}
     assert set(pictures) == {"curves"} | ({stem} if stem else set()) | ({"layers"} if method == "mmc" else set())
     assert all(p.ndim == 3 and p.std() > 0 for p in pictures.values())
