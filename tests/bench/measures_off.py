@@ -16,9 +16,10 @@ from torch import Tensor
 from rekindle.bench.step import OursGlare
 from rekindle.engine import step as engine_step
 from rekindle.methods import dino, glare
-from rekindle.methods.shared import heads
+from rekindle.methods.base import LossBreakdown
+from rekindle.methods.shared import distillation
 from rekindle.networks.backbone import Backbone
-from rekindle.objectives.prototypes import Compared, WeighedTerms
+from rekindle.objectives.prototypes import Compared
 
 
 class AllWeights(OursGlare):
@@ -48,7 +49,7 @@ class KeptLogits(OursGlare):
     """Logits and distributions of all rows are tensors of the graph."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        heads.prototype_cross_entropy = kept_logits  # type: ignore[assignment, attr-defined]
+        distillation.prototype_cross_entropy = kept_logits  # type: ignore[assignment, attr-defined]
         super().__init__(case)
 
 
@@ -77,17 +78,17 @@ class Autocast(OursGlare):
         super().__init__(case)
 
 
-def one_graph(shares: Sequence[Callable[[], WeighedTerms]], inputs: Sequence[Tensor]) -> WeighedTerms:
-    """What `gradient_in_advance` gives, with the activations of all shares alive together."""
-    return WeighedTerms.join([share() for share in shares])
+def one_graph(parts: Sequence[Callable[[], LossBreakdown]], inputs: Sequence[Tensor]) -> LossBreakdown:
+    """What `gradient_in_advance` gives, with the activations of all parts alive together."""
+    return LossBreakdown.join([part() for part in parts])
 
 
 def kept_logits(
     student: Tensor, prototypes: Tensor, compared: Sequence[Compared], *, temperature: float
-) -> WeighedTerms:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """What `prototype_cross_entropy` gives, with logits and distributions of all rows in the graph."""
     parts = []
-    for own, part in zip(torch.split(student, [part.rows for part in compared]), compared, strict=True):
+    for own, part in zip(torch.split(student, [len(part.tokens) for part in compared]), compared, strict=True):
         log_p = F.log_softmax((own @ prototypes.to(own.dtype).T).float() / temperature, dim=-1)
         probs = part.targets.probs()
         values = {
@@ -95,5 +96,6 @@ def kept_logits(
             for name, pairs in part.terms.items()
         }
         total = torch.stack([part.weights[name] * value for name, value in values.items()]).sum()
-        parts.append(WeighedTerms(total, values))
-    return WeighedTerms.join(parts)
+        parts.append(LossBreakdown(total, values))
+    joined = LossBreakdown.join(parts)
+    return joined.total, joined.terms

@@ -14,13 +14,14 @@ from rekindle.adapters.options import AdapterOptions, Train
 from rekindle.bench.counting import Counted, counting
 from rekindle.bench.stage import fixed_views
 from rekindle.bench.step import FIRST_STEP, build_stepper
-from rekindle.methods.shared.heads import Comparison, HeadPair
+from rekindle.methods.base import LossBreakdown
+from rekindle.methods.shared.distillation import HeadPair
 from rekindle.networks import stochastic_depth
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.stochastic_depth import BranchPath
-from rekindle.objectives.prototypes import BLOCK_ROWS, WeighedTerms
+from rekindle.objectives.prototypes import BLOCK_ROWS, Compared
 from rekindle.pretraining.costs import Head, Rows, Trunk, fitting_micro_batch, kept_besides, kept_per_image
 from tests.bench.cases import step_case
 from tests.bench.step_flops import FUSED_BACKWARD, PLAIN_BACKWARD, HeadFlops, TrunkFlops, dino_step, glare_step
@@ -61,7 +62,7 @@ def _step(
     original = HeadPair.losses
     running, kept = [Counted()], []
 
-    def losses(self: HeadPair, comparisons: list[Comparison]) -> WeighedTerms:
+    def losses(self: HeadPair, comparisons: list[Compared]) -> LossBreakdown:
         sizes.update({"+".join(sorted(c.terms)): (len(c.tokens), len(c.targets)) for c in comparisons})
         found = original(self, comparisons)
         kept.append(running[-1].kept_now)
@@ -111,7 +112,7 @@ def _trunk(rank: int, width: int = 192, depth: int = 3) -> Trunk:
 
 def _as_many_rows_as_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round no numbers of rows up."""
-    monkeypatch.setattr("rekindle.methods.shared.heads.HEAD_STEP", 1)
+    monkeypatch.setattr("rekindle.methods.shared.distillation.HEAD_STEP", 1)
     monkeypatch.setattr("rekindle.objectives.row_blocks.WINDOW_STEP", 1)
 
 

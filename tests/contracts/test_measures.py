@@ -38,7 +38,7 @@ def _take_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for label, module in list(sys.modules.items()):
         if label.startswith("rekindle.methods.") and hasattr(module, "gradient_in_advance"):
             monkeypatch.setattr(module, "gradient_in_advance", one_graph)
-    monkeypatch.setattr("rekindle.methods.shared.heads.prototype_cross_entropy", kept_logits)
+    monkeypatch.setattr("rekindle.methods.shared.distillation.prototype_cross_entropy", kept_logits)
     monkeypatch.setattr("rekindle.adapters.uniadapter.onto_stream", _plain_branch)
     monkeypatch.setattr("rekindle.networks.blocks.attend", lambda attn, y, mask=None: attn(y, attn_mask=mask))
     monkeypatch.setattr("rekindle.networks.parts.heads._unit_rows", lambda x: F.normalize(x, dim=-1))

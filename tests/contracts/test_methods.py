@@ -21,7 +21,7 @@ from rekindle.methods import METHODS
 from rekindle.methods.base import Method
 from rekindle.methods.shared.class_contrast import ContrastOptions
 from rekindle.methods.shared.corruption import CorruptionOptions
-from rekindle.methods.shared.distillation import CentredOptions
+from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.pretraining.options import resolve
 from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
 
@@ -87,10 +87,10 @@ def test_every_option_is_read_by_the_methods_code(name: str) -> None:
 
 
 def _body(module: str) -> str:
-    """The source after the first class of options."""
+    """The source after the first class of options, if there is one."""
     path = Path(__file__).parents[2] / "src" / Path(*module.split(".")).with_suffix(".py")
     source = path.read_text()
-    after = source.index("Options(") + 1
+    after = source.find("Options(") + 1
     return source[min(at for word in ("\nclass ", "\ndef ") if (at := source.find(word, after)) > 0) :]
 
 

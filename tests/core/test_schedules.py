@@ -9,7 +9,7 @@ import pytest
 
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine, epoch_ramp, warmup_cosine
-from rekindle.methods.shared.teacher import teacher_temperature
+from rekindle.methods.shared.distillation import teacher_temperature
 
 
 def test_learning_rate_is_zero_at_first_peaks_after_the_warm_up_and_ends_at_its_final_value() -> None:

@@ -17,7 +17,7 @@ from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.dino import Dino
 from rekindle.methods.glare import Glare
-from rekindle.methods.shared.teacher import Centre, teacher_temperature
+from rekindle.methods.shared.distillation import Centre, teacher_temperature
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.assignment import centred_softmax
 from rekindle.views.batch import ViewBatch

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.flsl import Flsl, FlslOptions
-from rekindle.objectives.clustering import mean_shift_error, soft_read, volume
+from rekindle.objectives.soft_clustering import mean_shift_error, soft_read, volume
 from rekindle.pretraining.options import resolve
 from rekindle.views.crops import UniformStream, sample_boxes
 from tests.methods.scene import ARCH, SMALL_HEAD, tiny_backbone, tiny_batch

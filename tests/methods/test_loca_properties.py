@@ -23,7 +23,7 @@ from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.locator import Locator
 from rekindle.networks.parts.query_block import QueryBlock
 from rekindle.networks.position import interpolate_positions
-from rekindle.objectives.clustering import volume
+from rekindle.objectives.soft_clustering import volume
 from rekindle.views.multicrop import MultiCrop
 from rekindle.views.options import ViewsOptions
 from tests.methods.scene import tiny_batch

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rekindle.objectives.pairs import (
+    Pairs,
     Reduction,
     cross_view_pairs,
     matched_patch_pairs,
@@ -17,7 +18,6 @@ from rekindle.objectives.pairs import (
     same_patch_pairs,
     used_rows,
 )
-from rekindle.objectives.prototypes import Pairs
 from tests.objectives.rowwise import (
     cross_view_entropy,
     masked_patch_mean,

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rekindle.objectives.row_blocks import WINDOW_STEP, Block, Pairs, cut_into_blocks, whole_steps
+from rekindle.objectives.pairs import Pairs
+from rekindle.objectives.row_blocks import WINDOW_STEP, Block, cut_into_blocks, whole_steps
 
 
 def _groups(sizes: list[int], seed: int) -> torch.Tensor:

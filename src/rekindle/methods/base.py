@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method is: a module that turns a batch of views into a loss. The engine sees only this."""
+"""Method and LossBreakdown: a method is a module that turns a batch of views into a loss. The engine sees only this."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress as Progress
-from rekindle.methods.shared.teacher import Centre, EmaTeacher
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
-from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch as ViewBatch
 
 PictureRows = Mapping[str, Mapping[str, Tensor]]
@@ -24,12 +23,12 @@ PictureRows = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class LossBreakdown:
-    """A loss and what it is made of.
+    """A loss, or a part of one that others join, and what it is made of.
 
     Attributes:
         total: scalar that carries the graph.
         terms: the unweighted terms by the paper's names, detached.
-        stats: other scalars worth watching (teacher entropy, matched share), detached.
+        stats: other scalars worth watching (teacher entropy, matched fraction), detached.
     """
 
     total: Tensor
@@ -44,15 +43,17 @@ class LossBreakdown:
         if terms.keys() != weights.keys():
             raise ValueError(f"terms {sorted(terms)} and weights {sorted(weights)} must name the same losses")
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        return LossBreakdown.join([WeighedTerms(total, dict(terms))], stats)
+        return LossBreakdown.join([LossBreakdown(total, dict(terms))], stats)
 
     @staticmethod
-    def join(parts: Sequence[WeighedTerms], stats: Mapping[str, Tensor] | None = None) -> LossBreakdown:
-        """Add up parts that carry their weights already; terms of one name are added as well."""
-        joined = WeighedTerms.join(parts)
-        return LossBreakdown(
-            joined.total, joined.terms, {name: value.detach() for name, value in (stats or {}).items()}
-        )
+    def join(parts: Sequence[LossBreakdown], stats: Mapping[str, Tensor] | None = None) -> LossBreakdown:
+        """Add up parts that carry their weights already; terms of one name are added as well. Stats of parts are left out."""
+        terms: dict[str, Tensor] = {}
+        for part in parts:
+            for name, value in part.terms.items():
+                terms[name] = terms[name] + value.detach() if name in terms else value.detach()
+        total = parts[0].total if len(parts) == 1 else torch.stack([part.total for part in parts]).sum()
+        return LossBreakdown(total, terms, {name: value.detach() for name, value in (stats or {}).items()})
 
 
 class Upkeep(ABC):
@@ -65,6 +66,10 @@ class Upkeep(ABC):
     @abstractmethod
     def after_step(self, progress: Progress) -> None:
         """See `Method.after_step`."""
+
+    @abstractmethod
+    def abandon_step(self) -> None:
+        """See `Method.abandon_step`."""
 
     @abstractmethod
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
@@ -96,8 +101,8 @@ class Method(nn.Module, ABC):
     """Settings, by dotted name, that belong to the method however it is trained: its crops, for example. They stand in place of
     the shared defaults; a run file and the command line override them."""
     COMPARES_IMAGES: ClassVar[bool] = False
-    """The loss of an image depends on the others of its share (negatives, batch statistics). The batch is then not cut into
-    shares, unless a size of shares is asked for."""
+    """The loss of an image depends on the others that are computed with it (negatives, batch statistics). The batch is then not
+    cut into micro-batches, unless a size of these is asked for."""
 
     @classmethod
     def fitted(cls, config: Options, grid: tuple[int, int]) -> Options:
@@ -121,7 +126,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Compute the loss of one share of a step's batch."""
+        """Compute the loss of one micro-batch of a step.
+
+        Its docstring names the function of `objectives.plain` that prints what it equals.
+        """
 
     def forward(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Call `loss`, so that DDP and torch.compile wrap a method unchanged."""
@@ -138,10 +146,9 @@ class Method(nn.Module, ABC):
             self.upkeep.after_step(progress)
 
     def abandon_step(self) -> None:
-        """Forget what the shares of a step that did not end have observed; they will come again."""
-        for module in self.modules():
-            if isinstance(module, Centre):
-                module.forget()
+        """Forget what the micro-batches of a step that did not end have observed; they will come again."""
+        if self.upkeep is not None:
+            self.upkeep.abandon_step()
 
     def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
         """Return pictures of what was learnt, for people: file stem -> row title -> bytes [n, 3, H, W] of one size.

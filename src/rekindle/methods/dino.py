@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import ClassVar
 
 import torch
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.shared.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
-from rekindle.methods.shared.heads import HeadPair, class_comparison
-from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.distillation import Distillation, StudentWithHead, class_comparison, new_centres, new_head
+from rekindle.methods.shared.distillation_options import CentredOptions
+from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.objectives.prototypes import TargetRows, WeighedTerms
 from rekindle.views.batch import ViewBatch, Views
 
 
@@ -25,7 +23,15 @@ class DinoOptions(CentredOptions):
 
 
 class Dino(Method):
-    """Class tokens of all crops match the teacher's class tokens of the other global crop (eq. 1-4).
+    """Class tokens of all crops match the teacher's class tokens of the other large crop.
+
+    With g_s and g_t the logits that student and teacher (backbone and head) give the class token of a view, over K prototypes:
+
+        P_s(x) = softmax(g_s(x) / tau_s)                                                  eq. 1
+        P_t(x) = softmax((g_t(x) - C) / tau_t), without gradient                          section 3.1
+        L = mean of H(P_t(x), P_s(x')) over large views x and all views x' other than x   eq. 3
+        g_t <- m g_t + (1 - m) g_s, for every weight that trains, after each step         section 3.1
+        C <- m_C C + (1 - m_C) mean of g_t(x), after each step                            eq. 4
 
     Deviations: none in the loss. The defaults are those of continual pre-training with adapters; training from scratch
     takes DINO's own through `optim`.
@@ -50,23 +56,33 @@ class Dino(Method):
         self.student = StudentWithHead(backbone, new_head(config, backbone.width))
         self.teacher = EmaTeacher(self.student)
         self.centres = new_centres(("cls",), config)
-        self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
+        self.upkeep = Distillation(config, self.student, self.teacher, self.centres)  # moves teacher and centre
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Cross-entropy over all pairs of a student view and another global view of the teacher (eq. 3)."""
-        teacher = self.teacher.network
-        heads = self.upkeep.head_pair(progress)
-        with torch.no_grad():
-            cls = teacher.backbone.class_token(batch.global_views.pixels.flatten(0, 1))
-            targets = heads.targets(cls, self.upkeep.centre("cls"))
-        views = {range(2): batch.global_views}
-        if batch.local_views is not None:
-            views = {range(2, 2 + batch.num_local): batch.local_views, **views}
-        shares = [partial(self._share, batch, heads, targets, own, number) for number, own in views.items()]
-        found = gradient_in_advance(shares, [*self.student.backbone.parameters(), *heads.inputs])
-        return LossBreakdown.join([found], self.upkeep.stats(progress, {"cls": targets}, found.total))
+        """Return the mean cross-entropy over all pairs of a student view and another, large view of the teacher (eq. 3).
 
-    def _share(self, batch: ViewBatch, heads: HeadPair, targets: TargetRows, own: Views, number: range) -> WeighedTerms:
-        """What views of one size, of these numbers, add to the loss."""
-        cls = self.student.backbone.class_token(own.pixels.flatten(0, 1))
-        return heads.losses([class_comparison("glob", cls, targets, views=number, batch=batch, weight=1.0)])
+        Equals `objectives.plain.cross_view_entropy` of the student's logits [V, B, K] and of what
+        `objectives.plain.centred_softmax` makes of the teacher's [2, B, K]. These tensors never exist: at K = 65536 they would
+        be most of the memory. A pair is a student row, a teacher row and a weight, and `HeadPair.losses` adds up
+        weight * H a block of rows at a time, with the gradient, from what the heads give before the prototypes.
+
+        The sum falls into two parts, over the small student views and over the large ones. `gradient_in_advance` takes the
+        gradient of one before the activations of the other exist.
+        """
+        heads = self.upkeep.head_pair(progress)  # with the temperatures of this step
+        with torch.no_grad():
+            cls = self.teacher.network.backbone.class_token(
+                batch.global_views.pixels.flatten(0, 1)
+            )  # [2B, D], views first
+            targets = heads.targets(cls, self.upkeep.centre("cls"))  # P_t, [2B, K] once asked for; noted for eq. 4
+
+        def part(views: Views, numbers: range) -> LossBreakdown:
+            """The pairs of the student's views of one size, which have these numbers among all V."""
+            cls = self.student.backbone.class_token(views.pixels.flatten(0, 1))
+            return heads.losses([class_comparison("glob", cls, targets, views=numbers, batch=batch, weight=1.0)])
+
+        parts = [lambda: part(batch.global_views, range(2))]
+        if (small := batch.local_views) is not None:
+            parts.insert(0, lambda: part(small, range(2, 2 + batch.num_local)))
+        found = gradient_in_advance(parts, [*self.student.backbone.parameters(), *heads.inputs])
+        return LossBreakdown.join([found], self.upkeep.stats(progress, {"cls": targets}, found.total))

@@ -15,11 +15,12 @@ from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.shared.distillation import Distillation, DistillationOptions, StudentWithHead, new_head
+from rekindle.methods.shared.distillation import Distillation, StudentWithHead, new_head
+from rekindle.methods.shared.distillation_options import DistillationOptions
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.clustering import mean_shift_error, soft_read, volume
+from rekindle.objectives.soft_clustering import mean_shift_error, soft_read, volume
 from rekindle.views.batch import ViewBatch
 from rekindle.views.windows import check_windows, sample_windows
 
@@ -63,7 +64,7 @@ class Flsl(Method):
 
     Views: the teacher's crop, and the student's crops cut out of it, unmirrored. Tokens are patches alone; class token and
     registers of a backbone stay in its sequence. Deviations: the multi-stage mixing of attentions is left out. Means of a step
-    that is computed in several shares are those of a share (without `engine.micro_batch_size` a process's batch is one).
+    that is computed in several micro-batches are those of one (without `engine.micro_batch_size` a process's batch is one).
     """
 
     Config = FlslOptions

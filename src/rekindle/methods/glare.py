@@ -15,16 +15,16 @@ from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.shared.distillation import CentredOptions, Distillation, new_centres, new_head
-from rekindle.methods.shared.heads import Comparison, HeadPair, class_comparison
-from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.distillation import Distillation, HeadPair, class_comparison, new_centres, new_head
+from rekindle.methods.shared.distillation_options import CentredOptions
+from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.cross_attention import CrossAttention
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
-from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
+from rekindle.objectives.pairs import Pairs, matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
+from rekindle.objectives.prototypes import Compared, TargetRows
 from rekindle.views.batch import ViewBatch, Views
 from rekindle.views.distortion import distort, draw_patch_mask
 from rekindle.views.geometry import Match, checked_threshold, match_patches, region_partner
@@ -195,7 +195,7 @@ class Glare(Method):
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Weighted sum of the terms that are switched on (eq. 10).
 
-        The small crops' share of the loss and the large views' need nothing of each other's graph, so each gradient is taken
+        The small crops' part of the loss and the large views' need nothing of each other's graph, so each gradient is taken
         at once, and the activations of the first are gone before those of the second exist.
         """
         config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
@@ -212,10 +212,10 @@ class Glare(Method):
         if local is not None:
             levels["patch"] = local.targets
 
-        def large_share() -> WeighedTerms:
+        def large_part() -> LossBreakdown:
             distorted = self._student_pass(clean, hit, progress)
             large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
-            compared: list[Comparison] = []
+            compared: list[Compared] = []
             if cls is not None:
                 compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
             if config.regional_weight:
@@ -225,8 +225,8 @@ class Glare(Method):
                 compared.extend(self._local(distorted, large, local))  # eqs. 8 and 9
             return heads.losses(compared)
 
-        shares = [*self._small_share(batch, heads, cls, local), large_share]
-        found = gradient_in_advance(shares, [*self._trained(), *heads.inputs])
+        parts = [*self._small_part(batch, heads, cls, local), large_part]
+        found = gradient_in_advance(parts, [*self._trained(), *heads.inputs])
         return LossBreakdown.join([found], stats | self.upkeep.stats(progress, levels, stats["matched"]))  # eq. 10
 
     def _trained(self) -> Iterator[Tensor]:
@@ -318,21 +318,21 @@ class Glare(Method):
 
     # Terms, in the order of the paper
 
-    def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Comparison:
+    def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Compared:
         """Eq. 4 with multi-crop."""
         return class_comparison("glob", cls, targets, views=views, batch=batch, weight=self.config.global_weight)
 
-    def _small_share(
+    def _small_part(
         self, batch: ViewBatch, heads: HeadPair, cls: TargetRows | None, local: LocalPairs | None
-    ) -> list[Callable[[], WeighedTerms]]:
+    ) -> list[Callable[[], LossBreakdown]]:
         """What the small crops add to eq. 4 (and to eq. 9, if they take part), if anything."""
         matched = None if local is None else local.small
         if batch.local_views is None or (cls is None and matched is None):
             return []
         pixels, views = batch.local_views.pixels.flatten(0, 1), range(2, 2 + batch.num_local)
 
-        def share() -> WeighedTerms:
-            compared: list[Comparison] = []
+        def part() -> LossBreakdown:
+            compared: list[Compared] = []
             if local is None or matched is None:
                 cls_tokens = self.student.backbone.class_token(pixels)
             else:
@@ -343,7 +343,7 @@ class Glare(Method):
                 compared.append(self._global(cls_tokens, views, batch, cls))
             return heads.losses(compared)
 
-        return [share]
+        return [part]
 
     def _regional(
         self,
@@ -354,7 +354,7 @@ class Glare(Method):
         heads: HeadPair,
         progress: Progress,
         stats: dict[str, Tensor],
-    ) -> Comparison:
+    ) -> Compared:
         """Eqs. 5-7: patches of a region R read their whole view; their partners read R' alone."""
         config = self.config
         assert self.student.attention is not None and self.teacher.network.attention is not None
@@ -385,7 +385,7 @@ class Glare(Method):
             targets = self._targets("region", heads, z_t)
         pairs = {"reg": region_pairs(index, usable, student_tokens.shape[1], reduction=config.reduction)}  # eq. 7
         used, pairs = used_rows(pairs, "student", len(z_s))
-        return Comparison(
+        return Compared(
             z_s[used],
             targets,
             pairs,
@@ -465,7 +465,7 @@ class Glare(Method):
             rows = images + view * len(batch)
             yield self._match(small, batch.global_views, grid, rows).relation, rows.to(small.pixels.device)
 
-    def _local(self, distorted: Tokens, large: Tokens, local: LocalPairs) -> list[Comparison]:
+    def _local(self, distorted: Tokens, large: Tokens, local: LocalPairs) -> list[Compared]:
         """Eqs. 8 and 9; where one pass serves both, a patch goes through the head once."""
         if local.same is None:
             return [self._patches(large, local, {"loc2": local.matched})]
@@ -476,10 +476,10 @@ class Glare(Method):
             self._patches(large, local, {"loc2": local.matched}),
         ]
 
-    def _patches(self, tokens: Tokens, local: LocalPairs, terms: dict[str, Pairs]) -> Comparison:
+    def _patches(self, tokens: Tokens, local: LocalPairs, terms: dict[str, Pairs]) -> Compared:
         patches = tokens.patches.flatten(1, 2)
         used, terms = used_rows(terms, "student", patches.shape[0] * patches.shape[1])
-        return Comparison(
+        return Compared(
             patches.flatten(0, 1)[used],
             local.targets,
             terms,

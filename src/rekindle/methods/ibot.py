@@ -12,14 +12,21 @@ from torch import Tensor, nn
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.shared.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
-from rekindle.methods.shared.heads import Comparison, HeadPair, class_comparison
-from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.distillation import (
+    Distillation,
+    HeadPair,
+    StudentWithHead,
+    class_comparison,
+    new_centres,
+    new_head,
+)
+from rekindle.methods.shared.distillation_options import CentredOptions
+from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import same_patch_pairs, used_rows
-from rekindle.objectives.prototypes import TargetRows, WeighedTerms
+from rekindle.objectives.prototypes import Compared, TargetRows
 from rekindle.views.batch import ViewBatch
 from rekindle.views.distortion import draw_patch_mask
 
@@ -77,7 +84,7 @@ class Ibot(Method):
             target: Tokens = teacher.backbone(clean)
         heads = self.upkeep.head_pair(progress)
         cls = heads.targets(target.class_token, self.upkeep.centre("cls"))
-        parts = self._small_share(batch, heads, cls)
+        parts = self._small_part(batch, heads, cls)
 
         hidden = draw_patch_mask(
             progress, len(batch), 2, target.grid, ratio_mode=config.mask_ratio, shape=config.mask_shape
@@ -86,27 +93,27 @@ class Ibot(Method):
         tokens: Tokens = self.student.backbone(clean, patch_mask=hidden, mask_token=self.mask_token)
         patches = self._hidden(tokens, target, hidden, heads)
         parts.append(heads.losses([self._global(tokens.class_token, range(2), batch, cls), patches]))
-        share = hidden.float().mean()
-        stats = self.upkeep.stats(progress, {"cls": cls, "patch": patches.targets}, share)
-        return LossBreakdown.join(parts, stats | {"hidden": share})
+        fraction = hidden.float().mean()
+        stats = self.upkeep.stats(progress, {"cls": cls, "patch": patches.targets}, fraction)
+        return LossBreakdown.join(parts, stats | {"hidden": fraction})
 
-    def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Comparison:
+    def _global(self, cls: Tensor, views: range, batch: ViewBatch, targets: TargetRows) -> Compared:
         """L_[CLS], eq. 3."""
         return class_comparison("cls", cls, targets, views=views, batch=batch, weight=self.config.global_weight)
 
-    def _small_share(self, batch: ViewBatch, heads: HeadPair, cls: TargetRows) -> list[WeighedTerms]:
+    def _small_part(self, batch: ViewBatch, heads: HeadPair, cls: TargetRows) -> list[LossBreakdown]:
         """What the small crops add to L_[CLS], with its gradient in advance."""
         if batch.local_views is None:
             return []
         backbone, pixels = self.student.backbone, batch.local_views.pixels.flatten(0, 1)
 
-        def share() -> WeighedTerms:
+        def part() -> LossBreakdown:
             views = range(2, 2 + batch.num_local)
             return heads.losses([self._global(backbone.class_token(pixels), views, batch, cls)])
 
-        return [gradient_in_advance([share], [*backbone.parameters(), *heads.inputs])]
+        return [gradient_in_advance([part], [*backbone.parameters(), *heads.inputs])]
 
-    def _hidden(self, tokens: Tokens, target: Tokens, hidden: Tensor, heads: HeadPair) -> Comparison:
+    def _hidden(self, tokens: Tokens, target: Tokens, hidden: Tensor, heads: HeadPair) -> Compared:
         """L_MIM, eq. 2: a hidden patch against the teacher's same patch of the same view."""
         num_views = len(hidden)
         terms = {"mim": same_patch_pairs(hidden.flatten(1), num_views=num_views)}
@@ -114,7 +121,7 @@ class Ibot(Method):
         used, terms = used_rows(terms, "teacher", len(rows))
         _, terms = used_rows(terms, "student", len(rows))  # the same rows: a patch is compared with itself
         image = used // count % (num_views // 2)
-        return Comparison(
+        return Compared(
             tokens.patches.flatten(0, 2)[used],
             heads.targets(rows, self.upkeep.centre("patch"), used),
             terms,

@@ -20,15 +20,16 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
-from rekindle.methods.shared.distillation import Distillation, DistillationOptions, new_head
+from rekindle.methods.shared.distillation import Distillation, new_head
+from rekindle.methods.shared.distillation_options import DistillationOptions
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.locator import Locator
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.assignment import sinkhorn
-from rekindle.objectives.clustering import volume
-from rekindle.objectives.pairs import share_of_all
+from rekindle.objectives.pairs import count_per_process
+from rekindle.objectives.soft_clustering import volume
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.marking import as_bytes, located
 from rekindle.views.token_masks import VisibleShape, draw_kept
@@ -363,7 +364,7 @@ class Loca(Method):
         total = torch.stack(counts).sum()
         if hits:
             stats["position_accuracy"] = torch.stack(hits).sum() / total.clamp_min(1)
-        return torch.stack(losses).sum() / share_of_all(total)
+        return torch.stack(losses).sum() / count_per_process(total)
 
     def _cluster(
         self, queries: list[Queries], target: Tokens, progress: Progress, stats: dict[str, Tensor]
@@ -383,7 +384,7 @@ class Loca(Method):
                 row.append(image)
                 valid.append(torch.ones_like(image, dtype=torch.bool))
         scores, at, counts = torch.cat(log_p), torch.cat(row), torch.cat(valid)
-        entropy = -(wanted[at[counts]] * scores[counts]).sum() / share_of_all(counts.sum())
+        entropy = -(wanted[at[counts]] * scores[counts]).sum() / count_per_process(counts.sum())
         mean = all_sum_with_gradient(scores.exp().sum(dim=0)) / (len(scores) * world_size())
         with torch.no_grad():
             stats["prediction_entropy"] = -torch.special.xlogy(mean, mean).sum()

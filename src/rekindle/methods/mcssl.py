@@ -18,14 +18,14 @@ from rekindle.methods.shared.corruption import (
     corruption_pictures,
     new_pixel_head,
     reconstruction,
-    weighed,
 )
-from rekindle.methods.shared.distillation import CentredOptions, Distillation, StudentWithHead, new_centres, new_head
-from rekindle.methods.shared.heads import Comparison
+from rekindle.methods.shared.distillation import Distillation, StudentWithHead, new_centres, new_head
+from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.pairs import same_patch_pairs
+from rekindle.objectives.prototypes import Compared
 from rekindle.views.batch import ViewBatch
 
 
@@ -83,7 +83,7 @@ class Mcssl(Method):
         patches = tokens.patches.flatten(1, 2)
         everywhere = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
         image = self._image_of_rows(patches, len(batch))
-        concepts = Comparison(
+        concepts = Compared(
             patches.flatten(0, 1),
             targets,
             {"concept": same_patch_pairs(everywhere, num_views=len(patches))},
@@ -95,7 +95,7 @@ class Mcssl(Method):
         error = reconstruction(
             config, self.pixel_head, patches.view(2, -1, *patches.shape[1:]), clean, corrupted, backbone.patch_size
         )
-        parts.append(weighed({"rec": error}, {"rec": config.rec_weight}))
+        parts.append(LossBreakdown.weigh({"rec": error}, {"rec": config.rec_weight}))
         stats = self.upkeep.stats(progress, {"patch": targets}, error)
         coverage = corrupted.cells.float().mean().to(clean.device, non_blocking=True)
         return LossBreakdown.join(parts, stats | {"coverage": coverage})

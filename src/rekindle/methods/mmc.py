@@ -25,7 +25,7 @@ from rekindle.methods.shared.class_contrast import (
     class_keys,
     exported,
     momentum,
-    small_views_share,
+    small_views_part,
 )
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
@@ -34,7 +34,6 @@ from rekindle.methods.shared.corruption import (
     hidden_patches,
     new_pixel_head,
     reconstruction,
-    weighed,
 )
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
@@ -84,7 +83,7 @@ class Mmc(Method):
     Deviations, where the paper is silent or at odds with itself: noise and another image's pixels are alternatives per view;
     groups of pixels are aligned to the backbone's patches; the student and not the teacher sees the small views; no factor
     2 * tau, no predictor; heads normalise by the batch's own statistics, in the teacher as well, without running ones; the
-    image that lends its pixels is one of the same share (a process's batch, unless `engine.micro_batch_size` cuts it).
+    image that lends its pixels is one of the same micro-batch (a process's batch, unless `engine.micro_batch_size` cuts it).
     """
 
     Config = MmcOptions
@@ -123,7 +122,7 @@ class Mmc(Method):
         stats = {name: value.to(clean.device, non_blocking=True) for name, value in stats.items()}
         parts = []
         if class_key is not None:  # before the large views' graph is there
-            parts = small_views_share(config, student, batch, class_key, config.cls_weight)
+            parts = small_views_part(config, student, batch, class_key, config.cls_weight)
         cls, patches = self._tokens(corrupted.pixels)
         if self.pixel_head is not None and patches is not None:
             terms["rec"] = reconstruction(
@@ -139,7 +138,7 @@ class Mmc(Method):
             queries = student.rows("patch", patches)
             terms["pat"], stats["accuracy_pat"] = self._patches(queries, patch_key, first, corrupted, progress)
             weights["pat"] = config.pat_weight
-        return LossBreakdown.join([*parts, weighed(terms, weights)], stats)
+        return LossBreakdown.join([*parts, LossBreakdown.weigh(terms, weights)], stats)
 
     @torch.no_grad()
     def _keys(self, batch: ViewBatch) -> tuple[ClassKeys | None, Tensor | None, int]:
@@ -170,7 +169,7 @@ class Mmc(Method):
     def _patches(
         self, queries: Tensor, keys: Tensor, first: int, corrupted: CorruptedViews, progress: Progress
     ) -> tuple[Tensor, Tensor]:
-        """L_PAT, mean over both views, and the share of patches whose own key is the nearest."""
+        """L_PAT, mean over both views, and the fraction of patches whose own key is the nearest."""
         config, positions, weight = self.config, None, None
         if config.max_negatives is not None:
             positions = drawn_positions(progress, keys.shape[1], keys.shape[2], config.max_negatives).to(keys.device)

@@ -52,8 +52,8 @@ class StudentWithProjector(nn.Module):
 class Mocov3(Method):
     """A view's query finds the key of the other view of its image among the keys of all images (algorithm 1).
 
-    Deviations: batch normalisation is per process; images of a step that are computed in several shares are negatives of
-    their share only (`engine.micro_batch_size`; without it a process's batch is one share). Two large crops, no small ones.
+    Deviations: batch normalisation is per process; images of a step that is computed in several micro-batches are
+    negatives of their own only (`engine.micro_batch_size`; without it a process's batch is one). Two large crops, no small ones.
     """
 
     Config = Mocov3Options

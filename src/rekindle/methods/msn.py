@@ -23,7 +23,7 @@ from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.mlp_head import HeadNorm, MlpHead
 from rekindle.objectives.assignment import sinkhorn
-from rekindle.objectives.clustering import volume
+from rekindle.objectives.soft_clustering import volume
 from rekindle.views.batch import ViewBatch
 from rekindle.views.token_masks import draw_kept
 

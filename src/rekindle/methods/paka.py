@@ -19,7 +19,7 @@ from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.alignment import kernel_alignment
-from rekindle.objectives.pairs import share_of_all
+from rekindle.objectives.pairs import count_per_process
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.geometry import bilinear_rows, places_in, shared_region
 
@@ -59,9 +59,9 @@ class Paka(Method):
         large = batch.global_views.pixels.flatten(0, 1)
         with torch.no_grad():
             target: Tokens = self.teacher.network(large)
-        losses, shares = zip(*self._pairs(batch, target), strict=True)
-        loss, usable = torch.cat(losses), torch.cat(shares)
-        alignment = (loss * usable).sum() / share_of_all(usable.sum())
+        losses, counted = zip(*self._pairs(batch, target), strict=True)
+        loss, usable = torch.cat(losses), torch.cat(counted)
+        alignment = (loss * usable).sum() / count_per_process(usable.sum())
         stats = {"usable": usable.float().mean()}
         stats["momentum"] = alignment.new_tensor(cosine(progress, *self.config.momentum)).detach()
         return LossBreakdown.weigh({"paka": alignment}, {"paka": 1.0}, stats)

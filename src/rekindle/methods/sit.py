@@ -20,7 +20,7 @@ from rekindle.methods.shared.class_contrast import (
     class_keys,
     exported,
     momentum,
-    small_views_share,
+    small_views_part,
 )
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
@@ -28,7 +28,6 @@ from rekindle.methods.shared.corruption import (
     corruption_pictures,
     new_pixel_head,
     reconstruction,
-    weighed,
 )
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
@@ -84,13 +83,15 @@ class Sit(Method):
         with torch.no_grad():
             teacher = self.teacher.network
             keys = class_keys(config, teacher, batch, teacher.backbone.class_token(clean.flatten(0, 1)))
-        parts = small_views_share(config, student, batch, keys, config.cls_weight)
+        parts = small_views_part(config, student, batch, keys, config.cls_weight)
         tokens: Tokens = student.backbone(corrupted.pixels.flatten(0, 1))
         patches = by_view(tokens.patches.flatten(1, 2), 2)
         queries = student.rows("cls", by_view(tokens.class_token, 2))
         contrast, hits = class_contrast(config, queries, keys, num_local=batch.num_local, start=0)
         error = reconstruction(config, self.pixel_head, patches, clean, corrupted, patch_size)
-        parts.append(weighed({"rec": error, "cls": contrast}, {"rec": config.rec_weight, "cls": config.cls_weight}))
+        parts.append(
+            LossBreakdown.weigh({"rec": error, "cls": contrast}, {"rec": config.rec_weight, "cls": config.cls_weight})
+        )
         stats = {
             "accuracy_cls": hits,
             "coverage": corrupted.cells.float().mean().to(clean.device, non_blocking=True),

@@ -15,16 +15,16 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.shared.distillation import CentredOptions, Distillation, new_centres, new_head
-from rekindle.methods.shared.heads import Comparison, HeadPair
-from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.shared.distillation import Distillation, HeadPair, new_centres, new_head
+from rekindle.methods.shared.distillation_options import CentredOptions
+from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.sparse_read import SparseRead, one_hot_rows
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import cross_view_pairs, own_target_pairs
-from rekindle.objectives.prototypes import Pairs, TargetRows, WeighedTerms
+from rekindle.objectives.pairs import Pairs, cross_view_pairs, own_target_pairs
+from rekindle.objectives.prototypes import Compared, TargetRows
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.geometry import bilinear_rows, patch_centres, places_in
 from rekindle.views.windows import check_windows, sample_windows
@@ -109,14 +109,14 @@ class Udi(Method):
         plus = heads.targets_of(mixed_rows(unit, there, self.config.mixture), self.upkeep.centre("cls+"))
         patch = heads.targets_of(there.of_partner()[0], self.upkeep.centre("patch"))
 
-        parts = self._small_share(batch, heads, cls, plus)
+        parts = self._small_part(batch, heads, cls, plus)
         tokens: Tokens = backbone(large, norm=False)
         prefix = backbone.vit.norm(torch.stack([tokens.class_token, tokens.registers[:, 0]], dim=1))
         compared = self._class_tokens(prefix, range(2), batch, cls, plus)
         sampling = one_hot_rows(index.flatten(0, 1), grid[0] * grid[1], prefix.dtype)
         own = self.student.read(tokens.patches.flatten(1, 2), sampling).flatten(0, 1)[there.of_partner()[1]]
         pairs = own_target_pairs(len(own), device=own.device)
-        compared.append(Comparison(own, patch, {"patch": pairs}, {"patch": 1 / 3}))
+        compared.append(Compared(own, patch, {"patch": pairs}, {"patch": 1 / 3}))
         parts.append(heads.losses(compared))
 
         inside = there.valid.float().mean()
@@ -155,7 +155,7 @@ class Udi(Method):
 
     def _class_tokens(
         self, prefix: Tensor, views: range, batch: ViewBatch, cls: TargetRows, plus: TargetRows
-    ) -> list[Comparison]:
+    ) -> list[Compared]:
         """L_cls and L_cls+ of both class tokens [len(views) * B, 2, D] of some views."""
         images, num_views = len(batch), 2 + batch.num_local
         pairs = cross_view_pairs(
@@ -166,22 +166,22 @@ class Udi(Method):
         place = (view - 1).clamp_min(0)
         mixed = Pairs(pairs.student, pairs.teacher * (num_views - 1) + place, pairs.weight)
         return [
-            Comparison(prefix[:, 0], cls, {"cls": pairs}, {"cls": 1 / 3}),
-            Comparison(prefix[:, 1], plus, {"cls+": mixed}, {"cls+": 1 / 3}),
+            Compared(prefix[:, 0], cls, {"cls": pairs}, {"cls": 1 / 3}),
+            Compared(prefix[:, 1], plus, {"cls+": mixed}, {"cls+": 1 / 3}),
         ]
 
-    def _small_share(self, batch: ViewBatch, heads: HeadPair, cls: TargetRows, plus: TargetRows) -> list[WeighedTerms]:
+    def _small_part(self, batch: ViewBatch, heads: HeadPair, cls: TargetRows, plus: TargetRows) -> list[LossBreakdown]:
         """What the small crops add to L_cls and L_cls+, with its gradient in advance."""
         if batch.local_views is None:
             return []
         backbone, pixels = self.student.backbone, batch.local_views.pixels.flatten(0, 1)
 
-        def share() -> WeighedTerms:
+        def part() -> LossBreakdown:
             views = range(2, 2 + batch.num_local)
             compared = self._class_tokens(backbone.prefix_tokens(pixels), views, batch, cls, plus)
             return heads.losses(compared)
 
-        return [gradient_in_advance([share], [*backbone.parameters(), *heads.inputs])]
+        return [gradient_in_advance([part], [*backbone.parameters(), *heads.inputs])]
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ def mixed_rows(cls: Tensor, there: TeacherRows, mixture: float) -> Tensor:
     for rows, valid in there.by_view():
         weight = valid.to(rows.dtype)[..., None]
         mean = (rows * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
-        share = mixture * valid.any(dim=1, keepdim=True).to(rows.dtype)
-        mixed.append(share * mean + (1 - share) * cls)
+        patches = mixture * valid.any(dim=1, keepdim=True).to(rows.dtype)
+        mixed.append(patches * mean + (1 - patches) * cls)
     return torch.stack(mixed, dim=1).flatten(0, 1)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rekindle.core.precision import full_precision
-from rekindle.objectives.pairs import share_of_all
+from rekindle.objectives.pairs import count_per_process
 
 PatchNegatives = Literal["other_images_all", "other_images_same_position"]
 BLOCK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 29}
@@ -97,7 +97,7 @@ def patch_nce(
     unit, key = unit_rows(queries), unit_rows(keys.detach())
     if weight is None:
         weight = torch.ones(queries.shape[:2], device=queries.device)
-    weight = weight / share_of_all(weight.sum())
+    weight = weight / count_per_process(weight.sum())
     with torch.autocast(device_type=queries.device.type, enabled=False):
         if negatives == "other_images_same_position":
             return _same_position(unit, key, weight, temperature, first)
@@ -147,15 +147,15 @@ class _PatchNce(torch.autograd.Function):
             logits.masked_fill_((owner == image[part, None])[:, None], -torch.inf)
             nearest = logits.amax(dim=-1)
             top = torch.maximum(nearest, own)
-            shares = logits.sub_(top[..., None]).exp_()
-            own_share = (own - top).exp()
-            total = shares.sum(dim=-1) + own_share
+            probs = logits.sub_(top[..., None]).exp_()
+            own_prob = (own - top).exp()
+            total = probs.sum(dim=-1) + own_prob
             value += ((top + total.log() - own) * w).sum()
             hits += (own >= nearest).sum()
             if ctx.needs_input_grad[0]:
-                shares.mul_((w / (total * temperature))[..., None])
-                pushed = shares.flatten(0, 1).to(q.dtype) @ negatives
-                pulled = ((own_share / total - 1) * w / temperature)[..., None] * wide(k)
+                probs.mul_((w / (total * temperature))[..., None])
+                pushed = probs.flatten(0, 1).to(q.dtype) @ negatives
+                pulled = ((own_prob / total - 1) * w / temperature)[..., None] * wide(k)
                 gradient[part] = (wide(pushed).view_as(k) + pulled).to(q.dtype)
         ctx.save_for_backward(gradient)
         hits /= weight.numel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pairs of rows a loss compares, and with what weight. Each function is one equation of a paper.
+"""Pairs of rows that a loss compares, each with its weight; a function here is the average of one equation of a paper.
 
 A term is the sum of weight * H(teacher row, student row), so an average over views, patches or regions is a matter of the
 weights. Rows are numbered as the flattened [views * images, patches].
@@ -8,7 +8,7 @@ weights. Rows are numbered as the flattened [views * images, patches].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,9 +16,28 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rekindle.core.distributed import all_sum, world_size
-from rekindle.objectives.prototypes import Pairs
 
 Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of one loss term: sum over n of weight[n] * H(teacher row, student row).
+
+    Attributes:
+        student: [n] index of the student's row, ascending.
+        teacher: [n] index of the teacher's row.
+        weight: [n] float32.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    weight: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[Pairs]) -> Pairs:
+        """The pairs of all parts."""
+        return Pairs(*(torch.cat([getattr(p, name) for p in parts]) for name in ("student", "teacher", "weight")))
 
 
 def cross_view_pairs(
@@ -84,7 +103,7 @@ def matched_patch_pairs(
     if reduction == "sum":
         weight = weight / num_views
     else:
-        weight = weight / share_of_all((partners > 0).sum() if count is None else count)
+        weight = weight / count_per_process((partners > 0).sum() if count is None else count)
     return Pairs(view * relation.shape[1] + student, teacher_view[view] * relation.shape[2] + teacher, weight)
 
 
@@ -101,7 +120,7 @@ def region_pairs(
     """
     view, region, _ = usable.nonzero(as_tuple=True)
     sizes = usable.sum(dim=-1)
-    weight = _equal(view, 1.0) / share_of_all((sizes > 0).sum())
+    weight = _equal(view, 1.0) / count_per_process((sizes > 0).sum())
     if reduction == "mean":
         weight = weight / sizes[view, region]
     student, order = (view * num_patches + patch[usable]).sort(stable=True)
@@ -111,14 +130,14 @@ def region_pairs(
 def own_target_pairs(num_rows: int, *, device: torch.device) -> Pairs:
     """Row i with target i, mean over the rows of all processes (as in `matched_patch_pairs`). UDI, L_patch; FLSL, L_km."""
     row = torch.arange(num_rows, device=device)
-    return Pairs(row, row, _equal(row, 1.0) / share_of_all(torch.tensor(num_rows, device=device)))
+    return Pairs(row, row, _equal(row, 1.0) / count_per_process(torch.tensor(num_rows, device=device)))
 
 
 def _equal(like: Tensor, value: float) -> Tensor:
     return torch.full((like.shape[0],), value, dtype=torch.float32, device=like.device)
 
 
-def share_of_all(count: Tensor) -> Tensor:
+def count_per_process(count: Tensor) -> Tensor:
     """Return a count over all processes, divided by their number; at least what one row among them makes.
 
     A sum divided by it has, after the usual average of gradients over processes, the gradient of the mean over all of them.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-entropy between rows of prototype distributions, without ever keeping a tensor as wide as K.
+"""Prototype cross-entropy between rows of student and teacher, without ever keeping a tensor as wide as K.
 
 Every loss of the DINO family is a weighted sum over pairs (student row s, teacher row t) of H(p_t, p_s): all pairs of
-views for the class token, same or matched patches, patches of regions. The pairs and their weights say which loss it is;
-the sum itself is computed here, block by block. With z the unit rows before the prototypes W, and tau the temperature,
+views for the class token, same or matched patches, patches of regions. The pairs and their weights say which loss it is
+(`objectives.pairs`; printed, it is `objectives.plain.row_cross_entropy` of all rows); the sum itself is computed here, block by
+block. With z the unit rows before the prototypes W, and tau the temperature,
 
     L = - sum_n w_n sum_k p_t(n)[k] log p_s(n)[k],   p_s = softmax(W z_s / tau)
     dL/d(W z_s) = (m_s p_s - sum_{n: s(n) = s} w_n p_t(n)) / tau,   m_s = sum_{n: s(n) = s} w_n
@@ -21,8 +22,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rekindle.objectives.pairs import Pairs
 from rekindle.objectives.row_blocks import Block, cut_into_blocks
-from rekindle.objectives.row_blocks import Pairs as Pairs
 
 BLOCK_ROWS = {("cpu", torch.float32): 128, ("cpu", torch.bfloat16): 256, ("cuda", torch.float32): 4096}
 """Student rows of a part of a block, and teacher or student rows that fill one, by device and precision of the rows (a device's
@@ -33,25 +34,6 @@ In bfloat16 rows are rounded up, so parts are larger."""
 
 ENTROPY_ROWS = 64
 """Rows of a block, at least, that the entropy is taken of: a logarithm of every number would cost as much as the softmax."""
-
-
-@dataclass(frozen=True)
-class WeighedTerms:
-    """Terms of a loss, and their weighted sum that carries the graph."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-
-    @staticmethod
-    def join(parts: Sequence[WeighedTerms]) -> WeighedTerms:
-        """The sum of all parts; terms of one name are added as well. Terms carry no graph."""
-        if len(parts) == 1:
-            return WeighedTerms(parts[0].total, {name: value.detach() for name, value in parts[0].terms.items()})
-        terms: dict[str, Tensor] = {}
-        for part in parts:
-            for name, value in part.terms.items():
-                terms[name] = terms[name] + value.detach() if name in terms else value.detach()
-        return WeighedTerms(torch.stack([part.total for part in parts]).sum(), terms)
 
 
 class TargetRows:
@@ -123,37 +105,39 @@ class TargetRows:
 
 @dataclass(frozen=True)
 class Compared:
-    """Rows of the student that are compared with targets.
+    """Student tokens that are compared with the teacher's targets, and how.
 
     Attributes:
-        rows: number of the student's rows.
+        tokens: [S, D] of the student, before the head.
         targets: the teacher's rows.
-        terms: pairs by the term's name; each term's rows are read once, whatever the number of terms.
+        terms: pairs of rows, by the name of the loss term; each term's rows are read once, whatever the number of terms.
         weights: by the same names.
-        student_group: what must stay together, normally the image of each row: pairs join rows of one group only. Without
-            groups everything is one block.
-        teacher_group: the same for the teacher's rows.
+        student_image: [S] image of each token, and `teacher_image` [T] of each target: pairs join rows of one image only, which
+            is never cut. Without them everything is one block.
+        teacher_image: see there.
 
     Raises: ValueError for unequal names.
     """
 
-    rows: int
+    tokens: Tensor
     targets: TargetRows
     terms: Mapping[str, Pairs]
     weights: Mapping[str, float]
-    student_group: Tensor | None = None
-    teacher_group: Tensor | None = None
+    student_image: Tensor | None = None
+    teacher_image: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.terms.keys() != self.weights.keys():
             raise ValueError(f"terms {sorted(self.terms)} and weights {sorted(self.weights)} must name the same losses")
 
     def blocks(self, block_rows: int, dtype: torch.dtype) -> list[Block]:
-        """The rows in blocks; a group is never cut."""
-        groups = None
-        if self.student_group is not None and self.teacher_group is not None:
-            groups = (self.student_group, self.teacher_group)
-        return cut_into_blocks(self.rows, len(self.targets), list(self.terms.values()), groups, block_rows, dtype)
+        """The rows in blocks of whole images. Args: block_rows, that fill a block; dtype of the rows."""
+        images = None
+        if self.student_image is not None and self.teacher_image is not None:
+            images = (self.student_image, self.teacher_image)
+        return cut_into_blocks(
+            len(self.tokens), len(self.targets), list(self.terms.values()), images, block_rows, dtype
+        )
 
 
 def prototype_cross_entropy(
@@ -163,14 +147,15 @@ def prototype_cross_entropy(
     *,
     temperature: float,
     block_rows: int | None = None,
-) -> WeighedTerms:
-    """Return every term's sum over its pairs, and sum_k weights[k] * term_k with gradients to `student` and `prototypes`.
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """Return sum_k weights[k] * term_k with gradients to `student` and `prototypes`, and every term without a graph.
 
-    Terms of one name are added.
+    A term is the sum over its pairs of `objectives.plain.row_cross_entropy`, times their weights, in nats. Terms of one name are
+    added.
 
     Args:
-        student: unit rows z_s before the prototypes, of all comparisons in turn; in bfloat16 the products are, the rest is
-            float32.
+        student: unit rows z_s before the prototypes, of the tokens of all comparisons in turn; in bfloat16 the products are, the
+            rest is float32.
         prototypes: W.
         compared: what the rows are compared with. One gradient of the prototypes is kept for all.
         temperature: of the student, > 0.
@@ -184,7 +169,7 @@ def prototype_cross_entropy(
     names = list(dict.fromkeys(name for part in compared for name in part.terms))
     with torch.autocast(device_type=student.device.type, enabled=False):
         total, values = _FusedTerms.apply(student, prototypes, compared, names, temperature, rows)
-    return WeighedTerms(total, dict(zip(names, values.unbind(), strict=True)))
+    return total, dict(zip(names, values.unbind(), strict=True))
 
 
 def _usual_block_rows(student: Tensor) -> int:
@@ -209,7 +194,7 @@ class _FusedTerms(torch.autograd.Function):
         wants = any(ctx.needs_input_grad[:2])
         low = prototypes.to(student.dtype)
         grad_student, grad_prototypes = torch.empty_like(student), torch.zeros_like(prototypes)
-        sizes = [part.rows for part in compared]
+        sizes = [len(part.tokens) for part in compared]
         values: list[Tensor] = []
         places: list[int] = []
         factors: list[float] = []
@@ -219,7 +204,7 @@ class _FusedTerms(torch.autograd.Function):
             weights = [part.weights[name] for name in part.terms]
             for block in part.blocks(block_rows, student.dtype):
                 probs = part.targets.probs(block.teacher, block.own_teacher)
-                for index, counted, terms in block.parts(part.rows, block_rows, student.dtype):
+                for index, counted, terms in block.parts(len(part.tokens), block_rows, student.dtype):
                     rows = own[index]
                     found, gradient = _part_terms(rows, low, probs, terms, weights, temperature)
                     values += found
@@ -272,11 +257,11 @@ def _part_terms(
     pulls: list[tuple[Tensor, Tensor, float]] = []
     for pairs, weight in zip(terms, weights, strict=True):
         used, inverse = torch.unique_consecutive(pairs.student, return_inverse=True)
-        share = pairs.weight.to(wide)
-        target = _mixture(inverse, pairs.teacher, share, len(used), probs)  # H is linear in the target
+        each = pairs.weight.to(wide)
+        target = _mixture(inverse, pairs.teacher, each, len(used), probs)  # H is linear in the target
         own = log_p if len(used) == len(log_p) else log_p[used]
         values.append((target * own).sum())  # in steps; one long dot product would lose digits
-        mass.index_add_(0, pairs.student, share, alpha=weight / temperature)
+        mass.index_add_(0, pairs.student, each, alpha=weight / temperature)
         pulls.append((used, target, weight / temperature))
     gradient = log_p.exp_().mul_(mass[:, None])
     for used, target, scale in pulls:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rekindle.core.precision import full_precision
-from rekindle.objectives.pairs import share_of_all
+from rekindle.objectives.pairs import count_per_process
 
 TargetNorm = Literal["none", "channel", "patch"]
 _EPS = 1e-6
@@ -73,7 +73,7 @@ def corrupted_pixel_error(
 
     Args: num_pixels, what the mean counts instead of the corrupted pixels (all of this process: eq. 1 as printed).
     """
-    count = share_of_all(corrupted.sum()) if num_pixels is None else num_pixels
+    count = count_per_process(corrupted.sum()) if num_pixels is None else num_pixels
     error = (predicted - pixels).abs().sum(dim=-1)
     total: Tensor = (error * corrupted).sum() / (3 * count)
     return total

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of rows, and how they are cut into blocks whose logits fit into a cache."""
+"""Row blocks: pairs of rows cut into blocks whose logits fit into a cache."""
 
 from __future__ import annotations
 
@@ -9,26 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of one loss term: sum over n of weight[n] * H(teacher row, student row).
-
-    Attributes:
-        student: [n] index of the student's row, ascending.
-        teacher: [n] index of the teacher's row.
-        weight: [n] float32.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    weight: Tensor
-
-    @staticmethod
-    def join(parts: Sequence[Pairs]) -> Pairs:
-        """The pairs of all parts."""
-        return Pairs(*(torch.cat([getattr(p, name) for p in parts]) for name in ("student", "teacher", "weight")))
-
+from rekindle.objectives.pairs import Pairs
 
 HEAD_STEP, WINDOW_STEP = 128, 64
 """In low precision, rows of a head's pass and of a block are rounded up to multiples of these, so that few sizes occur. On a CPU

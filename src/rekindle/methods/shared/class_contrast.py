@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contrast of class tokens between corrupted and clean views, with small views: MMC's L_CLS, which is SiT's as well."""
+"""Class-token contrast between corrupted and clean views, with small views: MMC's L_CLS, which is SiT's as well."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
-from rekindle.methods.shared.corruption import weighed
-from rekindle.methods.shared.shares import gradient_in_advance
+from rekindle.methods.base import LossBreakdown
+from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.mlp_head import HeadNorm, MlpHead
 from rekindle.objectives.contrast import cross_view_nce
-from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.views.batch import ViewBatch
 
 
@@ -85,7 +84,7 @@ class ClassKeys:
 
 
 def check_images(method: str, batch: ViewBatch) -> None:
-    """Raise RequestError for a share of a single image, which has nothing to be told from."""
+    """Raise RequestError for a micro-batch of a single image, which has nothing to be told from."""
     if len(batch) < 2:
         raise RequestError(
             f"{method} contrasts images with each other and needs at least two at a time; raise --batch-size or "
@@ -116,7 +115,7 @@ def compared_views(config: ContrastOptions, num_local: int) -> Bool[Tensor, "S T
 def class_contrast(
     config: ContrastOptions, queries: Float[Tensor, "s B C"], keys: ClassKeys, *, num_local: int, start: int
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """What some views of the student add to L_CLS, the plain mean over all pairs of views; and their share of right matches.
+    """What some views of the student add to L_CLS, the plain mean over all pairs of views; and the fraction of right matches.
 
     Args: queries of the student's views `start` and following.
     """
@@ -127,20 +126,20 @@ def class_contrast(
     return scale * (losses * used).sum() / pairs.sum(), (hits * used).sum() / used.sum().clamp_min(1)
 
 
-def small_views_share(
+def small_views_part(
     config: ContrastOptions, student: ContrastStudent, batch: ViewBatch, keys: ClassKeys, weight: float
-) -> list[WeighedTerms]:
+) -> list[LossBreakdown]:
     """What the small views, which are never corrupted, add to L_CLS, with its gradient in advance."""
     if batch.local_views is None or config.multicrop_role == "teacher":
         return []
     pixels, num_local = batch.local_views.pixels.flatten(0, 1), batch.num_local
 
-    def share() -> WeighedTerms:
+    def part() -> LossBreakdown:
         tokens = by_view(student.backbone.class_token(pixels), num_local)
         value, _ = class_contrast(config, student.rows("cls", tokens), keys, num_local=num_local, start=2)
-        return weighed({"cls": value}, {"cls": weight})
+        return LossBreakdown.weigh({"cls": value}, {"cls": weight})
 
-    return [gradient_in_advance([share], [*student.backbone.parameters(), *student.heads["cls"].parameters()])]
+    return [gradient_in_advance([part], [*student.backbone.parameters(), *student.heads["cls"].parameters()])]
 
 
 def by_view(rows: Float[Tensor, "N ..."], views: int) -> Float[Tensor, "V B ..."]:

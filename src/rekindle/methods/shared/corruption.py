@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What methods with a corrupted student share: the corruption of its large views, and the reconstruction of what is gone."""
+"""Corruption of the student's large views, and the reconstruction of what is gone (MMC, SiT, MC-SSL)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, PictureRows
+from rekindle.methods.base import PictureRows
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.mlp_head import MlpHead
-from rekindle.objectives.prototypes import WeighedTerms
 from rekindle.objectives.reconstruction import as_patches, corrupted_pixel_error
 from rekindle.views.batch import ViewBatch
 from rekindle.views.group_masks import AreaRange, BlockFill, CorruptedViews, corrupt_groups
@@ -162,12 +161,6 @@ def restored_by_layer(
         pixels = head(tokens.patches.flatten(0, 2)).view(len(corrupted), *grid, patch, patch, 3)
         found.append(pixels.permute(0, 5, 1, 3, 2, 4).reshape(len(corrupted), 3, *size).float())
     return found
-
-
-def weighed(terms: dict[str, Tensor], weights: dict[str, float]) -> WeighedTerms:
-    """The weighted sum of terms, as a part that others join."""
-    found = LossBreakdown.weigh(terms, weights)
-    return WeighedTerms(found.total, found.terms)
 
 
 def _pixels_of_patches(mask: Tensor, patch_size: int) -> Tensor:

@@ -1,55 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the self-distilling methods share: the head over prototypes, its teacher, their temperatures and schedules."""
+"""Self-distillation (DINO, arXiv:2104.14294, section 3.1): both heads during a step, centre, temperatures, upkeep of the teacher.
+
+`HeadPair` makes the teacher's targets and the student's losses; `Distillation` is what happens around a loss.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from pydantic import Field
+import torch
 from torch import Tensor, nn
 
-from rekindle.core.options import Options
+from rekindle.core.distributed import all_sum, is_distributed
 from rekindle.core.progress import Progress
-from rekindle.core.schedules import cosine
-from rekindle.methods.base import Upkeep
-from rekindle.methods.shared.heads import HeadPair
-from rekindle.methods.shared.teacher import Centre, EmaTeacher, cancel_gradients, collapse_alarms, teacher_temperature
+from rekindle.core.schedules import cosine, epoch_ramp
+from rekindle.methods.base import LossBreakdown, Upkeep
+from rekindle.methods.shared.distillation_options import CentredOptions, DistillationOptions
+from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
-from rekindle.objectives.prototypes import TargetRows
-
-
-class DistillationOptions(Options):
-    """Head and teacher of a self-distilling method; defaults as continual pre-training uses them (GLARE, appendix)."""
-
-    num_prototypes: int = Field(8192, ge=2)
-    """Outputs K of the head. GLARE: 8192; DINO's script: 65536."""
-    head_hidden: int = Field(2048, ge=1)
-    """Width of the head's hidden layers."""
-    head_bottleneck: int = Field(256, ge=1)
-    """Width before the prototypes."""
-    norm_last_layer: bool = False
-    """Keep the prototypes' gain at 1, so that logits are cosines."""
-    student_temperature: float = Field(0.1, gt=0)
-    """Softmax temperature of the student."""
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    """Softmax temperature of the teacher, before and after its warm-up."""
-    teacher_temperature_epochs: int = Field(30, ge=0)
-    """Epochs of that warm-up; at most 0.3 of the run."""
-    momentum: tuple[float, float] = (0.996, 1.0)
-    """Weight of the teacher's old value, cosine from the first step to the last."""
-    freeze_last_layer_epochs: int = Field(1, ge=0)
-    """Epochs in which the prototypes do not move."""
-    export: Literal["teacher", "student"] = "teacher"
-    """Which network is saved and evaluated."""
-
-
-class CentredOptions(DistillationOptions):
-    """The same for a method whose targets are centred."""
-
-    centre_momentum: float = Field(0.9, ge=0, le=1)
-    """Weight of a centre's old value."""
+from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.pairs import cross_view_pairs
+from rekindle.objectives.prototypes import Compared, TargetRows, prototype_cross_entropy
+from rekindle.objectives.row_blocks import HEAD_STEP, whole_steps
+from rekindle.views.batch import ViewBatch
 
 
 class StudentWithHead(nn.Module):
@@ -83,6 +59,148 @@ def new_head(config: DistillationOptions, width: int) -> DinoHead:
 def new_centres(levels: Sequence[str], config: CentredOptions) -> nn.ModuleDict:
     """One running centre per level."""
     return nn.ModuleDict({level: Centre(config.num_prototypes, config.centre_momentum) for level in levels})
+
+
+def teacher_temperature(progress: Progress, values: tuple[float, float], ramp_epochs: int) -> float:
+    """Temperature of the teacher: linear per epoch between `values`, over at most 0.3 of the run's epochs."""
+    return epoch_ramp(progress, *values, ramp_epochs=min(ramp_epochs, int(0.3 * progress.num_epochs)))
+
+
+class Centre(nn.Module):
+    """The running mean C of the teacher's logits on one level (DINO, eq. 4).
+
+    C <- m*C + (1-m) * mean, the mean over all rows that were observed since the last update, in all micro-batches and
+    all processes. Without a row the centre stays as it is.
+    """
+
+    value: Tensor
+    _sum: Tensor
+
+    def __init__(self, num_prototypes: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(num_prototypes))
+        self.register_buffer("_sum", torch.zeros(num_prototypes), persistent=False)
+        self._count = 0
+
+    @torch.no_grad()
+    def observe_rows(self, rows: Tensor, prototypes: Tensor) -> None:
+        """Take note of the logits of rows [R, C] against prototypes [K, C]; nothing moves before `update`.
+
+        The sum of the logits is the product with the sum of the rows.
+        """
+        total = rows.sum(dim=0, dtype=self._sum.dtype)
+        self._sum.addmv_(prototypes.to(self._sum.dtype), total)
+        self._count += rows.shape[0]
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Drop what was observed since the last update."""
+        self._sum.zero_()
+        self._count = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the centre by what was observed, and forget it."""
+        count = (
+            float(all_sum(torch.tensor(float(self._count), device=self._sum.device)))
+            if is_distributed()
+            else self._count
+        )
+        if count:
+            self.value.mul_(self.momentum).add_(all_sum(self._sum), alpha=(1.0 - self.momentum) / count)
+        self.forget()
+
+
+class HeadPair:
+    """The heads of student and teacher in one step: prototypes once, the teacher's targets once, rows only where a loss is.
+
+    A head is an MLP whose rows z have unit length, and prototypes W: its logits are W z. They are never a tensor of all rows:
+    what is handed on are rows and prototypes, and `objectives.prototypes` multiplies them a block at a time.
+
+    Args: student and teacher heads; student_temperature and teacher_temperature of their softmax.
+    """
+
+    def __init__(
+        self, student: DinoHead, teacher: DinoHead, *, student_temperature: float, teacher_temperature: float
+    ) -> None:
+        self._student, self._teacher = student, teacher
+        self._student_temperature, self._teacher_temperature = student_temperature, teacher_temperature
+        self._prototypes = student.prototypes()
+        with torch.no_grad():
+            self._teacher_prototypes = teacher.prototypes()
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What trains in the student's head, as `gradient_in_advance` wants it."""
+        return [*self._student.mlp.parameters(), self._prototypes]
+
+    def targets(self, tokens: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
+        """Centred and sharpened targets of the teacher's tokens [T, D], of all or of the `used` rows (indices).
+
+        They equal `objectives.plain.centred_softmax` of the logits. The centre takes note of every row, used or not.
+        """
+        return self.targets_of(self.project(tokens), centre, used)
+
+    @torch.no_grad()
+    def project(self, tokens: Tensor) -> Tensor:
+        """The teacher's unit rows before the prototypes, [T, C]. Logits are linear in them: mixed rows give mixed logits."""
+        return _project(self._teacher, [tokens])
+
+    @torch.no_grad()
+    def targets_of(self, rows: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
+        """What `targets` gives, from rows that `project` returned or mixtures of them."""
+        prototypes = self._teacher_prototypes
+        centre.observe_rows(rows, prototypes)
+        return TargetRows.centred(
+            rows if used is None else rows[used],
+            prototypes.to(rows.dtype),
+            centre.value,
+            temperature=self._teacher_temperature,
+        )
+
+    @torch.no_grad()
+    def balanced_targets(self, tokens: Tensor, iterations: int, used: Tensor | None = None) -> TargetRows:
+        """Targets balanced by Sinkhorn-Knopp over all of the tokens [T, D]; of all or of the `used` rows."""
+        logits = self._teacher(tokens)
+        probs = sinkhorn(logits, temperature=self._teacher_temperature, iterations=iterations)
+        return TargetRows.given(probs if used is None else probs[used])
+
+    def losses(self, comparisons: Sequence[Compared]) -> LossBreakdown:
+        """Cross-entropies of several comparisons, added up; all their tokens go through the student's head together."""
+        rows = _project(self._student, [c.tokens for c in comparisons])
+        found = prototype_cross_entropy(rows, self._prototypes, comparisons, temperature=self._student_temperature)
+        return LossBreakdown(*found)
+
+
+def _project(head: DinoHead, parts: Sequence[Tensor]) -> Tensor:
+    """The head's unit rows of all parts, whose number differs from step to step: empty rows may make it one that comes again."""
+    rows = sum(map(len, parts))
+    empty = whole_steps(rows, HEAD_STEP, parts[0].dtype) - rows
+    if empty:
+        parts = [*parts, parts[0].new_zeros(empty, parts[0].shape[1])]
+    unit = head.project(torch.cat(list(parts)) if len(parts) > 1 else parts[0])
+    return unit[:rows] if empty else unit
+
+
+def class_comparison(
+    term: str, cls: Tensor, targets: TargetRows, *, views: Sequence[int], batch: ViewBatch, weight: float
+) -> Compared:
+    """The class tokens of some views against the teacher's of the other large view: these views' part of a mean over all pairs.
+
+    DINO (arXiv:2104.14294), eq. 3; iBOT, eq. 3; GLARE, eq. 4. The mean runs over all views of the batch, so that the
+    comparisons of large and small views add up.
+
+    Args: term, its name; cls [len(views) * B, D], views first; targets of both large views.
+    """
+    pairs = cross_view_pairs(
+        len(batch),
+        student_views=views,
+        num_student_views=2 + batch.num_local,
+        num_teacher_views=2,
+        device=cls.device,
+    )
+    return Compared(cls, targets, {term: pairs}, {term: weight})
 
 
 class Distillation(Upkeep):
@@ -132,7 +250,8 @@ class Distillation(Upkeep):
     def before_step(self, progress: Progress) -> None:
         """Hold the prototypes still in the first epochs: without a gradient AdamW skips them, decay included."""
         if progress.epoch < self.config.freeze_last_layer_epochs:
-            cancel_gradients(self._student.head.last_layer)
+            for parameter in self._student.head.last_layer.parameters():
+                parameter.grad = None
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher and the centres."""
@@ -141,9 +260,14 @@ class Distillation(Upkeep):
         for level in self._centres:
             self.centre(level).update()
 
+    def abandon_step(self) -> None:
+        """Forget what the centres have observed."""
+        for level in self._centres:
+            self.centre(level).forget()
+
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
-        """Levels on which the teacher has collapsed."""
-        return collapse_alarms(stats, self.config.num_prototypes)
+        """Levels on which the teacher's targets have collapsed."""
+        return collapsed_targets(stats, self.config.num_prototypes)
 
     def heads(self) -> tuple[DinoHead, DinoHead]:
         """The heads of student and teacher, which a full checkpoint may bring along."""
@@ -153,3 +277,18 @@ class Distillation(Upkeep):
         """The teacher's backbone unless the options ask for the student's."""
         teacher: Backbone = self._teacher.network.backbone
         return teacher if self.config.export == "teacher" else self._student.backbone
+
+
+def collapsed_targets(stats: Mapping[str, float], num_prototypes: int) -> list[str]:
+    """Say on which level the teacher's targets have collapsed: all images on one prototype, or all prototypes alike."""
+    found = []
+    for name, value in stats.items():
+        if not name.startswith("entropy_"):
+            continue
+        level, fraction = name.removeprefix("entropy_"), value / math.log(num_prototypes)
+        spread = stats.get(f"divergence_{level}", 0.0) / math.log(num_prototypes)
+        if spread > 0.98:
+            found.append(f"{level}: nearly all rows fall on one prototype (collapse); lower the learning rate")
+        elif fraction > 0.9999:
+            found.append(f"{level}: the teacher's targets are uniform, so nothing is learnt; lower its temperature")
+    return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What methods share that encode the visible patches alone: their crops, and the draw of what stays visible."""
+"""Masking of methods that encode the visible patches alone (MAE, TEC): their crops, and the draw of what stays visible."""
 
 from __future__ import annotations
 

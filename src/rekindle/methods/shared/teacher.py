@@ -1,46 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The momentum teacher and the centre of its outputs."""
+"""EMA teacher: a network that follows the student slowly."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rekindle.core.distributed import all_sum, is_distributed
-from rekindle.core.progress import Progress
-from rekindle.core.schedules import epoch_ramp
 from rekindle.networks.sharing import copy_sharing_frozen
-
-
-def teacher_temperature(progress: Progress, values: tuple[float, float], ramp_epochs: int) -> float:
-    """Temperature of the teacher: linear per epoch between `values`, over at most 0.3 of the run's epochs."""
-    return epoch_ramp(progress, *values, ramp_epochs=min(ramp_epochs, int(0.3 * progress.num_epochs)))
-
-
-def cancel_gradients(module: nn.Module) -> None:
-    """Drop the gradients of a module, so that AdamW skips its tensors altogether, decay included."""
-    for parameter in module.parameters():
-        parameter.grad = None
-
-
-def collapse_alarms(stats: Mapping[str, float], num_prototypes: int) -> list[str]:
-    """Say on which level the teacher's targets have collapsed: all images on one prototype, or all prototypes alike."""
-    found = []
-    for name, value in stats.items():
-        if not name.startswith("entropy_"):
-            continue
-        level, share = name.removeprefix("entropy_"), value / math.log(num_prototypes)
-        spread = stats.get(f"divergence_{level}", 0.0) / math.log(num_prototypes)
-        if spread > 0.98:
-            found.append(f"{level}: nearly all rows fall on one prototype (collapse); lower the learning rate")
-        elif share > 0.9999:
-            found.append(f"{level}: the teacher's targets are uniform, so nothing is learnt; lower its temperature")
-    return found
-
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -87,49 +55,3 @@ class EmaTeacher(nn.Module, Generic[Network]):
                 buffer.lerp_(source, 1.0 - momentum)
             else:
                 buffer.copy_(source)
-
-
-class Centre(nn.Module):
-    """The running mean of the teacher's logits on one level (DINO, eq. 4).
-
-    c <- m*c + (1-m) * mean, the mean over all rows that were observed since the last update, in all micro-batches and
-    all processes. Without a row the centre stays as it is.
-    """
-
-    value: Tensor
-    _sum: Tensor
-
-    def __init__(self, num_prototypes: int, momentum: float) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("value", torch.zeros(num_prototypes))
-        self.register_buffer("_sum", torch.zeros(num_prototypes), persistent=False)
-        self._count = 0
-
-    @torch.no_grad()
-    def observe_rows(self, rows: Tensor, prototypes: Tensor) -> None:
-        """Take note of the logits of rows [R, C] against prototypes [K, C]; nothing moves before `update`.
-
-        The sum of the logits is the product with the sum of the rows.
-        """
-        total = rows.sum(dim=0, dtype=self._sum.dtype)
-        self._sum.addmv_(prototypes.to(self._sum.dtype), total)
-        self._count += rows.shape[0]
-
-    @torch.no_grad()
-    def forget(self) -> None:
-        """Drop what was observed since the last update."""
-        self._sum.zero_()
-        self._count = 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move the centre by what was observed, and forget it."""
-        count = (
-            float(all_sum(torch.tensor(float(self._count), device=self._sum.device)))
-            if is_distributed()
-            else self._count
-        )
-        if count:
-            self.value.mul_(self.momentum).add_(all_sum(self._sum), alpha=(1.0 - self.momentum) / count)
-        self.forget()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shares of a loss whose graph need not wait for the rest: their activations are never alive together."""
+"""Parts of a loss whose graphs are never alive together: each has its gradient in advance."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rekindle.objectives.prototypes import WeighedTerms
+from rekindle.methods.base import LossBreakdown
 
 
-def gradient_in_advance(shares: Sequence[Callable[[], WeighedTerms]], inputs: Sequence[Tensor]) -> WeighedTerms:
-    """Compute shares of the loss in turn, each with its gradient at once, and let go of its graph before the next.
+def gradient_in_advance(parts: Sequence[Callable[[], LossBreakdown]], inputs: Sequence[Tensor]) -> LossBreakdown:
+    """Compute parts of the loss in turn, each with its gradient at once, and let go of its graph before the next.
 
-    The result is the sum of what the shares return, with the same gradients to `inputs` once `backward` runs: a total is a
-    sum, so the gradient of a share needs nothing of the others. What stays is one gradient instead of all activations.
+    The result is the sum of what the parts return, with the same gradients to `inputs` once `backward` runs: a total is a
+    sum, so the gradient of a part needs nothing of the others. What stays is one gradient instead of all activations.
 
     Args:
-        shares: each computes some terms; everything that trains in them must be among `inputs`.
+        parts: each computes some terms; everything that trains in them must be among `inputs`.
         inputs: tensors that need a gradient (parameters, or what was computed from them); others are passed over.
 
     """
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     if not torch.is_grad_enabled() or not wanted:
-        return WeighedTerms.join([share() for share in shares])
-    found: list[WeighedTerms] = []
-    total: Tensor = _Advance.apply(shares, found, *wanted)
-    return WeighedTerms(total, found[0].terms)
+        return LossBreakdown.join([part() for part in parts])
+    found: list[LossBreakdown] = []
+    total: Tensor = _Advance.apply(parts, found, *wanted)
+    return LossBreakdown(total, found[0].terms)
 
 
 class _Advance(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, shares: Sequence[Callable[[], WeighedTerms]], found: list[WeighedTerms], *inputs: Tensor
+        ctx: Any, parts: Sequence[Callable[[], LossBreakdown]], found: list[LossBreakdown], *inputs: Tensor
     ) -> Tensor:
-        results: list[WeighedTerms] = []
+        results: list[LossBreakdown] = []
         sums: dict[int, Tensor] = {}
-        for share in shares:
+        for part in parts:
             with torch.enable_grad():
-                result = share()
+                result = part()
                 own = torch.autograd.grad(result.total, inputs, allow_unused=True)
-            results.append(WeighedTerms(result.total.detach(), result.terms))
+            results.append(LossBreakdown(result.total.detach(), result.terms))
             del result
             new = {place: gradient for place, gradient in enumerate(own) if gradient is not None}
             both = [place for place in new if place in sums]
@@ -51,7 +51,7 @@ class _Advance(torch.autograd.Function):
             sums = new | sums
         ctx.places, ctx.number = list(sums), len(inputs)
         ctx.save_for_backward(*sums.values())
-        found.append(WeighedTerms.join(results))
+        found.append(LossBreakdown.join(results))
         return found[0].total
 
     @staticmethod
