@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.progress import Progress
-from rekindle.methods.loca import Loca, LocaOptions
+from rekindle.methods.loca import Loca
+from rekindle.methods.loca_options import LocaOptions
 from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.views.batch import ViewBatch

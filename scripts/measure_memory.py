@@ -24,7 +24,8 @@ def measure(train: str) -> None:
     from rekindle.core.progress import Progress
     from rekindle.engine.optimizer import build_optimizer
     from rekindle.engine.options import OptimOptions
-    from rekindle.methods.glare import Glare, GlareOptions
+    from rekindle.methods.glare import Glare
+    from rekindle.methods.glare_options import GlareOptions
     from rekindle.networks.checkpoints.create import create_backbone
     from rekindle.networks.options import NetworkOptions
     from rekindle.views.multicrop import MultiCrop, collate_views

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import rekindle.methods
 from rekindle.core.option_trees import nested
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
@@ -79,11 +80,18 @@ def test_every_option_says_what_it_means(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_is_read_by_the_methods_code(name: str) -> None:
-    bodies = {module: _body(module) for module in (METHODS[name].code.split(":")[0], *SHARED_OPTIONS)}
+    own = _modules_of(name)
+    bodies = {module: _body(module) for module in (*own, *SHARED_OPTIONS)}
     for option in import_named(METHODS, "method", name).Config.model_fields:
-        readers = [m for m, shared in SHARED_OPTIONS.items() if option in shared.model_fields]
-        readers.append(METHODS[name].code.split(":")[0])
+        readers = [m for m, shared in SHARED_OPTIONS.items() if option in shared.model_fields] + own
         assert any(f"config.{option}" in bodies[m] for m in readers), f"{option} is an option that nothing reads"
+
+
+def _modules_of(name: str) -> list[str]:
+    """The method's module, and those beside it that hold a concept of its own; its options read nothing."""
+    module = METHODS[name].code.split(":")[0]
+    beside = sorted(Path(rekindle.methods.__path__[0]).glob(f"{module.split('.')[-1]}_*.py"))
+    return [module, *(f"rekindle.methods.{path.stem}" for path in beside if not path.stem.endswith("_options"))]
 
 
 def _body(module: str) -> str:

@@ -12,7 +12,8 @@ from rekindle.adapters.options import AdapterOptions
 from rekindle.core.rng import seeded_default
 from rekindle.methods.base import Method
 from rekindle.methods.dino import Dino, DinoOptions
-from rekindle.methods.glare import Glare, GlareOptions
+from rekindle.methods.glare import Glare
+from rekindle.methods.glare_options import GlareOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions

@@ -17,6 +17,7 @@ from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.dino import Dino
 from rekindle.methods.glare import Glare
+from rekindle.methods.glare_matching import Matching
 from rekindle.methods.shared.distillation import Centre, teacher_temperature
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.assignment import centred_softmax
@@ -89,12 +90,12 @@ class Straightforward(torch.nn.Module):
         with torch.no_grad():
             target: Tokens = teacher.backbone(clean, cls_attention=True)
             probs = self._targets(teacher.head(target.patches.flatten(1, 2)), self._centre("patch"), progress)
-        hit = method._draw_hit(batch, target.grid, progress)
-        large = method._student_pass(clean, hit, progress)
-        distorted = method._student_pass(clean, hit, progress) if self._own_pass else large
+        hit = method.draw_hit(batch, target.grid, progress)
+        large = method.student_pass(clean, hit, progress)
+        distorted = method.student_pass(clean, hit, progress) if self._own_pass else large
         small: Tokens = net.backbone(batch.local_views.pixels.flatten(0, 1))
-        partner = method._partner(len(batch))
-        match = method._match(batch.global_views, batch.global_views, target.grid, partner)
+        matching = Matching(config, batch, net.backbone.patch_size)
+        match, partner = matching.large, matching.partner
         views = clean.shape[0]
 
         glob = self._class_loss(
@@ -122,7 +123,7 @@ class Straightforward(torch.nn.Module):
         assert isinstance(method, Glare)
         net, teacher, config = method.student, method.teacher.network, method.config
         assert net.attention is not None and teacher.attention is not None
-        region = method._sample_regions(clean, target, progress)  # [2B, M, N]
+        region = method.draw_regions(clean, target, progress)  # [2B, M, N]
         there = region_partner(region, match.relation)
         student, other = large.patches.flatten(1, 2), target.patches.flatten(1, 2)[partner]
         views, number, patches = region.shape

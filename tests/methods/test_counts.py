@@ -6,7 +6,8 @@ from __future__ import annotations
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.methods.dino import Dino, DinoOptions
-from rekindle.methods.glare import Glare, GlareOptions
+from rekindle.methods.glare import Glare
+from rekindle.methods.glare_options import GlareOptions
 from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown
-from rekindle.methods.glare import Glare, GlareOptions, take_patches
+from rekindle.methods.glare import Glare, take_patches
+from rekindle.methods.glare_options import GlareOptions
 from rekindle.views.batch import Crops, ViewBatch, Views
 from rekindle.views.geometry import match_patches
 from tests.methods.scene import tiny_batch, tiny_glare
@@ -61,11 +62,11 @@ def _reference(method: Glare, batch: ViewBatch) -> dict[str, float]:
     net, teacher = method.student, method.teacher.network
     clean = batch.global_views.pixels.flatten(0, 1)
     size = len(batch)
-    hit = method._draw_hit(batch, (4, 4), START)
-    seen = method._student_pass(clean, hit, START)
+    hit = method.draw_hit(batch, (4, 4), START)
+    seen = method.student_pass(clean, hit, START)
     target = teacher.backbone(clean, cls_attention=True)
     e, t = seen.patches.flatten(1, 2), target.patches.flatten(1, 2)
-    regions = method._sample_regions(clean, target, START)
+    regions = method.draw_regions(clean, target, START)
     assert net.attention is not None and teacher.attention is not None
     loc1: list[float] = []
     loc2: list[float] = []
@@ -148,7 +149,7 @@ def test_loc1_counts_views_without_masked_patches_in_its_denominator() -> None:
     for head in (method.student.head, method.teacher.network.head):
         head.last_layer.parametrizations.weight.original0.data.zero_()
     batch = tiny_batch(6)
-    hit = method._draw_hit(batch, (4, 4), START).flatten(1).any(-1).float().mean()
+    hit = method.draw_hit(batch, (4, 4), START).flatten(1).any(-1).float().mean()
     assert 0.0 < float(hit) < 1.0
     assert float(method(batch, START).terms["loc1"]) == pytest.approx(math.log(32) * float(hit), rel=1e-5)
 
@@ -156,11 +157,11 @@ def test_loc1_counts_views_without_masked_patches_in_its_denominator() -> None:
 def test_loc1_ignores_the_students_outputs_at_patches_that_are_not_masked() -> None:
     method, batch = _moved(tiny_glare(distortion_ratio="fixed", regional_weight=0.0, global_weight=0.0)), tiny_batch()
     clean = batch.global_views.pixels.flatten(0, 1)
-    hit = method._draw_hit(batch, (4, 4), START)
-    tokens = method._student_pass(clean, hit, START)
+    hit = method.draw_hit(batch, (4, 4), START)
+    tokens = method.student_pass(clean, hit, START)
 
     def term(patches: Tensor) -> float:
-        method._student_pass = lambda *_: replace(tokens, patches=patches)  # type: ignore[method-assign]
+        method.student_pass = lambda *_: replace(tokens, patches=patches)  # type: ignore[method-assign]
         return float(method(batch, START).terms["loc1"])
 
     patches = tokens.patches.detach()
@@ -317,12 +318,12 @@ def test_the_mask_variant_never_reads_the_pixels_of_hidden_patches_and_the_blur_
     clean = batch.global_views.pixels.flatten(0, 1)
     for kind, sees in (("mask", False), ("blur", True)):
         method = _moved(tiny_glare(distortion=kind, distortion_ratio="fixed"))
-        hit = method._draw_hit(batch, (4, 4), START)
+        hit = method.draw_hit(batch, (4, 4), START)
         on_pixels = hit.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
         altered = torch.where(on_pixels, torch.randn_like(clean), clean)
         same = torch.allclose(
-            method._student_pass(clean, hit, START).patches,
-            method._student_pass(altered, hit, START).patches,
+            method.student_pass(clean, hit, START).patches,
+            method.student_pass(altered, hit, START).patches,
             atol=1e-6,
         )
         assert same != sees
@@ -333,9 +334,9 @@ def test_reg_does_not_change_when_its_only_region_is_repeated() -> None:
     method = _moved(tiny_glare(num_regions=1))
     batch = tiny_batch()
     clean = batch.global_views.pixels.flatten(0, 1)
-    original = method._sample_regions
+    original = method.draw_regions
     once = float(method(batch, START).terms["reg"])
-    method._sample_regions = lambda *args: original(*args).repeat(1, 2, 1)  # type: ignore[method-assign]
+    method.draw_regions = lambda *args: original(*args).repeat(1, 2, 1)  # type: ignore[method-assign]
     assert float(method(batch, START).terms["reg"]) == pytest.approx(once, rel=1e-5)
     assert original(clean, method.teacher.network.backbone(clean, cls_attention=True), START).shape[1] == 1
 

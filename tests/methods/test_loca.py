@@ -13,10 +13,13 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
-from rekindle.methods.loca import Loca, LocaOptions, _box_error, _with_first
+from rekindle.methods.loca import Loca
+from rekindle.methods.loca_matching import kept_with
+from rekindle.methods.loca_options import LocaOptions
 from rekindle.networks.parts.locator import Locator
 from rekindle.networks.parts.query_block import QueryBlock
 from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.location import box_error
 from rekindle.views.batch import ViewBatch
 from rekindle.views.token_masks import draw_kept
 from rekindle.views.tracking import track_patches
@@ -235,14 +238,14 @@ def test_queries_that_never_meet_the_reference_give_zero_and_no_gradient() -> No
     assert all(not p.grad.any() for p in method.parameters() if p.grad is not None)
 
 
-def test_box_error_is_zero_for_the_box_itself_and_detrs_otherwise() -> None:
+def testbox_error_is_zero_for_the_box_itself_and_detrs_otherwise() -> None:
     """Property 23: GIoU of (0, 0, 2, 2) and (1, 1, 3, 3) is -0.0794."""
     box = torch.tensor([[0.2, 0.3, 0.4, 0.2]])  # y, x, h, w
     own = torch.tensor([[0.4, 0.4, 0.2, 0.4]])  # cx, cy, w, h
-    torch.testing.assert_close(_box_error(own, box), torch.zeros(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(box_error(own, box), torch.zeros(1), atol=1e-5, rtol=0)
     scaled = torch.tensor([[1 / 4, 1 / 4, 1 / 2, 1 / 2]])  # of (0, 0, 2, 2) in a unit of 4
     other = torch.tensor([[1 / 4, 1 / 4, 1 / 2, 1 / 2]])  # (1, 1, 3, 3) as y, x, h, w
-    torch.testing.assert_close(_box_error(scaled, other), torch.tensor([5 * 0.5 + 2 * 1.0794]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(box_error(scaled, other), torch.tensor([5 * 0.5 + 2 * 1.0794]), atol=1e-3, rtol=0)
 
 
 def test_a_perfect_and_a_uniform_locator_have_the_known_losses() -> None:
@@ -257,7 +260,7 @@ def test_a_perfect_and_a_uniform_locator_have_the_known_losses() -> None:
 
 
 def test_the_central_patch_is_kept_once_and_first() -> None:
-    kept = _with_first(torch.tensor([[0, 3, 7], [1, 2, 4]]), 3)
+    kept = kept_with(torch.tensor([[0, 3, 7], [1, 2, 4]]), 3)
     assert kept.tolist() == [[3, 0, 7], [3, 1, 2]]
 
 

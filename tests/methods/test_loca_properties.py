@@ -18,7 +18,8 @@ from rekindle.core.rng import generator, seeded_default
 from rekindle.core.schedules import cosine
 from rekindle.engine.optimizer import build_optimizer, set_schedule
 from rekindle.engine.options import OptimOptions
-from rekindle.methods.loca import Loca, LocaOptions
+from rekindle.methods.loca import Loca
+from rekindle.methods.loca_options import LocaOptions
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.locator import Locator
 from rekindle.networks.parts.query_block import QueryBlock

@@ -14,7 +14,8 @@ from PIL import Image
 import rekindle
 from rekindle.core.option_trees import nested
 from rekindle.core.progress import Progress
-from rekindle.methods.loca import Loca, LocaOptions
+from rekindle.methods.loca import Loca
+from rekindle.methods.loca_options import LocaOptions
 from rekindle.methods.mmc import Mmc, MmcOptions
 from rekindle.methods.shared.corruption import new_pixel_head, restored_by_layer
 from rekindle.views.marking import BLUE, RED

@@ -8,126 +8,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.glare_matching import Matching
+from rekindle.methods.glare_options import GlareOptions
 from rekindle.methods.shared.distillation import Distillation, HeadPair, class_comparison, new_centres, new_head
-from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.cross_attention import CrossAttention
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import Pairs, matched_patch_pairs, region_pairs, same_patch_pairs, used_rows
+from rekindle.objectives.pairs import Pairs, region_pairs, used_rows
 from rekindle.objectives.prototypes import Compared, TargetRows
-from rekindle.views.batch import ViewBatch, Views
+from rekindle.views.batch import ViewBatch
 from rekindle.views.distortion import distort, draw_patch_mask
-from rekindle.views.geometry import Match, checked_threshold, match_patches, region_partner
+from rekindle.views.geometry import region_partner
 from rekindle.views.regions import sample_regions
 
 Level = Literal["cls", "patch", "region"]
 LEVELS: tuple[Level, ...] = ("cls", "patch", "region")
-
-
-class GlareOptions(CentredOptions):
-    """Options of GLARE. [P] stated in the paper, [R] from the code it builds on, [D] decided here; see docs/methods/glare.md."""
-
-    global_weight: float = Field(1.0, ge=0)
-    """Weight w_g of L_glob [P]; 0 switches the term off."""
-    regional_weight: float = Field(1.0, ge=0)
-    """Weight w_r of L_reg [P]; 0 switches the term and its cross-attention off."""
-    local_weight: float = Field(1.0, ge=0)
-    """Weight w_l of L_loc1 + L_loc2 [P]; 0 switches both off."""
-
-    balance: Literal["centre", "sinkhorn"] = "centre"
-    """How the targets are kept from collapsing: running centre, or Sinkhorn-Knopp over the step's rows."""
-    centre_momentum: float = Field(0.9, ge=0, le=1)
-    """Weight of a centre's old value [R]."""
-    num_centres: Literal[1, 2, 3] = 3
-    """3: class, patch and region tokens have a centre each [D]; 2: patch and region share one; 1: all share one."""
-    sinkhorn_iterations: int = Field(3, ge=1)
-    """Iterations where `balance` is sinkhorn."""
-
-    distortion: Literal["blur", "mask", "rotate", "noise", "none"] = "blur"
-    """What happens to the chosen patches of the student's global views [P: blur]. `none` drops L_loc1 [D]."""
-    distortion_shape: Literal["random", "block"] = "random"
-    """Which patches are chosen [P: random]."""
-    distortion_ratio: Literal["ibot", "fixed"] = "ibot"
-    """ibot: none with probability 1/2, else a share drawn from U(0.1, 0.5) [P]; fixed: 30 % of every view."""
-    blur_sigma_px: float = Field(5.0, gt=0)
-    """Standard deviation of the patch blur, in pixels of the view [D]."""
-    blur_sigma_max_px: float | None = Field(None, gt=0)
-    """Draw the standard deviation once a step, uniformly from `blur_sigma_px` to this; None: it is constant [D]."""
-    blur_scope: Literal["crop", "patch"] = "crop"
-    """Blur the whole view and composite [D], or each patch in isolation."""
-    student_input: Literal["distorted", "two_pass"] = "distorted"
-    """All losses see the distorted view in one pass [D], or L_loc1 alone does and a second pass is clean."""
-
-    correspondence: Literal["containment", "center", "overlap", "nearest"] = "containment"
-    """When a patch of one view corresponds to one of the other [D]."""
-    correspondence_threshold: float | None = None
-    """Share of the smaller patch for `overlap` (0.5), teacher-patch widths for `nearest` (1); unused otherwise."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Eqs. 7-9 as averages [D] or as the printed sums."""
-    match_reduction: Literal["mean", "sum"] = "mean"
-    """Average over the patches C(s) that correspond to a patch [D], or sum."""
-    local_crops_in_loc2: bool = False
-    """Let small crops take part in L_loc2 [D: no]."""
-    symmetric: bool = True
-    """Both directions between the two global views [D]; off: the first is the student's, the second the teacher's."""
-
-    num_regions: int | None = Field(None, ge=1)
-    """Regions M per view; None: one per attention head [P]."""
-    region_min_patches: int = Field(3, ge=1)
-    """Smallest side of a region, in patches [D]."""
-    region_max_patches: int = Field(7, ge=1)
-    """Largest side of a region, in patches [D]."""
-    region_start: Literal["attention", "random"] = "attention"
-    """Start at the patch that a head of the class token attends to most [P], or anywhere."""
-    region_anchor: Literal["top_left", "clip", "center"] = "top_left"
-    """Where the start patch lies in the region [D]."""
-    attention_source: Literal["teacher", "base"] = "teacher"
-    """Whose attention: the teacher's [D], or the base's (adapters off, one more pass)."""
-    min_region_patches: int = Field(1, ge=1)
-    """Usable patches that a region needs to count [D]."""
-    region_target: Literal["within", "eq6", "query_R"] = "within"
-    """Reading of eq. 6 [D]: within: teacher's matched patches read the partner region; eq6: they read the region itself;
-    query_R: the region's own patches read the partner region."""
-    region_source: Literal["teacher", "student"] = "teacher"
-    """Whose tokens of the student's view eq6 and query_R use."""
-    attention_temperature: float | None = Field(None, gt=0)
-    """Scale of the cross-attention's scores; None: 1 / sqrt(D) [D]."""
-    attention_init: Literal["identity_value", "meanshift"] = "identity_value"
-    """Start of the cross-attention: values pass unchanged [D], or all three maps identity with a tenth of the scale."""
-    attention_residual: bool = False
-    """Add a skip and a layer norm to the cross-attention [D: no]."""
-    attention_prefix: bool = False
-    """Let the student's queries also read the class and register tokens [D: patches only]."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> GlareOptions:
-        if self.region_min_patches > self.region_max_patches:
-            raise ValueError(
-                f"region_min_patches = {self.region_min_patches} is larger than region_max_patches = "
-                f"{self.region_max_patches}; lower the first or raise the second"
-            )
-        try:
-            checked_threshold(self.correspondence, self.correspondence_threshold)
-        except ValueError as error:
-            raise ValueError(f"correspondence_threshold = {self.correspondence_threshold}: {error}") from error
-        if self.blur_sigma_max_px is not None and self.blur_sigma_max_px < self.blur_sigma_px:
-            raise ValueError(
-                f"blur_sigma_max_px = {self.blur_sigma_max_px} is smaller than blur_sigma_px = {self.blur_sigma_px}; "
-                "raise it, or leave it out for a constant blur"
-            )
-        if not (self.global_weight or self.regional_weight or self.local_weight):
-            raise ValueError("all weights are 0, so there is no loss; give one of them a value above 0")
-        return self
 
 
 class GlareStudent(nn.Module):
@@ -202,18 +106,18 @@ class Glare(Method):
         with torch.no_grad():
             target: Tokens = self.teacher.network.backbone(clean, cls_attention=self._needs_teacher_attention)
         heads = self.upkeep.head_pair(progress)
-        hit = self._draw_hit(batch, target.grid, progress)  # [2B, gh, gw]
-        match = self._match(batch.global_views, batch.global_views, target.grid, self._partner(len(batch)))  # C(s)
+        hit = self.draw_hit(batch, target.grid, progress)  # [2B, gh, gw]
+        match = Matching(config, batch, self.student.backbone.patch_size)  # C(s)
         cls = self._targets("cls", heads, target.class_token) if config.global_weight else None
-        local = self._local_pairs(batch, hit, match, target, heads) if config.local_weight else None
+        local = self._local_pairs(match, hit, target, heads) if config.local_weight else None
 
-        stats = {"matched": match.valid.float().mean()}
+        stats = {"matched": match.large.valid.float().mean()}
         levels = {} if cls is None else {"cls": cls}
         if local is not None:
             levels["patch"] = local.targets
 
         def large_part() -> LossBreakdown:
-            distorted = self._student_pass(clean, hit, progress)
+            distorted = self.student_pass(clean, hit, progress)
             large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
             compared: list[Compared] = []
             if cls is not None:
@@ -237,14 +141,14 @@ class Glare(Method):
         if self.mask_token is not None:
             yield self.mask_token
 
-    # Passes and correspondences
+    # Passes
 
     @property
     def _needs_teacher_attention(self) -> bool:
         regional = self.config.regional_weight > 0 and self.config.region_start == "attention"
         return regional and self.config.attention_source == "teacher"
 
-    def _draw_hit(self, batch: ViewBatch, grid: tuple[int, int], progress: Progress) -> Tensor:
+    def draw_hit(self, batch: ViewBatch, grid: tuple[int, int], progress: Progress) -> Tensor:
         """Patches to distort, [2B, gh, gw]."""
         config, device = self.config, batch.global_views.pixels.device
         if config.distortion == "none":
@@ -254,7 +158,7 @@ class Glare(Method):
         )
         return mask.flatten(0, 1).to(device)
 
-    def _student_pass(self, clean: Tensor, hit: Tensor, progress: Progress) -> Tokens:
+    def student_pass(self, clean: Tensor, hit: Tensor, progress: Progress) -> Tokens:
         """The student on the distorted global views X_m."""
         config = self.config
         pixels = distort(
@@ -277,35 +181,6 @@ class Glare(Method):
             return low
         draw = torch.rand((), generator=generator(progress.seed, "blur sigma", progress.step))
         return low + (high - low) * float(draw)
-
-    @staticmethod
-    def _partner(batch: int) -> Tensor:
-        """Row of the other global view of the same image, for each of the 2B rows."""
-        return torch.arange(2 * batch).roll(batch)
-
-    def _match(self, student: Views, teacher: Views, teacher_grid: tuple[int, int], rows: Tensor) -> Match:
-        """C(s) between the student's views and the teacher's `rows`, [V*B, Ns, Nt]."""
-        patch = self.student.backbone.patch_size
-        grid = (student.pixels.shape[-2] // patch, student.pixels.shape[-1] // patch)
-        crops = teacher.crops.flatten()[rows.to(teacher.crops.top.device)]
-        return match_patches(
-            student.crops.flatten(),
-            crops,
-            grid,
-            teacher_grid,
-            mode=self.config.correspondence,
-            threshold=self.config.correspondence_threshold,
-        )
-
-    def _directions(self, mask: Tensor) -> Tensor:
-        """A mask of 2B rows; where one direction is asked for, without the rows of the second view."""
-        if self.config.symmetric:
-            return mask
-        first = torch.arange(mask.shape[0], device=mask.device) < mask.shape[0] // 2
-        return mask & first.view(-1, *[1] * (mask.ndim - 1))
-
-    def _num_views(self, rows: int) -> int:
-        return rows if self.config.symmetric else rows // 2
 
     # Targets
 
@@ -350,7 +225,7 @@ class Glare(Method):
         clean: Tensor,
         large: Tokens,
         target: Tokens,
-        match: Match,
+        match: Matching,
         heads: HeadPair,
         progress: Progress,
         stats: dict[str, Tensor],
@@ -358,19 +233,18 @@ class Glare(Method):
         """Eqs. 5-7: patches of a region R read their whole view; their partners read R' alone."""
         config = self.config
         assert self.student.attention is not None and self.teacher.network.attention is not None
-        region = self._sample_regions(clean, target, progress)  # [2B, M, N]
-        images = large.patches.shape[0] // 2
-        partner = self._partner(images).to(clean.device)
-        region_there = region_partner(region, match.relation)  # R', [2B, M, N']
+        region = self.draw_regions(clean, target, progress)  # [2B, M, N]
+        partner, matched = match.partner.to(clean.device), match.large
+        region_there = region_partner(region, matched.relation)  # R', [2B, M, N']
 
         longest = min(config.region_max_patches**2, region.shape[-1])
         index = region.float().topk(longest, dim=-1).indices  # patches of R first, then padding; [2B, M, L]
-        nearest = take_patches(match.nearest[..., None], index).squeeze(-1)
-        usable = region.gather(-1, index) & take_patches(match.valid[..., None], index).squeeze(-1)
-        usable = self._directions(usable & region_there.gather(-1, nearest))
+        nearest = take_patches(matched.nearest[..., None], index).squeeze(-1)
+        usable = region.gather(-1, index) & take_patches(matched.valid[..., None], index).squeeze(-1)
+        usable = match.directions(usable & region_there.gather(-1, nearest))
         valid = usable.sum(dim=-1) >= config.min_region_patches  # [2B, M]
         usable = usable & valid[..., None]
-        stats["regions"] = valid.float().sum() / self._num_views(valid.shape[0])
+        stats["regions"] = valid.float().sum() / match.num_views
 
         student_tokens = large.patches.flatten(1, 2)
         memory = large.sequence if config.attention_prefix else student_tokens
@@ -395,7 +269,7 @@ class Glare(Method):
         )
 
     @torch.no_grad()
-    def _sample_regions(self, clean: Tensor, target: Tokens, progress: Progress) -> Tensor:
+    def draw_regions(self, clean: Tensor, target: Tokens, progress: Progress) -> Tensor:
         """Regions R of each student view, [2B, M, N]."""
         config, attention = self.config, target.cls_attention
         if config.region_start == "attention" and config.attention_source == "base":
@@ -418,34 +292,12 @@ class Glare(Method):
         )
         return regions.mask.flatten(2).to(clean.device)
 
-    def _local_pairs(self, batch: ViewBatch, hit: Tensor, match: Match, target: Tokens, heads: HeadPair) -> LocalPairs:
-        """Which patches eqs. 8 and 9 compare, and the teacher's distributions of those that they use.
-
-        Eq. 8: a distorted patch matches the teacher's clean patch at the same place of the same view. Eq. 9: a patch matches
-        the teacher's patches C(s) of the other view; without any it does not count.
-        """
-        config, images = self.config, len(batch)
-        num_views = self._num_views(2 * images)
-        found = [(self._directions(match.relation), self._partner(images).to(hit.device))]
-        if batch.local_views is not None and config.local_crops_in_loc2:
-            found.extend(self._match_small(batch, batch.local_views, target.grid))
-            num_views += 2 * batch.num_local * images
-        count = torch.stack([relation.any(dim=-1).sum() for relation, _ in found]).sum()
-        matched = [
-            matched_patch_pairs(
-                relation,
-                teacher_view,
-                num_views=num_views,
-                reduction=config.reduction,
-                match_reduction=config.match_reduction,
-                count=count,
-            )
-            for relation, teacher_view in found
-        ]
-        terms = {f"loc2/{place}": pairs for place, pairs in enumerate(matched)}
-        if config.distortion != "none":
-            masked = self._directions(hit.flatten(1))
-            terms["loc1"] = same_patch_pairs(masked, num_views=self._num_views(2 * images), reduction=config.reduction)
+    def _local_pairs(self, match: Matching, hit: Tensor, target: Tokens, heads: HeadPair) -> LocalPairs:
+        """Which patches eqs. 8 and 9 compare, and the teacher's distributions of those that they use."""
+        images = hit.shape[0] // 2
+        terms = {f"loc2/{place}": pairs for place, pairs in enumerate(match.matched_pairs(hit.device))}
+        if self.config.distortion != "none":
+            terms["loc1"] = match.distorted_pairs(hit)
         tokens = target.patches.flatten(0, 2)
         used, terms = used_rows(terms, "teacher", len(tokens))
         small = [terms[name] for name in terms if name.startswith("loc2/") and name != "loc2/0"]
@@ -457,13 +309,6 @@ class Glare(Method):
             matched=terms["loc2/0"],
             small=Pairs.join(small) if small else None,
         )
-
-    def _match_small(self, batch: ViewBatch, small: Views, grid: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """C(s) of the small crops' patches in each of the teacher's two views, and the rows of those views."""
-        images = torch.arange(len(batch)).repeat(batch.num_local)
-        for view in range(2):
-            rows = images + view * len(batch)
-            yield self._match(small, batch.global_views, grid, rows).relation, rows.to(small.pixels.device)
 
     def _local(self, distorted: Tokens, large: Tokens, local: LocalPairs) -> list[Compared]:
         """Eqs. 8 and 9; where one pass serves both, a patch goes through the head once."""

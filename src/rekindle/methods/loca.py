@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 from torchvision.transforms.v2.functional import resize
 
 from rekindle.core.distributed import all_sum_with_gradient, world_size
@@ -20,75 +17,23 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.loca_matching import Queries, kept_with
+from rekindle.methods.loca_options import LocaOptions
 from rekindle.methods.shared.distillation import Distillation, new_head
-from rekindle.methods.shared.distillation_options import DistillationOptions
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.locator import Locator
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.location import box_error
 from rekindle.objectives.pairs import count_per_process
 from rekindle.objectives.soft_clustering import volume
-from rekindle.views.batch import Crops, ViewBatch
+from rekindle.views.batch import ViewBatch, Views
 from rekindle.views.marking import as_bytes, located
-from rekindle.views.token_masks import VisibleShape, draw_kept
-from rekindle.views.tracking import relative_box, track_patches
-
-
-class LocaOptions(DistillationOptions):
-    """Options of LOCA; defaults are the paper's, from its released code where the two differ."""
-
-    position_weight: float = Field(1.0, ge=0)
-    """Weight of L_pos; 0 for clusters only."""
-    cluster_weight: float = Field(1.0, ge=0)
-    """Weight of L_clu; 0 for positions only: the reference branch then trains, and queries have no position embedding."""
-    memax_weight: float = Field(1.0, ge=0)
-    """Weight of the mean-entropy maximisation."""
-    reference_grid: int | None = Field(None, ge=1)
-    """Patches per side of the reference view, which are the classes of L_pos; None: as the views have them."""
-    position_mode: Literal["query_reference", "single"] = "query_reference"
-    """Queries are located in a reference, or every patch of one view in that view, without position embedding, where all patches
-    read only the visible ones (Zhai et al., arXiv:2207.07611); needs cluster_weight 0."""
-    position_target: Literal["all", "central", "box"] = "all"
-    """What is located: every patch of a query, its central patch, or its box (l1 and generalised IoU, as UP-DETR)."""
-    mask_ratio: float = Field(0.8, ge=0, le=1)
-    """Share eta of the reference's patches that queries cannot see; 1 hides all."""
-    mask_shape: VisibleShape = "structured"
-    """Which stay visible: a run in reading order, the first ones, any, or a rectangle."""
-    shared_masks: bool = True
-    """One draw for all images of a step, of what stays visible and of what a large query keeps."""
-    query_keep: float = Field(0.36, gt=0, le=1)
-    """Share of the large query's patches that enter the encoder (70 of 196)."""
-    cluster_level: Literal["patch", "image_cls", "image_gap"] = "patch"
-    """What is clustered: patches, class tokens, or the mean of the patches."""
-    sinkhorn: bool = True
-    """Balance the targets over the step's reference rows."""
-    sinkhorn_iterations: int = Field(3, ge=1)
-    """Iterations of Sinkhorn-Knopp."""
-    num_prototypes: int = Field(4096, ge=2)
-    """Clusters K, the outputs of the head."""
-    norm_last_layer: bool = True
-    """Prototypes have unit length, so that scores are cosines."""
-    teacher_temperature: tuple[float, float] = (0.05, 0.05)
-    """Sharpening of the targets."""
-    teacher_temperature_epochs: int = Field(0, ge=0)
-    """Epochs between the two."""
-    freeze_last_layer_epochs: int = Field(0, ge=0)
-    """Epochs in which the prototypes do not move."""
-    export: Literal["teacher", "student"] = "student"
-    """Which network is saved and evaluated."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> LocaOptions:
-        if not (self.position_weight or self.cluster_weight):
-            raise ValueError("position_weight and cluster_weight are both 0, so there is no loss; raise one of them")
-        if self.position_mode == "single" and (self.cluster_weight or self.position_target != "all"):
-            raise ValueError(
-                "position_mode = single locates all patches of a view in itself, without clusters; set cluster_weight = 0 and "
-                "position_target = all"
-            )
-        return self
+from rekindle.views.options import VisibleShape
+from rekindle.views.token_masks import draw_kept
+from rekindle.views.tracking import relative_box
 
 
 class LocaStudent(nn.Module):
@@ -99,27 +44,6 @@ class LocaStudent(nn.Module):
         self.backbone = backbone
         self.head = head
         self.locate = locate
-
-
-@dataclass(frozen=True)
-class Queries:
-    """The queries of one size, queries first.
-
-    Attributes:
-        tokens: [V * B, Q, D] of the student.
-        cls: [V * B, D] class tokens, None for a backbone without.
-        index: [V * B, Q] reference patch of each; valid: [V * B, Q], whether there is one.
-        central: place of the central patch among the Q.
-        box: [V * B, 4] in fractions of the reference; has_box: [V * B].
-    """
-
-    tokens: Tensor
-    cls: Tensor | None
-    index: Tensor
-    valid: Tensor
-    central: int
-    box: Tensor
-    has_box: Tensor
 
 
 class Loca(Method):
@@ -261,60 +185,35 @@ class Loca(Method):
         keep = self._draw(progress, len(batch), grid, count, "unstructured", "large query")
         central = grid[0] // 2 * grid[1] + grid[1] // 2
         if self.config.position_target == "central":  # it has to be among them
-            keep = _with_first(keep, central)
+            keep = kept_with(keep, central)
         keep = keep.to(large.device)
         tokens = backbone.visible_tokens(large, keep, positions=positions)
         found = [
-            self._tracked(
+            Queries.tracked(
+                batch,
+                Views(batch.global_views.pixels[1:], batch.global_views.crops[1:]),
                 tokens[:, backbone.num_prefix :],
                 tokens[:, 0] if backbone.has_class_token else None,
-                batch,
-                batch.global_views.crops[1:],
-                grid,
-                large,
-                keep,
-                0,
+                grids=(self.side, grid),
+                keep=keep,
+                central=0,
             )
         ]
-        if batch.local_views is not None:
-            pixels = batch.local_views.pixels.flatten(0, 1)
-            small: Tokens = backbone(pixels, positions=positions)
-            side = self._grid(pixels)
-            middle = side[0] // 2 * side[1] + side[1] // 2
-            crops = batch.local_views.crops
+        if (local := batch.local_views) is not None:
+            small: Tokens = backbone(local.pixels.flatten(0, 1), positions=positions)
+            rows, columns = small.grid
             found.append(
-                self._tracked(small.patches.flatten(1, 2), small.cls, batch, crops, side, pixels, None, middle)
+                Queries.tracked(
+                    batch,
+                    local,
+                    small.patches.flatten(1, 2),
+                    small.cls,
+                    grids=(self.side, small.grid),
+                    keep=None,
+                    central=rows // 2 * columns + columns // 2,
+                )
             )
         return found
-
-    def _tracked(
-        self,
-        tokens: Tensor,
-        cls: Tensor | None,
-        batch: ViewBatch,
-        crops: Crops,
-        grid: tuple[int, int],
-        pixels: Tensor,
-        keep: Tensor | None,
-        central: int,
-    ) -> Queries:
-        """Put beside the tokens of queries where they lie in the reference of their image."""
-        num = crops.top.shape[0]
-        reference = batch.global_views.crops[:1]
-        reference = Crops(*(getattr(reference, n).expand(num, -1).flatten() for n in Crops.__dataclass_fields__))
-        own = crops.flatten()
-        found = track_patches(
-            reference,
-            own,
-            reference_grid=(self.side, self.side),
-            query_size_px=int(pixels.shape[-1]),
-            query_grid=grid,
-        )
-        index, valid = found.index.to(tokens.device), found.valid.to(tokens.device)
-        if keep is not None:
-            index, valid = index.gather(1, keep), valid.gather(1, keep)
-        box, has_box = (t.to(tokens.device) for t in relative_box(reference, own))
-        return Queries(tokens, cls, index, valid, central, box, has_box)
 
     def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
         """The paper's figure 5: where patches of a small view are placed, with all, some and none of the reference visible."""
@@ -351,7 +250,7 @@ class Loca(Method):
             memory = visible.repeat(len(query.tokens) // len(visible), 1, 1)
             found = self.student.locate(query.tokens, memory).float()
             if self.config.position_target == "box":
-                losses.append((_box_error(found, query.box) * query.has_box).sum())
+                losses.append((box_error(found, query.box) * query.has_box).sum())
                 counts.append(query.has_box.sum())
                 continue
             index, valid = query.index, query.valid
@@ -414,19 +313,3 @@ class Loca(Method):
             return sharp.exp()
         balanced: Tensor = sinkhorn(sharp, temperature=1.0, iterations=self.config.sinkhorn_iterations)
         return balanced
-
-
-def _with_first(keep: Tensor, patch: int) -> Tensor:
-    """Kept patches [N, L] with `patch` in the first place; it takes the place of the last one where it was not among them."""
-    leaves = keep == patch
-    leaves[~leaves.any(dim=1), -1] = True
-    return torch.cat([torch.full((len(keep), 1), patch), keep[~leaves].view(len(keep), -1)], dim=1)
-
-
-def _box_error(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """5 * l1 + 2 * (1 - GIoU) of each box (DETR's weights). Args: (cx, cy, w, h) predicted; (y, x, h, w) wanted, [N, 4]."""
-    y, x, h, w = wanted.unbind(dim=1)
-    centred = torch.stack([x + w / 2, y + h / 2, w, h], dim=1)
-    corners = [torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], dim=1) for b in (predicted, centred)]
-    overlap: Tensor = generalized_box_iou_loss(corners[0], corners[1], reduction="none")
-    return 5 * (predicted - centred).abs().sum(dim=1) + 2 * overlap

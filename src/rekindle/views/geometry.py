@@ -9,16 +9,14 @@ interval, so relations are computed per axis ([B, gh, gh'] and [B, gw, gw']) and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rekindle.views.batch import Crops
-
-MatchMode = Literal["containment", "center", "overlap", "nearest"]
-_DEFAULT_THRESHOLD = {"overlap": 0.5, "nearest": 1.0}
+from rekindle.views.options import MatchMode as MatchMode
+from rekindle.views.options import checked_threshold
 
 
 @dataclass(frozen=True)
@@ -169,19 +167,6 @@ def region_partner(region_mask: Bool[Tensor, "B M Ns"], relation: Bool[Tensor, "
     """R': the union of the partners C(s) of a region's patches."""
     # A sum of ones is positive in any precision, so autocast may do as it likes here.
     return torch.bmm(region_mask.float(), relation.float()) > 0
-
-
-def checked_threshold(mode: MatchMode, threshold: float | None) -> float:
-    """Return the threshold of a mode, its default where None. Raises: ValueError for one that the mode does not take."""
-    if mode not in _DEFAULT_THRESHOLD:
-        if threshold is not None:
-            raise ValueError(f"mode '{mode}' has no threshold; leave it out, or use 'overlap' or 'nearest'")
-        return 0.0
-    limit = _DEFAULT_THRESHOLD[mode] if threshold is None else threshold
-    if limit <= 0 or (mode == "overlap" and limit > 1):
-        allowed = "in (0, 1]" if mode == "overlap" else "above 0"
-        raise ValueError(f"the threshold of mode '{mode}' must be {allowed}; got {limit}")
-    return limit
 
 
 def _first_nearest(distance: Tensor, eps: float) -> Tensor:

@@ -9,6 +9,25 @@ from pydantic import field_validator
 
 from rekindle.core.options import Options
 
+MatchMode = Literal["containment", "center", "overlap", "nearest"]
+"""When a patch of one view corresponds to one of another (`views.geometry.match_patches`)."""
+VisibleShape = Literal["structured", "first", "unstructured", "structured2d"]
+"""Which patches stay visible (`views.token_masks.draw_kept`)."""
+_DEFAULT_THRESHOLD = {"overlap": 0.5, "nearest": 1.0}
+
+
+def checked_threshold(mode: MatchMode, threshold: float | None) -> float:
+    """Return the threshold of a mode, its default where None. Raises: ValueError for one that the mode does not take."""
+    if mode not in _DEFAULT_THRESHOLD:
+        if threshold is not None:
+            raise ValueError(f"mode '{mode}' has no threshold; leave it out, or use 'overlap' or 'nearest'")
+        return 0.0
+    limit = _DEFAULT_THRESHOLD[mode] if threshold is None else threshold
+    if limit <= 0 or (mode == "overlap" and limit > 1):
+        allowed = "in (0, 1]" if mode == "overlap" else "above 0"
+        raise ValueError(f"the threshold of mode '{mode}' must be {allowed}; got {limit}")
+    return limit
+
 
 class ViewsOptions(Options):
     """Two global views and some local ones per image, and their photometric chain."""

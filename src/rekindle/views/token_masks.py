@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Int64
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator, row_uniform
-
-VisibleShape = Literal["structured", "first", "unstructured", "structured2d"]
+from rekindle.views.options import VisibleShape
 
 
 def draw_kept(
