@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rekindle.bench.epoch import Decoded, Kept, _Notes, _row, _source, _TwoEpochs
-from rekindle.bench.timing import Measured
+from rekindle.bench.timing import SideTimes
 from rekindle.data import images as images_module
 from rekindle.data.images import find_images
 from rekindle.engine.watcher import StepReport
@@ -31,7 +31,7 @@ def test_a_row_leaves_the_warm_up_out() -> None:
     def epochs(first: float, second: float) -> list[dict[str, float]]:
         return [{"seconds": s, "wait": s / 4, "images": 16} for s in (first, second)]
 
-    side = Measured("kept", (0.0,), 32, 1.0, 5, 9, {"epochs": [epochs(90, 90), epochs(4, 2), epochs(6, 3)]})
+    side = SideTimes("kept", (0.0,), 32, 1.0, 5, 9, {"epochs": [epochs(90, 90), epochs(4, 2), epochs(6, 3)]})
     row = _row(side, 1, warmup=1)
     assert (row.label, row.seconds, row.images) == ("kept, second epoch", (2, 3), 16)
     assert row.facts["data_wait"] == [0.25, 0.25]

@@ -10,30 +10,30 @@ import pytest
 from PIL import Image
 
 from rekindle.bench.options import BenchOptions
-from rekindle.bench.running import Row, build_case, compare, describe_machine
+from rekindle.bench.running import BenchRow, build_case, compare_sides, describe_machine
 from rekindle.bench.synthetic import write_images
 from rekindle.bench.table import BENCHES, LIMIT, TINY, VIT_S, sides_of
-from rekindle.bench.timing import Measured
+from rekindle.bench.timing import SideTimes
 from rekindle.core.errors import RequestError
 
 
-def side(label: str, seconds: float, images: int, flops: int | None = None) -> Measured:
+def side(label: str, seconds: float, images: int, flops: int | None = None) -> SideTimes:
     facts: dict[str, object] = {} if flops is None else {"flops": flops}
-    return Measured(label, (seconds,), images, 0.0, 0, 0, facts)
+    return SideTimes(label, (seconds,), images, 0.0, 0, 0, facts)
 
 
 def test_ratios_are_times_for_an_image_and_the_limit_is_a_rate() -> None:
     """By hand: 2 s for 4 images against 3 s for 2; the machine does 100 FLOPs in 0.5 s, so 200 a second."""
-    rows = compare(
+    rows = compare_sides(
         [side("ours", 2.0, 4, 100), side("peer", 3.0, 2, 300), side("silent", 1.0, 2), side(LIMIT, 0.5, 0, 100)]
     )
     assert [row.ratio for row in rows] == [1.0, 3.0, 1.0, None]
     assert [row.limit_share for row in rows] == [0.25, 0.5, None, 1.0]
-    assert all(row.limit_share is None for row in compare([side("ours", 2.0, 4, 100)]))
+    assert all(row.limit_share is None for row in compare_sides([side("ours", 2.0, 4, 100)]))
 
 
 def test_a_row_is_plain_json() -> None:
-    text = json.dumps(Row(side("ours", 2.0, 4, 100), 1.0, None).to_dict())
+    text = json.dumps(BenchRow(side("ours", 2.0, 4, 100), 1.0, None).to_dict())
     assert json.loads(text)["ratio"] == 1.0 and json.loads(text)["images_per_s"] == 2.0
     assert {"cpu", "cores", "threads", "torch"} <= describe_machine(3).keys()
     assert describe_machine(3)["threads"] == 3

@@ -24,7 +24,7 @@ from rekindle.core.rng import generator
 from rekindle.data import memory
 from rekindle.data.decoding import UnreadableImage
 from rekindle.data.images import find_images
-from rekindle.data.store import GIB, ImageStore, StoredImages, share_store, store_budget, told
+from rekindle.data.store import GIB, ImageStore, StoredImages, share_store, store_budget, with_counts_told
 from rekindle.data.training import StepBatches, TrainingImages
 from rekindle.views.multicrop import MultiCrop
 from rekindle.views.options import ViewsOptions
@@ -276,5 +276,5 @@ def test_what_is_kept_is_said_once(source: Counting, budget: int, line: str) -> 
             yield i
 
     said: list[str] = []
-    assert list(told(batches(), images.store, 9, said.append)) == list(range(20))
+    assert list(with_counts_told(batches(), images.store, 9, said.append)) == list(range(20))
     assert len(said) == 1 and line in said[0]

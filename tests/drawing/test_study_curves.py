@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rekindle.drawing.study_curves import Line, Panel, _errors, write_bars, write_study_curves
+from rekindle.drawing.study_curves import Line, StudyPanel, _errors, write_bars, write_study_curves
 
 
 def _line(name: str, difference: float) -> Line:
@@ -41,6 +41,6 @@ def test_pictures_follow_their_values_and_repeat(tmp_path: Path, kind: str) -> N
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
-def _panels(difference: float) -> list[Panel]:
+def _panels(difference: float) -> list[StudyPanel]:
     lines = [_line("glare", difference), _line("dino", 0.5)]
-    return [Panel("linear-seg", "mIoU, %", lines), Panel("depth", "AbsRel (ratio)", lines[:1])]
+    return [StudyPanel("linear-seg", "mIoU, %", lines), StudyPanel("depth", "AbsRel (ratio)", lines[:1])]

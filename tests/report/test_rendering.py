@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from rekindle.report.embedding import data_uri, fitted
-from rekindle.report.page import Card, ClassTable, Figure, MetricLine, Overview, Pair, Report, RunLine, Setting
+from rekindle.report.page import Card, ClassTable, Figure, MetricLine, Overview, PicturePair, Report, RunLine, Setting
 from rekindle.report.panels import Panel
 from rekindle.report.rendering import half_width, intervals_svg, panel_svg, render_overview, render_report
-from rekindle.report.verdicts import VerdictRow, overall
+from rekindle.report.verdicts import VerdictRow, overall_sentence
 
 HOSTILE = '</script><script>alert("x")</script>&\'"><img src=https://evil.example/x.png onerror=alert(1)>'
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -32,7 +32,7 @@ def row(protocol: str = "linear-seg", name: str = "disc", low: float = 0.01, hig
 
 
 def report(text: str = "plain") -> Report:
-    pair = Pair("tokens", text, PIXELS, PIXELS[::-1], is_grid=True)
+    pair = PicturePair("tokens", text, PIXELS, PIXELS[::-1], is_grid=True)
     card = Card(text, "worst", text, PIXELS, (0.5, 0.25), {text: PIXELS}, [pair])
     return Report(
         title=text,
@@ -103,7 +103,7 @@ def test_nothing_comes_from_outside_and_only_the_own_script_may_run() -> None:
 
 def test_the_verdict_stands_first_then_what_is_missing() -> None:
     text = render_report(report())
-    verdict = overall(report().rows)
+    verdict = overall_sentence(report().rows)
     assert verdict in text and "(+1.0 to +5.0 points)" in verdict
     assert text.index(verdict) < text.index("What this page lacks") < text.index("<img") < text.index("<table")
     assert "<code>code</code>" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from rekindle.report.verdicts import VerdictRow, chance_note, overall, plain, points, signed
+from rekindle.report.verdicts import VerdictRow, chance_note, overall_sentence, plain, points, signed
 
 
 def row(
@@ -37,12 +37,12 @@ def row(
     ],
 )
 def test_the_sentence_says_no_more_than_the_rows(rows: list[VerdictRow], expected: str) -> None:
-    assert expected in overall(rows)
+    assert expected in overall_sentence(rows)
 
 
 def test_many_measurements_are_counted_and_the_first_keeps_its_interval() -> None:
     rows = [row("better", "first"), *[row("no difference", str(i)) for i in range(3)], row("worse", "last")]
-    sentence = overall(rows)
+    sentence = overall_sentence(rows)
     assert "of 5 measurements: better in 1, no difference in 3, worse in 1" in sentence
     assert "first: mIoU +3.0 points (+1.0 to +5.0 points)" in sentence
 

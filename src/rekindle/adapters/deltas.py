@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rekindle.adapters.options import AdapterOptions
-from rekindle.adapters.replacing import Replacement, ReplacingBlock, nested
+from rekindle.adapters.replacing import Replacement, ReplacingBlock, module_tree
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import TimmBlock
 
@@ -37,7 +37,7 @@ class DeltaBlock(ReplacingBlock):
         names = cls.chosen(block)
         if not names:
             raise RequestError(f"adapter.kind = {options.kind}: the blocks of this network have nothing of the kind")
-        return cls(block, nested({n: nn.Parameter(torch.zeros_like(attrgetter(n)(block))) for n in names}))
+        return cls(block, module_tree({n: nn.Parameter(torch.zeros_like(attrgetter(n)(block))) for n in names}))
 
     @classmethod
     def require_fit(cls, block: nn.Module, options: AdapterOptions) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rekindle.adapters.options import LORA_MAPS, AdapterOptions, LoraTarget
-from rekindle.adapters.replacing import Replacement, ReplacingBlock, nested
+from rekindle.adapters.replacing import Replacement, ReplacingBlock, module_tree
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import TimmBlock
 
@@ -107,7 +107,7 @@ class LoraBlock(ReplacingBlock):
                 )
             update = LowRank(linear.in_features, linear.out_features, options.width, options.lora_alpha)
             updates[name] = update.to(linear.weight.device, linear.weight.dtype)
-        return cls(block, nested(updates), options.lora_targets)
+        return cls(block, module_tree(updates), options.lora_targets)
 
     @classmethod
     def require_fit(cls, block: nn.Module, options: AdapterOptions) -> None:

@@ -91,7 +91,7 @@ class ReplacingBlock(ComposedBlock):
             raise RequestError(f"this backbone has adapters of another kind than {kind}; name theirs")
 
 
-def nested(leaves: Mapping[str, nn.Module | nn.Parameter]) -> nn.Module:
+def module_tree(leaves: Mapping[str, nn.Module | nn.Parameter]) -> nn.Module:
     """Return a module that holds each leaf under its dotted name."""
     root = nn.Module()
     for name, leaf in leaves.items():

@@ -18,7 +18,7 @@ from PIL import Image
 
 from rekindle.app.workbench import (
     Opened,
-    Side,
+    ShownModel,
     Workbench,
     answer,
     full_mask,
@@ -326,7 +326,7 @@ def _on_click(logic: PageLogic) -> Callable[..., list[Any]]:
     return click
 
 
-def _answers(sides: Sequence[Side]) -> list[Any]:
+def _answers(sides: Sequence[ShownModel]) -> list[Any]:
     """Per side its column, its two pictures, the mask to download and the command."""
     found: list[Any] = []
     for side in sides:
@@ -359,7 +359,7 @@ def _picture(label: str, name: str) -> gr.Image:
     return gr.Image(label=label, interactive=False, buttons=[], elem_id=name, alt_text=label)
 
 
-def _head(sides: Sequence[Side], size_px: int) -> str:
+def _head(sides: Sequence[ShownModel], size_px: int) -> str:
     models = "; ".join(f"{side.title}: <code>{html.escape(side.arguments[0])}</code>" for side in sides)
     return (
         f"<h1>{html.escape(TITLE)}</h1><p>{models}. Images are looked at with a short side of about {size_px} px. "
@@ -367,7 +367,7 @@ def _head(sides: Sequence[Side], size_px: int) -> str:
     )
 
 
-def _tokens_note(sides: Sequence[Side]) -> str:
+def _tokens_note(sides: Sequence[ShownModel]) -> str:
     told = "Three principal components of the patch tokens as red, green and blue"
     if len(sides) == 1:
         return f"{told}."

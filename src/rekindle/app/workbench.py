@@ -45,7 +45,7 @@ MOST_KEPT = 8  # images whose features stay in memory
 
 
 @dataclass(frozen=True)
-class Side:
+class ShownModel:
     """A model: what the page calls it, the arguments that name it on the command line, and the network."""
 
     title: str
@@ -82,7 +82,7 @@ class Shown:
     contour: Bytes
 
 
-def load_sides(options: AppOptions, watcher: Watcher) -> list[Side]:
+def load_sides(options: AppOptions, watcher: Watcher) -> list[ShownModel]:
     """Load the model, and before it its base where the model is a run. Raises RequestError, RekindleError.
 
     A run whose base cannot be had is shown alone, which is said.
@@ -93,7 +93,7 @@ def load_sides(options: AppOptions, watcher: Watcher) -> list[Side]:
     if not Path(options.model).is_dir():
         if options.base:
             raise RequestError(f"--base {options.base}: {options.model} is no run folder, so it has no base")
-        return [Side("model", alone, load_model(options.model, options, watcher).extractor)]
+        return [ShownModel("model", alone, load_model(options.model, options, watcher).extractor)]
     try:
         record = read_record(options.model)
         base, adapted = load_backbones(record, options.base)
@@ -102,17 +102,17 @@ def load_sides(options: AppOptions, watcher: Watcher) -> list[Side]:
             raise
         extractor = load_model(options.model, options, watcher).extractor  # raises where the run itself is at fault
         watcher.message(f"the base is not shown: {error}")
-        return [Side("adapted", alone, extractor)]
+        return [ShownModel("adapted", alone, extractor)]
     assert record.description is not None and record.options is not None
     told = options.base or str(record.description["base"]["name"])
     network = NetworkOptions.model_validate(record.description["network"])
     return [
-        Side(
+        ShownModel(
             "base",
             (told, *_arguments(options, network, record.options.init)),
             load_model(told, options, watcher, base).extractor,
         ),
-        Side("adapted", alone, load_model(options.model, options, watcher, adapted).extractor),
+        ShownModel("adapted", alone, load_model(options.model, options, watcher, adapted).extractor),
     ]
 
 
@@ -141,7 +141,7 @@ class Workbench:
 
     """
 
-    def __init__(self, sides: Sequence[Side], *, size_px: int, max_pixels: int) -> None:
+    def __init__(self, sides: Sequence[ShownModel], *, size_px: int, max_pixels: int) -> None:
         self.sides = tuple(sides)
         self.size_px = size_px
         self._max_pixels = max_pixels
@@ -172,7 +172,9 @@ class Workbench:
                 self._kept.popitem(last=False)
         return opened
 
-    def command(self, opened: Opened, prompts: Sequence[Prompt], threshold: float, edges: Edges, side: Side) -> str:
+    def command(
+        self, opened: Opened, prompts: Sequence[Prompt], threshold: float, edges: Edges, side: ShownModel
+    ) -> str:
         """Return the command that gives the same mask."""
         words = ["rekindle", "prompt", *side.arguments, "--image", opened.name]
         for option, is_added in (("--add", True), ("--subtract", False)):

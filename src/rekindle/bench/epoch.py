@@ -17,7 +17,7 @@ from rekindle.bench.options import BenchOptions
 from rekindle.bench.stage import taken
 from rekindle.bench.synthetic import write_images
 from rekindle.bench.table import bench_of, sides_of
-from rekindle.bench.timing import Measured, measure
+from rekindle.bench.timing import SideTimes, measure
 from rekindle.data.images import find_images
 from rekindle.engine.watcher import StepReport
 from rekindle.pretraining.machine import machine_of
@@ -30,13 +30,13 @@ MOST_STEPS = 24
 EPOCHS = ("first epoch", "second epoch")
 
 
-def run(options: BenchOptions, case: Mapping[str, object], tell: Callable[[str], None]) -> list[Measured]:
+def run(options: BenchOptions, case: Mapping[str, object], message: Callable[[str], None]) -> list[SideTimes]:
     """Measure the sides, and make a row of each one's epochs."""
     rounds = options.rounds or bench_of(options).rounds
     with tempfile.TemporaryDirectory(prefix="rekindle-bench-") as scratch:
         prepared = {**case, "source": str(_source(case, Path(scratch)))}
         runs = measure(
-            sides_of(options), prepared, rounds=rounds, warmup=options.warmup, threads=options.threads, tell=tell
+            sides_of(options), prepared, rounds=rounds, warmup=options.warmup, threads=options.threads, message=message
         )
     return [_row(side, number, options.warmup) for side in runs for number in range(len(EPOCHS))]
 
@@ -55,12 +55,12 @@ def _source(case: Mapping[str, object], scratch: Path) -> Path:
     return path
 
 
-def _row(side: Measured, number: int, warmup: int) -> Measured:
+def _row(side: SideTimes, number: int, warmup: int) -> SideTimes:
     epochs = side.facts["epochs"]
     assert isinstance(epochs, list)
     told = [epoch[number] for epoch in epochs[warmup:]]
     waits = [round(epoch["wait"] / epoch["seconds"], 3) for epoch in told]
-    return Measured(
+    return SideTimes(
         f"{side.label}, {EPOCHS[number]}",
         tuple(epoch["seconds"] for epoch in told),
         told[0]["images"],

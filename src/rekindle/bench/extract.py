@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from rekindle.adapters.saved import load_backbone
-from rekindle.bench.stage import count_flops, device_facts, device_of, settle, taken
+from rekindle.bench.stage import case_device, count_flops, device_facts, settle, taken
 from rekindle.core.rng import generator
 from rekindle.evaluation.features.extractors import FeatureExtractor
 
@@ -17,7 +17,7 @@ class Ours:
     """`FeatureExtractor` as the protocols use it. Sides are cut to multiples of the patch."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        self._device, seed = device_of(case), taken(case, "seed", int)
+        self._device, seed = case_device(case), taken(case, "seed", int)
         backbone, _ = load_backbone(taken(case, "backbone", str), init="random", seed=seed)
         self._extractor = FeatureExtractor(backbone, device=self._device, bf16=taken(case, "precision", str) == "bf16")
         patch = self._extractor.patch_size

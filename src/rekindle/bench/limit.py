@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from rekindle.bench.stage import device_of, settle, taken
+from rekindle.bench.stage import case_device, settle, taken
 from rekindle.core.rng import generator
 
 _CPU_ROWS, _GPU_ROWS = 2048, 131072
@@ -21,7 +21,7 @@ class MatrixProduct:
     """
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        self._device = device_of(case)
+        self._device = case_device(case)
         self._is_bf16 = taken(case, "precision", str) == "bf16"
         dtype = torch.bfloat16 if self._is_bf16 else torch.float32
         rows = _GPU_ROWS if self._device.type == "cuda" else _CPU_ROWS

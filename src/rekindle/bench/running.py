@@ -14,14 +14,14 @@ from pathlib import Path
 
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.table import LIMIT, bench_of, sides_of
-from rekindle.bench.timing import Measured, measure
+from rekindle.bench.timing import SideTimes, measure
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
 from rekindle.core.tables import imported
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One side's figures beside ours.
 
     Attributes:
@@ -30,7 +30,7 @@ class Row:
         limit_share: share of the machine's matrix product rate that its operations reach, in [0, 1]; None if unknown.
     """
 
-    measured: Measured
+    measured: SideTimes
     ratio: float | None
     limit_share: float | None
 
@@ -53,7 +53,7 @@ class BenchResult:
     name: str
     machine: dict[str, object]
     case: dict[str, object]
-    rows: list[Row]
+    rows: list[BenchRow]
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -61,14 +61,14 @@ class BenchResult:
         return {"bench": self.name, "machine": self.machine, "case": self.case, "sides": rows}
 
 
-def run_bench(options: BenchOptions, tell: Callable[[str], None]) -> BenchResult:
+def run_bench(options: BenchOptions, message: Callable[[str], None]) -> BenchResult:
     """Measure what is asked for. Raises RequestError for a wrong request, RekindleError if a side fails."""
     bench, sides = bench_of(options), sides_of(options)
     if options.out and not Path(options.out).absolute().parent.is_dir():
         raise RequestError(f"--out {options.out}: its folder does not exist; make it, or name another file")
     case = build_case(options)
     if bench.runner:
-        measured: list[Measured] = imported(bench.runner)(options, case, tell)
+        measured: list[SideTimes] = imported(bench.runner)(options, case, message)
     else:
         measured = measure(
             sides,
@@ -76,9 +76,9 @@ def run_bench(options: BenchOptions, tell: Callable[[str], None]) -> BenchResult
             rounds=options.rounds or bench.rounds,
             warmup=options.warmup,
             threads=options.threads,
-            tell=tell,
+            message=message,
         )
-    result = BenchResult(options.name, describe_machine(options.threads), case, compare(measured))
+    result = BenchResult(options.name, describe_machine(options.threads), case, compare_sides(measured))
     if options.out:
         text = json.dumps(result.to_dict(), indent=2) + "\n"
         write_atomically(Path(options.out), lambda stream: stream.write(text.encode()))
@@ -107,7 +107,7 @@ def _device(accelerator: str) -> str:
     return "cpu"
 
 
-def compare(measured: list[Measured]) -> list[Row]:
+def compare_sides(measured: list[SideTimes]) -> list[BenchRow]:
     """Set the sides beside the first, and beside the machine's matrix product where it was measured."""
     limit = next((m for m in measured if m.label == LIMIT), None)
     rate = None if limit is None else _flops(limit) / limit.median
@@ -117,11 +117,11 @@ def compare(measured: list[Measured]) -> list[Row]:
         share = None if rate is None or not _flops(side) else _flops(side) / side.median / rate
         comparable = side.images > 0 and first.images > 0
         ratio = (side.median / side.images) / (first.median / first.images) if comparable else None
-        rows.append(Row(side, ratio, share))
+        rows.append(BenchRow(side, ratio, share))
     return rows
 
 
-def _flops(side: Measured) -> float:
+def _flops(side: SideTimes) -> float:
     flops = side.facts.get("flops", 0)
     return float(flops) if isinstance(flops, int | float) else 0.0
 

@@ -26,7 +26,7 @@ def taken(case: Mapping[str, object], name: str, kind: type[T]) -> T:
     return value
 
 
-def device_of(case: Mapping[str, object]) -> torch.device:
+def case_device(case: Mapping[str, object]) -> torch.device:
     """The device that the case names: "cpu" or "cuda"."""
     return torch.device(taken(case, "device", str))
 
@@ -70,7 +70,7 @@ def fixed_views(case: Mapping[str, object]) -> ViewBatch:
 
     large = views(0, 2, options.global_size_px)
     small = views(2, 2 + options.num_local, options.local_size_px) if options.num_local else None
-    return ViewBatch(large, small, torch.arange(batch)).to(device_of(case))
+    return ViewBatch(large, small, torch.arange(batch)).to(case_device(case))
 
 
 def view_list(batch: ViewBatch) -> list[torch.Tensor]:

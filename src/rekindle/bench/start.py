@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the command to the first completed step, in fresh processes, for growing numbers of files. Torch-free itself.
 
-A process runs what `rekindle pretrain` runs, with a watcher that takes the time of every line of news. Times count from
+A process runs what `rekindle pretrain` runs, with a watcher that takes the time of every message. Times count from
 the moment at which the process was asked for, so the interpreter's own start is in them.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rekindle.bench.options import BenchOptions
 from rekindle.bench.synthetic import write_images
 from rekindle.bench.table import bench_of
-from rekindle.bench.timing import Measured, threads_fixed
+from rekindle.bench.timing import SideTimes, threads_fixed
 from rekindle.core.errors import RekindleError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _PYTHON = (sys.executable, "-W", "ignore", "-c")
 _CHILD = "from rekindle.cli.arguments import parse_run; from rekindle.bench.start import child; child(parse_run)"
 
 
-def run(options: BenchOptions, case: Mapping[str, object], tell: Callable[[str], None]) -> list[Measured]:
+def run(options: BenchOptions, case: Mapping[str, object], message: Callable[[str], None]) -> list[SideTimes]:
     """Time `import rekindle`, `rekindle --help`, and runs on a hundredth, a tenth and all of the files."""
     rounds = options.rounds or bench_of(options).rounds
     most = int(str(case["num_images"]))
@@ -46,23 +46,23 @@ def run(options: BenchOptions, case: Mapping[str, object], tell: Callable[[str],
     times: dict[str, list[tuple[float, dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory(prefix="rekindle-bench-") as scratch, threads_fixed(options.threads):
         for count in sorted({max(1, most // 100), max(1, most // 10), most}):
-            tell(f"making {count} files")
+            message(f"making {count} files")
             folder = write_images(Path(scratch, str(count)), count, height=SIDE_PX, width=SIDE_PX, seed=options.seed)
             sides[f"{count} files"] = partial(_time_run, _arguments(case, folder, count))
         for turn in range(options.warmup + rounds):
             for label, side in sides.items():
                 took, split = side()
                 is_warm = turn >= options.warmup
-                tell(
+                message(
                     f"{label}: {'round' if is_warm else 'warm-up'} {turn + 1 - is_warm * options.warmup}, {took:.3f} s"
                 )
                 times.setdefault(label, []).append((took, split))
     return [_measured(label, taken[options.warmup :]) for label, taken in times.items()]
 
 
-def _measured(label: str, taken: Sequence[tuple[float, dict[str, float]]]) -> Measured:
+def _measured(label: str, taken: Sequence[tuple[float, dict[str, float]]]) -> SideTimes:
     split = {part: round(median(s[part] for _, s in taken), 3) for part in taken[0][1]}
-    return Measured(label, tuple(took for took, _ in taken), 0, 0.0, 0, 0, {"split": split} if split else {})
+    return SideTimes(label, tuple(took for took, _ in taken), 0, 0.0, 0, 0, {"split": split} if split else {})
 
 
 def _arguments(case: Mapping[str, object], folder: Path, count: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from rekindle.adapters.saved import load_backbone
-from rekindle.bench.stage import count_flops, device_facts, device_of, fixed_views, settle, taken
+from rekindle.bench.stage import case_device, count_flops, device_facts, fixed_views, settle, taken
 from rekindle.core.fabric import Fabric
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.step import Stepper
@@ -26,7 +26,7 @@ FIRST_STEP = 40 * STEPS_PER_EPOCH
 
 def build_stepper(case: Mapping[str, object], method: str) -> tuple[Stepper, PretrainOptions, TrainingPlan]:
     """Build backbone, adapters, method and optimizer as a run of these options would, and its plan."""
-    device, seed = device_of(case), taken(case, "seed", int)
+    device, seed = case_device(case), taken(case, "seed", int)
     asked = {
         "method": method,
         "backbone": taken(case, "backbone", str),
@@ -68,7 +68,7 @@ class _OurStep:
     METHOD: ClassVar[str]
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        self._device = device_of(case)
+        self._device = case_device(case)
         self._stepper, self._options, self._plan = build_stepper(case, self.METHOD)
         self._batch = fixed_views(case).images(slice(0, self._plan.batch_size))
         self._step = FIRST_STEP

@@ -40,7 +40,7 @@ class Side(Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
+class SideTimes:
     """What was measured of one side.
 
     Attributes:
@@ -89,15 +89,15 @@ def measure(
     rounds: int = 5,
     warmup: int = 1,
     threads: int = 1,
-    tell: Callable[[str], None] | None = None,
-) -> list[Measured]:
+    message: Callable[[str], None] | None = None,
+) -> list[SideTimes]:
     """Measure every side of a case: `warmup` untimed rounds each, then `rounds` in turn, A B C, B C A, C A B, ...
 
     Args: sides, label -> "module:Class" of a `Side`; case, plain values that every side receives; threads of each side; tell,
     called with a line about every preparation and round.
     Raises: RekindleError with the side's own trace if one fails.
     """
-    tell = tell or (lambda line: None)
+    message = message or (lambda line: None)
     context = mp.get_context("spawn")
     processes: dict[str, _Remote] = {}
     try:
@@ -106,12 +106,12 @@ def measure(
                 processes[label] = _Remote(label, target, dict(case), threads, context)
         setups = {}
         for label, process in processes.items():
-            tell(f"preparing {label}")
+            message(f"preparing {label}")
             setups[label] = process.ask("setup")
         for label, process in processes.items():
             for turn in range(warmup):
                 took, _ = process.ask("run")
-                tell(f"{label}: warm-up {turn + 1} of {warmup}, {took:.3f} s")
+                message(f"{label}: warm-up {turn + 1} of {warmup}, {took:.3f} s")
         seconds: dict[str, list[float]] = {label: [] for label in sides}
         images: dict[str, int] = {}
         labels = list(sides)
@@ -119,13 +119,13 @@ def measure(
             for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
                 took, images[label] = processes[label].ask("run")
                 seconds[label].append(took)
-                tell(f"{label}: round {turn + 1} of {rounds}, {took:.3f} s")
+                message(f"{label}: round {turn + 1} of {rounds}, {took:.3f} s")
         measured = []
-        tell("counting operations")
+        message("counting operations")
         for label, process in processes.items():
             peak, facts = process.ask("end")
             setup, baseline = setups[label]
-            measured.append(Measured(label, tuple(seconds[label]), images[label], setup, baseline, peak, facts))
+            measured.append(SideTimes(label, tuple(seconds[label]), images[label], setup, baseline, peak, facts))
         return measured
     finally:
         for process in processes.values():

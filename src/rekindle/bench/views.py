@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rekindle.bench.stage import device_facts, device_of, settle, taken
+from rekindle.bench.stage import case_device, device_facts, settle, taken
 from rekindle.bench.synthetic import jpeg
 from rekindle.core.rng import generator
 from rekindle.data.decoding import read_image
@@ -60,7 +60,7 @@ class OursDevice:
         options = views_of(case)
         self._plan, self._execute = PlanCrop(options), DeviceExecutor(options)
         self._generator = generator(taken(case, "seed", int), "bench views")
-        self._device = device_of(case)
+        self._device = case_device(case)
 
     def run(self) -> int:
         """Draw, move and make."""

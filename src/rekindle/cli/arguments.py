@@ -58,6 +58,19 @@ def parse(model: type[Model], arguments: Sequence[str], *, program: str, default
         raise explain_validation(model, error, "command line", groups=METHODS) from None
 
 
+def begin(arguments: Sequence[str], model: type[Model], program: str, epilogue: str) -> tuple[Model, bool] | None:
+    """Options of a plain command, and whether --json was given; None where its help was asked for, and is printed.
+
+    Raises: RequestError for what is not understood.
+    """
+    if {"--help", "-h"} & {*arguments}:
+        print_help(None, model, program=program)
+        print(epilogue)
+        return None
+    taken = take(arguments, flags=["--json"])
+    return parse(model, taken.rest, program=program), bool(taken.flags)
+
+
 def _tyro(model: type[Model], arguments: list[str], program: str, default: Model | None) -> Model:
     errors = io.StringIO()
     keyword: dict[str, Any] = {} if default is None else {"default": default}

@@ -13,7 +13,7 @@ from rekindle.bench.table import BENCHES, bench_of, sides_of
 from rekindle.cli.arguments import parse, print_help, take
 
 if TYPE_CHECKING:
-    from rekindle.bench.running import BenchResult, Row
+    from rekindle.bench.running import BenchResult, BenchRow
 
 EPILOGUE = """
 also: --json, --debug. --peer may be repeated. A peer must be installed in the environment that rekindle runs in.
@@ -92,7 +92,7 @@ def _print(result: BenchResult) -> None:
     )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BenchRow) -> list[str]:
     side, mib = row.measured, 2**20
     added = (side.peak_bytes - side.baseline_bytes) // mib
     return [

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.arguments import begin
 from rekindle.demo.options import DemoOptions
 
 if TYPE_CHECKING:
@@ -21,12 +21,9 @@ also: --json, --debug. The exit code is 0 whatever the verdict says.
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle demo --help`."""
-    if {"--help", "-h"} & {*arguments}:
-        print_help(None, DemoOptions, program="demo")
-        print(EPILOGUE)
+    if (begun := begin(arguments, DemoOptions, "demo", EPILOGUE)) is None:
         return 0
-    taken = take(arguments, flags=["--json"])
-    options = parse(DemoOptions, taken.rest, program="demo")
+    options, is_json = begun
     print(f"rekindle demo: nothing is downloaded; all goes to {options.out}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.demo.story import run_demo
@@ -36,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         result = run_demo(options, watcher=watcher)
     finally:
         watcher.close()
-    if taken.flags:
+    if is_json:
         print(json.dumps(result.to_dict()))
     else:
         _print_summary(result)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rekindle.adapters import kinds_that_fold
-from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.arguments import begin
 from rekindle.cli.catalogue import told
 from rekindle.exporting import FORMATS
 from rekindle.exporting.options import ExportOptions
@@ -21,21 +21,17 @@ if the written model does not give the original's tokens. The formats:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle export --help`."""
-    if {"--help", "-h"} & {*arguments}:
-        print_help(None, ExportOptions, program="export")
-        print(EPILOGUE)
-        print(told(FORMATS))
-        print(f"\nAdapters that fold into weights: {kinds_that_fold()}; not so: {kinds_that_fold(False)}.")
+    adapters = f"Adapters that fold into weights: {kinds_that_fold()}; not so: {kinds_that_fold(False)}."
+    if (begun := begin(arguments, ExportOptions, "export", f"{EPILOGUE}\n{told(FORMATS)}\n\n{adapters}")) is None:
         return 0
-    taken = take(arguments, flags=["--json"])
-    options = parse(ExportOptions, taken.rest, program="export")
+    options, is_json = begun
     print(f"rekindle export: {options.model or '?'} as {options.format or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.exporting.job import run_export
 
     done = run_export(options, watcher=TerminalWatcher())
     parity = done.parity
-    if taken.flags:
+    if is_json:
         found = {
             "max_abs_difference": parity.difference,
             "largest_value": parity.largest,

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.arguments import begin
 from rekindle.measuring.options import ExtractOptions
 
 EPILOGUE = """
@@ -19,18 +19,15 @@ image, and features.npz with `mean` [n, D] (of the patches), `cls` [n, D] where 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle extract --help`."""
-    if {"--help", "-h"} & {*arguments}:
-        print_help(None, ExtractOptions, program="extract")
-        print(EPILOGUE)
+    if (begun := begin(arguments, ExtractOptions, "extract", EPILOGUE)) is None:
         return 0
-    taken = take(arguments, flags=["--json"])
-    options = parse(ExtractOptions, taken.rest, program="extract")
+    options, is_json = begun
     print(f"rekindle extract: features of {options.images or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.measuring.extract import run_extract
 
     done = run_extract(options, watcher=TerminalWatcher())
-    if taken.flags:
+    if is_json:
         print(json.dumps({"out": str(done.out), "images": done.images, "skipped": done.skipped}))
     else:
         print(f"done: features of {done.images} images in {done.out}, {done.skipped} skipped")

@@ -42,11 +42,11 @@ def run(arguments: Sequence[str]) -> int:
     from rekindle.pretraining.forecast import forecast
 
     found = forecast(resolved, measured_steps=int(text), watcher=TerminalWatcher())
-    print(json.dumps(found.to_dict()) if "--json" in taken.flags else told(found))
+    print(json.dumps(found.to_dict()) if "--json" in taken.flags else plan_lines(found))
     return 0
 
 
-def told(found: Forecast) -> str:
+def plan_lines(found: Forecast) -> str:
     """A forecast as lines to read."""
     lines = [
         f"images   {found.images}",

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.arguments import begin
 from rekindle.prompting.options import PromptOptions
 
 EPILOGUE = """
@@ -19,18 +19,15 @@ shows the same in a browser.
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle prompt --help`."""
-    if {"--help", "-h"} & {*arguments}:
-        print_help(None, PromptOptions, program="prompt")
-        print(EPILOGUE)
+    if (begun := begin(arguments, PromptOptions, "prompt", EPILOGUE)) is None:
         return 0
-    taken = take(arguments, flags=["--json"])
-    options = parse(PromptOptions, taken.rest, program="prompt")
+    options, is_json = begun
     print(f"rekindle prompt: {options.image or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.prompting.job import run_prompt
 
     done = run_prompt(options, watcher=TerminalWatcher())
-    if taken.flags:
+    if is_json:
         print(json.dumps({"out": str(done.out), "size": done.size, "grid": done.grid, "share": round(done.share, 6)}))
     else:
         print(f"done: the mask covers {done.share:.1%} of {done.size[0]} x {done.size[1]} px, in {done.out}")

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rekindle.cli.arguments import parse, print_help, take
+from rekindle.cli.arguments import begin
 from rekindle.report.options import ReportOptions
 
 EPILOGUE = """
@@ -18,18 +18,15 @@ early, was never compared, or lacks something else gets a page too, which says w
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle report --help`."""
-    if {"--help", "-h"} & {*arguments}:
-        print_help(None, ReportOptions, program="report")
-        print(EPILOGUE)
+    if (begun := begin(arguments, ReportOptions, "report", EPILOGUE)) is None:
         return 0
-    taken = take(arguments, flags=["--json"])
-    options = parse(ReportOptions, taken.rest, program="report")
+    options, is_json = begun
     print(f"rekindle report: {', '.join(options.runs) or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
     from rekindle.report.job import run_report
 
     done = run_report(options, watcher=TerminalWatcher())
-    if taken.flags:
+    if is_json:
         told = {
             "report": str(done.page),
             "bytes": done.bytes,

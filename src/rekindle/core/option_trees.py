@@ -94,10 +94,10 @@ def nested(flat: Mapping[str, object]) -> dict[str, Any]:
     return tree
 
 
-def overlay(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+def lay_over(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Lay one tree of options over another, in place; nothing of `layer` is shared afterwards."""
     for key, value in layer.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            overlay(into[key], value)
+            lay_over(into[key], value)
         else:
             into[key] = copy.deepcopy(value)

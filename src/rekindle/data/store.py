@@ -263,14 +263,16 @@ def share_store(
         return ImageStore(num_images, min(handle.budget, free_bytes() // AUTOMATIC_SHARE) // processes)
 
 
-def told(batches: Iterator[T], store: ImageStore, per_epoch: int, tell: Callable[[str], None]) -> Iterator[T]:
+def with_counts_told(
+    batches: Iterator[T], store: ImageStore, per_epoch: int, message: Callable[[str], None]
+) -> Iterator[T]:
     """Pass batches on, and say once what the store holds: when it is full, or after the first epoch of batches."""
     is_told = False
     for number, batch in enumerate(batches, start=1):
         counts = store.counts()
         if not is_told and (counts.streamed or number >= per_epoch):
             is_told = True
-            tell(_sentence(counts))
+            message(_sentence(counts))
         yield batch
 
 

@@ -78,7 +78,7 @@ def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoRes
     draw(options, out)
     clock.lap("scenes")
     watcher.message("2/5 checking images and masks")
-    watcher.message(check(out))
+    watcher.message(check_scenes(out))
     clock.lap("check")
     watcher.message("3/5 adapting the base to the new domain with GLARE, without labels; only adapters move")
     resolved = resolve({}, request(options, out))
@@ -117,8 +117,8 @@ def draw(options: DemoOptions, out: Path) -> None:
     )
 
 
-def check(out: Path) -> str:
-    """Look at every file; return one line of news. Raises: RequestError for data that cannot be used."""
+def check_scenes(out: Path) -> str:
+    """Look at every file; return one line about them. Raises: RequestError for data that cannot be used."""
     unlabelled = find_images(str(out / "unlabelled"))
     digests: dict[str, str] = {}
     repeated = 0

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rekindle.drawing.pictures import save_figure
-from rekindle.evaluation.scores.result import write_table
+from rekindle.evaluation.scores.result import write_csv
 
 MOST_NUMBERS = 24
 """Up to so many classes, each cell holds its number."""
@@ -33,7 +33,7 @@ def write_confusion_table(path: Path, matrix: NDArray[np.int64], names: Sequence
 
     """
     lines = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
-    write_table(path, ["true class / predicted class", *names], lines)
+    write_csv(path, ["true class / predicted class", *names], lines)
 
 
 def write_confusion_picture(path: Path, matrix: NDArray[np.int64], names: Sequence[str]) -> None:

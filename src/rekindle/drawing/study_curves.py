@@ -43,7 +43,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Panel:
+class StudyPanel:
     """What was measured in one way: its title, the metric with its unit, and the lines."""
 
     title: str
@@ -51,7 +51,7 @@ class Panel:
     lines: Sequence[Line]
 
 
-def write_study_curves(path: Path, panels: Sequence[Panel], what: str, *, level: float) -> None:
+def write_study_curves(path: Path, panels: Sequence[StudyPanel], what: str, *, level: float) -> None:
     """Write a PNG: for each panel the values above, the start dashed, and the differences with their intervals below.
 
     Args:
@@ -96,7 +96,7 @@ def write_study_curves(path: Path, panels: Sequence[Panel], what: str, *, level:
     save_figure(figure, path)
 
 
-def write_bars(path: Path, panels: Sequence[Panel], *, level: float) -> None:
+def write_bars(path: Path, panels: Sequence[StudyPanel], *, level: float) -> None:
     """Write a PNG: the difference of every line in every panel with its interval, one under the other, zero marked.
 
     Panels of one metric share an axis; a metric with another unit gets its own.

@@ -36,7 +36,7 @@ class Watcher(Protocol):
     """Listens to a run."""
 
     def message(self, text: str) -> None:
-        """Take one line of news."""
+        """Take one line of progress."""
 
     def step(self, report: StepReport) -> None:
         """Take note of a finished step."""

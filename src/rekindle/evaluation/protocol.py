@@ -24,7 +24,7 @@ from rekindle.evaluation.scores.score import Rows, Score, shown
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
 
 Settings = TypeVar("Settings", bound=Options)
-News = Callable[[str], None]
+Message = Callable[[str], None]
 
 
 Table = tuple[list[str], list[list[str | int | float]]]
@@ -116,7 +116,7 @@ class Protocol(ABC, Generic[Settings, Data]):
         extractor: the network.
         train: labelled data to learn or to remember; None for a protocol that needs none.
         test: data that the metrics are of; the same classes.
-        news: takes one line of progress.
+        message: takes one line of progress.
         part: which of the training items each seed learns from.
         features: of the network, shared with other protocols.
         keep_images: how many of the worst and of the best test images an outcome keeps, where it has class maps.
@@ -135,14 +135,14 @@ class Protocol(ABC, Generic[Settings, Data]):
         extractor: FeatureExtractor,
         train: Data | None,
         test: Data,
-        news: News = lambda text: None,
+        message: Message = lambda text: None,
         part: TrainingPart = TrainingPart(),
         features: SharedFeatures | None = None,
         keep_images: int = 0,
     ) -> None:
         self.features = features or SharedFeatures(extractor)
         self.config, self.extractor = config, extractor
-        self._train, self.test, self.news, self.part = train, test, news, part
+        self._train, self.test, self.message, self.part = train, test, message, part
         self.keep_images = keep_images
 
     @property

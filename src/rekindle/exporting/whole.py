@@ -27,7 +27,9 @@ def write(source: Source, folder: Path) -> Exported:
     """Write model.safetensors and model.json, and load them back. Raises RekindleError if the features differ."""
     tensors = whole_tensors(source.backbone)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / DESCRIPTION).write_text(json.dumps(describe(source, tensors), indent=2) + "\n", encoding="utf-8")
+    (folder / DESCRIPTION).write_text(
+        json.dumps(written_description(source, tensors), indent=2) + "\n", encoding="utf-8"
+    )
     loaded, _ = load_backbone(folder)
     side = native_size(source.backbone)
     return Exported(
@@ -47,7 +49,7 @@ def whole_tensors(backbone: Backbone) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous().clone() for name, t in backbone.state_dict().items()}
 
 
-def describe(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def written_description(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return model.json of the whole model; what a run recorded of its training is kept."""
     known, identity = source.description, source.backbone.identity
     base = {"name": identity.name, "sha256": identity.sha256, "licence": identity.licence} | dict(known.get("base", {}))

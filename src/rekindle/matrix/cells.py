@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rekindle.adapters.saved import read_description
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.core.option_trees import leaves, overlay
+from rekindle.core.option_trees import lay_over, leaves
 from rekindle.core.options import Options
 from rekindle.data.images import find_images
 from rekindle.engine.run_folder import RunFolder
@@ -124,10 +124,10 @@ def cell_tree(grid: Grid, key: Key) -> Tree:
         {"backbone": start} if isinstance(start, str) else start,
         grid.frameworks[key.framework],
     ):
-        overlay(tree, {name: value for name, value in layer.items() if name == method or name not in METHODS})
-    overlay(tree, entry.set)
+        lay_over(tree, {name: value for name, value in layer.items() if name == method or name not in METHODS})
+    lay_over(tree, entry.set)
     if key.images != 1.0:
-        overlay(tree, {"data": {"fraction": key.images, "fraction_seed": grid.fraction_seed}})
+        lay_over(tree, {"data": {"fraction": key.images, "fraction_seed": grid.fraction_seed}})
     decided = {"images": grid.images, "out": str(Path(grid.out) / "runs" / key.folder), "seed": key.seed}
     return {"method": method} | tree | decided
 

@@ -25,7 +25,7 @@ Requests = Mapping[str, CompareOptions]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredColumn:
     """One model under one column.
 
     Attributes:
@@ -42,7 +42,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Bench:
+class MatrixSetup:
     """The labelled data, and where results lie.
 
     Attributes:
@@ -59,7 +59,7 @@ class Bench:
 
     def measure(
         self, name: str, model_hash: str, requests: Requests, seeds: Sequence[int], place: Path
-    ) -> dict[str, Measured]:
+    ) -> dict[str, MeasuredColumn]:
         """Return a model under every column, measuring what no valid result file holds.
 
         A file is valid if it is of the same tensors, data and seed, and has the fingerprint that would be measured.
@@ -121,7 +121,7 @@ class Bench:
 class _Reader:
     """One model while it is measured: read once, and prepared once for all shares of the same labels."""
 
-    def __init__(self, bench: Bench, name: str, model_hash: str) -> None:
+    def __init__(self, bench: MatrixSetup, name: str, model_hash: str) -> None:
         self._bench, self._name, self._hash = bench, name, model_hash
         self._model: LoadedModel | None = None
         self._test: str | None = None
@@ -129,15 +129,15 @@ class _Reader:
 
     def measurement(self, column: Column, options: CompareOptions) -> Measurement:
         """Return what measures a column."""
-        say, data = self._bench.watcher.message, self._bench.data[column.test]
+        message, data = self._bench.watcher.message, self._bench.data[column.test]
         model = self._model = self._model or self._load(options)
         if column.test != self._test:
             model.features.forget()
             self._test = column.test
-        protocol = build_protocol(column.protocol, options, model, data, say)
+        protocol = build_protocol(column.protocol, options, model, data, message)
         protocol.check()
         if column.panel not in self._prepared:
-            say(f"{column.panel}: features of {self._name}")
+            message(f"{column.panel}: features of {self._name}")
             self._prepared.clear()  # lets go of its features first
             protocol.prepare()
             self._prepared[column.panel] = protocol
@@ -151,7 +151,7 @@ class _Reader:
         return model
 
 
-def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, seconds: float) -> Measured:
+def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, seconds: float) -> MeasuredColumn:
     score = sides[0][0].score
     common = [name for name in sides[0][0].metrics if all(name in result.metrics for result, _ in sides)]
     scores = Scores(
@@ -160,4 +160,4 @@ def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, 
         metrics={name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in common},
         results=[str(path.relative_to(out)) for path in paths],
     )
-    return Measured(scores, np.stack([rows for _, rows in sides]), score, seconds)
+    return MeasuredColumn(scores, np.stack([rows for _, rows in sides]), score, seconds)

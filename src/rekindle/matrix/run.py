@@ -23,10 +23,10 @@ from rekindle.evaluation.scores.overall import overall
 from rekindle.matrix.cells import Cell, Key, Kind, placed, plan_cells
 from rekindle.matrix.columns import folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid, read_grid
-from rekindle.matrix.measure import Bench, Measured
+from rekindle.matrix.measure import MatrixSetup, MeasuredColumn
 from rekindle.matrix.pooling import pool, pool_pairs
 from rekindle.matrix.starts import check_start, start_model, start_tree
-from rekindle.matrix.table import CellRecord, Row, Scores, StartRecord, Table, mean_metrics, write_table
+from rekindle.matrix.table import CellRecord, Scores, StartRecord, Table, TableRow, mean_metrics, write_table
 from rekindle.measuring.measurement import LabelledData
 from rekindle.measuring.options import CompareOptions
 from rekindle.pretraining.run import pretrain
@@ -115,7 +115,7 @@ def _evaluation_seeds(grid: Grid, key: Key) -> tuple[int, ...]:
     return (key.seed,) if grid.is_paired(key.method) else grid.start_seeds
 
 
-def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Bench]:
+def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], MatrixSetup]:
     cells = plan_cells(grid, where)
     if RunFolder(grid.out).holds_run:
         raise RequestError(f"{where}: out = {grid.out} is the folder of a run; give the matrix one of its own")
@@ -127,13 +127,13 @@ def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Benc
                 data[column.test] = LabelledData(column.data, column.train_split, column.split, protocols)
             except RequestError as error:
                 raise placed(error, f"{where}: tests.{column.test}") if column.test else error from None
-    return cells, Bench(Path(grid.out), columns, data, watcher)
+    return cells, MatrixSetup(Path(grid.out), columns, data, watcher)
 
 
 class _Matrix:
     """A matrix under way: records of starts and cells, and rows of the kind in hand."""
 
-    def __init__(self, grid: Grid, cells: list[Cell], hashes: Mapping[str, str], bench: Bench) -> None:
+    def __init__(self, grid: Grid, cells: list[Cell], hashes: Mapping[str, str], bench: MatrixSetup) -> None:
         self.grid, self.cells, self.bench, self.watcher = grid, cells, bench, bench.watcher
         self.is_stopped = False
         spent = _times_spent(bench.out / "table.json")
@@ -142,9 +142,9 @@ class _Matrix:
             name: StartRecord(name=name, model=start_model(grid, name), model_hash=found, scores={})
             for name, found in hashes.items()
         }
-        self.rows: dict[Kind, Row] = {}
-        self._start_side: dict[str, Measured] = {}  # of the start in hand, by column
-        self._sides: dict[int, dict[str, Measured]] = {}  # of the kind in hand: training seed -> by column
+        self.rows: dict[Kind, TableRow] = {}
+        self._start_side: dict[str, MeasuredColumn] = {}  # of the start in hand, by column
+        self._sides: dict[int, dict[str, MeasuredColumn]] = {}  # of the kind in hand: training seed -> by column
 
     def run(self) -> None:
         """Go through the cells in order; returns early, with `is_stopped`, where a training was asked to stop."""
@@ -200,19 +200,19 @@ class _Matrix:
 
     def _run_cell(self, index: int, cell: Cell) -> None:
         """Train and measure one cell, as far as it is not done; leaves its record and its kind's row."""
-        news: dict[str, Any] = {}
+        record: dict[str, Any] = {}
         try:
             if cell.run.is_finished or self._train(index, cell):
-                news = self._measure_cell(index, cell) | {"state": "finished"}
+                record = self._measure_cell(index, cell) | {"state": "finished"}
             else:
-                self.is_stopped, news["state"] = True, "stopped"
+                self.is_stopped, record["state"] = True, "stopped"
         except RekindleError as error:
-            news = {"state": "failed", "error": str(error)}
+            record = {"state": "failed", "error": str(error)}
         except KeyboardInterrupt:
-            news["state"] = "stopped"
+            record["state"] = "stopped"
             raise
         finally:
-            self._update(index, steps_done=cell.steps_done, **news)
+            self._update(index, steps_done=cell.steps_done, **record)
 
     def _train(self, index: int, cell: Cell) -> bool:
         """Train until the run is finished, or until it is asked to stop: then False."""
@@ -247,15 +247,15 @@ class _Matrix:
                 of_start, pooling = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]], pool_pairs
             pooled[column.name] = pooling(of_start, trained, start.score, level=grid.level, resamples=grid.resamples)
             metrics[column.name] = mean_metrics([side.scores for side in sides])
-        news = {
+        record = {
             "seeds": list(self._sides),
             "pooled": pooled,
             "metrics": metrics,
             "overall": overall({name: found.verdict for name, found in pooled.items()}, grid.level),
         }
-        self.rows[cell.key.kind] = _empty_row(cell.key.kind).model_copy(update=news)
+        self.rows[cell.key.kind] = _empty_row(cell.key.kind).model_copy(update=record)
 
-    def _row(self, kind: Kind) -> Row:
+    def _row(self, kind: Kind) -> TableRow:
         """The row of a kind, with what failed and what is missing as the records say."""
         own = [r for r in self.records if r.key.kind == kind]
         failed = {r.key.seed: r.error or "" for r in own if r.state == "failed"}
@@ -263,13 +263,13 @@ class _Matrix:
         row = self.rows.get(kind) or _empty_row(kind)
         return row.model_copy(update={"failed": failed, "waiting": waiting})
 
-    def _update(self, index: int, **news: Any) -> None:
-        self.records[index] = self.records[index].model_copy(update=news)
+    def _update(self, index: int, **record: Any) -> None:
+        self.records[index] = self.records[index].model_copy(update=record)
 
 
-def _empty_row(kind: Kind) -> Row:
+def _empty_row(kind: Kind) -> TableRow:
     start, method, framework, images = kind
-    return Row(
+    return TableRow(
         start=start,
         method=method,
         framework=framework,

@@ -7,10 +7,10 @@ import copy
 
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.core.option_trees import overlay
+from rekindle.core.option_trees import lay_over
 from rekindle.matrix.cells import Cell, Kind, placed
 from rekindle.matrix.grid import Grid, Tree
-from rekindle.matrix.measure import Bench
+from rekindle.matrix.measure import MatrixSetup
 from rekindle.measuring.measurement import build_protocol
 from rekindle.measuring.models import load_model
 from rekindle.measuring.options import CompareOptions
@@ -25,7 +25,7 @@ def start_tree(grid: Grid, name: str) -> Tree:
     """Options that a start is read with: `common`, and what stands under its name."""
     start = grid.starts[name]
     tree = copy.deepcopy(grid.common)
-    overlay(tree, {"backbone": start} if isinstance(start, str) else start)
+    lay_over(tree, {"backbone": start} if isinstance(start, str) else start)
     return tree
 
 
@@ -34,7 +34,7 @@ def start_model(grid: Grid, name: str) -> str:
     return str(start_tree(grid, name)["backbone"])
 
 
-def check_start(grid: Grid, name: str, cells: list[Cell], bench: Bench, where: str) -> str:
+def check_start(grid: Grid, name: str, cells: list[Cell], bench: MatrixSetup, where: str) -> str:
     """Load a start, and see that the protocols and every kind of cell fit it; return its hash.
 
     Raises: RequestError that names the grid and the cell.

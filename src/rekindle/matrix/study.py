@@ -240,7 +240,7 @@ def by_share(verdicts: Mapping[float, Words]) -> str:
 
 
 def _draw(study: Study, path: Path) -> None:
-    from rekindle.drawing.study_curves import Line, Panel, write_bars, write_study_curves
+    from rekindle.drawing.study_curves import Line, StudyPanel, write_bars, write_study_curves
 
     panels: dict[str, list[Line]] = {}
     metrics: dict[str, str] = {}
@@ -261,7 +261,7 @@ def _draw(study: Study, path: Path) -> None:
             high=[scale * p.high for p in points],
         )
         panels.setdefault(title, []).append(line)
-    drawn = [Panel(name, metrics[name], lines) for name, lines in panels.items()]
+    drawn = [StudyPanel(name, metrics[name], lines) for name, lines in panels.items()]
     if study.kind == "forgetting":
         write_bars(path, drawn, level=study.request.level)
     else:

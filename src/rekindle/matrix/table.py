@@ -88,7 +88,7 @@ class CellRecord(Options):
     """By column."""
 
 
-class Row(Options):
+class TableRow(Options):
     """All trainings of one kind: start, method, framework, share of the images."""
 
     start: str
@@ -135,7 +135,7 @@ class Table(Options):
     """In the order of the grid."""
     cells: list[CellRecord]
     """In the order of the grid."""
-    rows: list[Row]
+    rows: list[TableRow]
     """In the order of the grid."""
     interval: str
     """What the intervals cover."""
@@ -289,7 +289,7 @@ def _start_field(scores: Scores | None) -> Parts:
     return () if scores is None else (number(scores.metric, scores.mean),)
 
 
-def _field(table: Table, row: Row, protocol: str) -> Parts:
+def _field(table: Table, row: TableRow, protocol: str) -> Parts:
     found = row.pooled.get(protocol)
     if found is None:
         return ("not done",) if row.waiting else ("failed",)

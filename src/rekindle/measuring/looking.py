@@ -44,7 +44,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Similarity:
+class PlaceSimilarity:
     """What is like a chosen place.
 
     Attributes:
@@ -68,16 +68,16 @@ def look(extractor: FeatureExtractor, image: Tensor, *, size_px: int) -> Look:
     return Look(resized.permute(1, 2, 0).numpy(), tokens.patches[0].cpu().numpy(), heads)
 
 
-def similar_to(seen: Look, place: Place, *, threshold: float = 0.5) -> Similarity:
+def similar_to(seen: Look, place: Place, *, threshold: float = 0.5) -> PlaceSimilarity:
     """Say what in an image that was looked at is like one of its places. Raises RequestError for a place outside."""
     cosines = cosines_to(seen.patches, place)
     picture = overlay(seen.image[None], cosines[None], low=0.0, high=1.0)[0]
-    return Similarity(cosines, cosines > threshold, picture)
+    return PlaceSimilarity(cosines, cosines > threshold, picture)
 
 
 def similarity(
     extractor: FeatureExtractor, image: Tensor, place: Place, *, size_px: int, threshold: float = 0.5
-) -> Similarity:
+) -> PlaceSimilarity:
     """Model, image and point in; map and mask out. `look` and `similar_to` in one, for a single question.
 
     Args:

@@ -22,7 +22,7 @@ from rekindle.data.labelled.classification import WithClasses, check_same_classe
 from rekindle.data.published.named import DATASETS, named_root, open_data
 from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
-from rekindle.evaluation.scores.result import EvalResult, write_result, write_table
+from rekindle.evaluation.scores.result import EvalResult, write_csv, write_result
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
 from rekindle.measuring.models import LoadedModel
 from rekindle.measuring.options import CompareOptions, EvaluateOptions, LabelledOptions, protocol_options
@@ -89,7 +89,7 @@ def build_protocol(
     options: EvaluateOptions | CompareOptions,
     model: LoadedModel,
     data: LabelledData,
-    say: Callable[[str], None] = lambda text: None,
+    message: Callable[[str], None] = lambda text: None,
 ) -> AnyProtocol:
     """Return the protocol `name` for one model; its `check` and `prepare` are the caller's to call.
 
@@ -103,7 +103,7 @@ def build_protocol(
         model.extractor,
         data.train(name),
         data.test(name),
-        lambda text: say(f"{name}: {text}"),
+        lambda text: message(f"{name}: {text}"),
         part,
         model.features,
         options.worst_images,
@@ -165,7 +165,7 @@ class Measurement:
                 path.with_suffix(".train.txt"), lambda stream: stream.write("\n".join([*fold, ""]).encode())
             )
         for name, (header, lines) in outcome.tables.items():
-            write_table(path.with_suffix(f".{name}.csv"), header, lines)
+            write_csv(path.with_suffix(f".{name}.csv"), header, lines)
         if outcome.maps is not None:
             write_maps(outcome.maps, path.with_suffix(""), draw=draw and self.options.worst_images > 0)
         return write_result(result, path, outcome.items, outcome.rows), outcome  # last: where it lies, all is there
@@ -184,7 +184,7 @@ def write_maps(maps: PredictedMaps, folder: Path, *, draw: bool) -> None:
     names, kept = maps.data.names, {"worst": maps.worst, "best": maps.best}
     write_confusion_table(folder / "confusion.csv", maps.confusion, names)
     lines = [[kind, k.item, k.iou, k.accuracy] for kind, images in kept.items() for k in images]
-    write_table(folder / "images.csv", ["kind", "image", "own mIoU", "own accuracy"], lines)
+    write_csv(folder / "images.csv", ["kind", "image", "own mIoU", "own accuracy"], lines)
     if not draw:
         return
     from rekindle.drawing.worst_images import LabelledPicture, write_labelled_pictures

@@ -10,7 +10,7 @@ import tyro
 from pydantic import Field, create_model
 
 from rekindle.core.errors import RequestError
-from rekindle.core.option_trees import checked, overlay
+from rekindle.core.option_trees import checked, lay_over
 from rekindle.core.options import Accelerator, Options
 from rekindle.core.tables import import_options
 from rekindle.evaluation import PROTOCOLS
@@ -148,7 +148,7 @@ def with_preset(values: Mapping[str, Any], protocols: Sequence[str]) -> dict[str
     """Return a tree of options with the values of its preset under those that were given."""
     preset = str(values.get("preset", SMALL))
     found = {group_name(name): dict(own) for name, own in preset_values(protocols, preset).items() if own}
-    overlay(found, values)
+    lay_over(found, values)
     return found
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rekindle.core.distributed import rank, world_size
 from rekindle.data.images import ImageSource
-from rekindle.data.store import GIB, StoredImages, share_store, told
+from rekindle.data.store import GIB, StoredImages, share_store, with_counts_told
 from rekindle.data.training import ReadableImages, StepBatches, TrainingImages
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.watcher import Watcher
@@ -47,7 +47,7 @@ def micro_batches(
 
     def stream(start: int, plan: TrainingPlan) -> Iterator[ViewBatch | PlannedBatch]:
         per_epoch = plan.steps_per_epoch * plan.num_slots // world_size()
-        return told(_batches(options, machine, stored, plan, start), store, per_epoch, watcher.message)
+        return with_counts_told(_batches(options, machine, stored, plan, start), store, per_epoch, watcher.message)
 
     return stream
 

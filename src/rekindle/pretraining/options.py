@@ -13,7 +13,7 @@ from pydantic import Field, create_model, model_validator
 
 from rekindle.adapters.options import AdapterOptions, Train
 from rekindle.core.errors import RequestError
-from rekindle.core.option_trees import checked, leaves, nested, overlay
+from rekindle.core.option_trees import checked, lay_over, leaves, nested
 from rekindle.core.options import Accelerator, Options
 from rekindle.core.tables import import_named
 from rekindle.core.text_files import read_yaml
@@ -150,7 +150,7 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
     merged: dict[str, Any] = {}
     sources: dict[str, Source] = {name: "default" for name in leaves(model().model_dump())}
     for source, layer in layers:
-        overlay(merged, layer)
+        lay_over(merged, layer)
         sources.update({name: source for name in leaves(layer) if name in sources})
     where = file_name if file else "options"
     options = checked(model, merged, where, groups=METHODS)

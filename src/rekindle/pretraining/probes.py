@@ -11,7 +11,7 @@ from rekindle.data.images import ImageSource
 from rekindle.engine.probe import Reading
 from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.features.extractors import FeatureExtractor
-from rekindle.evaluation.features.health import Look, health, look
+from rekindle.evaluation.features.health import FeatureSample, health, sample_features
 from rekindle.evaluation.features.shared_features import SharedFeatures
 from rekindle.measuring.measurement import LabelledData, build_protocol
 from rekindle.measuring.models import LoadedModel
@@ -76,7 +76,7 @@ class ModelProbe:
         if HEALTH in options.probe:
             batch = few_views(options, images, count=options.probe_images)
             self._views = list(batch.global_views.pixels)
-        self._first: Look | None = None
+        self._first: FeatureSample | None = None
 
     def measure(self, backbone: Backbone) -> Reading:
         """Measure a backbone; its mode, its device and what trains stay as they are."""
@@ -105,7 +105,7 @@ class ModelProbe:
             if headline is None:
                 headline = own if outcome.score.higher_is_better else -own
         if self._views is not None:
-            now = look(model.extractor, self._views)
+            now = sample_features(model.extractor, self._views)
             self._first = self._first or now
             found = health(now, self._first)
             values |= {f"{HEALTH}/{metric}": v for metric, v in found.items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 from rekindle.adapters import ADAPTERS
 from rekindle.adapters.peft_folder import is_peft_folder, read_folder
-from rekindle.core.option_trees import checked, nested, overlay
+from rekindle.core.option_trees import checked, lay_over, nested
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
 from rekindle.pretraining.options import PretrainOptions, Resolved
@@ -134,7 +134,7 @@ def with_recipe(resolved: Resolved, num_images: int) -> Resolved:
     if not free:
         return resolved
     tree = options.model_dump()
-    overlay(tree, nested({name: choice.value for name, choice in free.items()}))
+    lay_over(tree, nested({name: choice.value for name, choice in free.items()}))
     filled = checked(type(options), tree, "recipe")
     sources = resolved.sources | {name: "base" if name in inherited else "recipe" for name in free}
     return replace(resolved, options=filled, sources=sources, reasons={n: c.why for n, c in free.items()})

@@ -49,7 +49,7 @@ def record_skipped_images(
 
 
 class _Tee:
-    """Passes news on, and keeps messages in the run's log."""
+    """Passes messages on, and keeps them in the run's log."""
 
     def __init__(self, watcher: Watcher, handler: logging.Handler) -> None:
         self._watcher, self._handler = watcher, handler

@@ -28,7 +28,7 @@ FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """One comparison, as far as it is about one run.
 
     Attributes:
@@ -86,7 +86,7 @@ class Measured:
         return items, sides[0], sides[1]
 
 
-def find_comparisons(record: RunRecord, named: Sequence[str]) -> list[Measured]:
+def find_comparisons(record: RunRecord, named: Sequence[str]) -> list[MeasuredModel]:
     """Return the comparisons that measured a run, the named ones or those that lie around; what is not there is noted.
 
     Raises: RequestError if a named one cannot be read or is about other models.
@@ -105,7 +105,7 @@ def find_comparisons(record: RunRecord, named: Sequence[str]) -> list[Measured]:
             continue
         by_model = {result.model: result.model_hash for result in comparison.results}
         models = [m for m, h in by_model.items() if h == hashes[0] and m != comparison.base]
-        found += [Measured(path, comparison, m, by_model.get(comparison.base) == hashes[1]) for m in models]
+        found += [MeasuredModel(path, comparison, m, by_model.get(comparison.base) == hashes[1]) for m in models]
         if named and len(named) == 1 and not models:
             raise RequestError(
                 f"{path} did not measure this model (its hash is {hashes[0][:12]}); it is about {', '.join(by_model)}. Was the "
@@ -119,7 +119,7 @@ def find_comparisons(record: RunRecord, named: Sequence[str]) -> list[Measured]:
     return found
 
 
-def verdict_rows(measured: Measured, name: str = "adapted") -> list[VerdictRow]:
+def verdict_rows(measured: MeasuredModel, name: str = "adapted") -> list[VerdictRow]:
     """Return what a comparison says of the run."""
     found = []
     for row in measured.rows:
@@ -140,7 +140,7 @@ def verdict_rows(measured: Measured, name: str = "adapted") -> list[VerdictRow]:
     return found
 
 
-def metric_lines(measured: Measured) -> list[MetricLine]:
+def metric_lines(measured: MeasuredModel) -> list[MetricLine]:
     """Return every metric that all seeds of both models define, without those of single classes."""
     lines = []
     for protocol in dict.fromkeys(row.protocol for row in measured.rows):
@@ -154,7 +154,7 @@ def metric_lines(measured: Measured) -> list[MetricLine]:
     return lines
 
 
-def class_tables(measured: Measured) -> list[ClassTable]:
+def class_tables(measured: MeasuredModel) -> list[ClassTable]:
     """Return base, adapted and difference of every part of the scores that have parts, the largest gain first."""
     tables = []
     for row in measured.rows:
@@ -173,7 +173,7 @@ def class_tables(measured: Measured) -> list[ClassTable]:
     return tables
 
 
-def compare_command(measured: Measured, base: str, run: str) -> str:
+def compare_command(measured: MeasuredModel, base: str, run: str) -> str:
     """Return the command that makes a comparison again; options of protocols that differ from the defaults are named."""
     comparison = measured.comparison
     protocols = list(dict.fromkeys(row.protocol for row in comparison.rows))

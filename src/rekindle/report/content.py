@@ -17,7 +17,7 @@ from rekindle.drawing.pictures import GAP, Bytes
 from rekindle.engine.watcher import Watcher
 from rekindle.pretraining.feeding import few_views
 from rekindle.report.comparisons import (
-    Measured,
+    MeasuredModel,
     class_tables,
     compare_command,
     find_comparisons,
@@ -126,7 +126,7 @@ def _lead(record: RunRecord) -> str:
     return f"{what}, {record.steps_done}{of} steps of {options.batch_size} images, seed {options.seed}."
 
 
-def _compared(measured: Measured) -> str:
+def _compared(measured: MeasuredModel) -> str:
     against = (
         "the base that the run started from"
         if measured.is_own_base
@@ -182,7 +182,7 @@ def _drawn(record: RunRecord) -> list[Figure]:
     return found
 
 
-def _maps(measured: Sequence[Measured]) -> list[Figure]:
+def _maps(measured: Sequence[MeasuredModel]) -> list[Figure]:
     """Confusion matrices and labelled images of the first seed, where the comparison drew them."""
     found = []
     for m in measured:
@@ -257,7 +257,7 @@ def _settings_note(record: RunRecord) -> str:
     )
 
 
-def _commands(record: RunRecord, measured: Sequence[Measured]) -> dict[str, str]:
+def _commands(record: RunRecord, measured: Sequence[MeasuredModel]) -> dict[str, str]:
     found = {}
     starts = record.commands
     if starts:

@@ -26,7 +26,7 @@ def data_uri(pixels: ArrayLike, kind: Kind) -> str:
             colour exactly (PNG or lossless WebP).
 
     """
-    picture = Image.fromarray(np.ascontiguousarray(as_bytes(pixels)))
+    picture = Image.fromarray(np.ascontiguousarray(encoded_picture(pixels)))
     if kind == "photo":
         formats = {"webp": {"quality": QUALITY, "method": 4}, "jpeg": {"quality": QUALITY, "optimize": True}}
     else:
@@ -40,7 +40,7 @@ def data_uri(pixels: ArrayLike, kind: Kind) -> str:
     return f"data:image/{name};base64,{base64.b64encode(content).decode()}"
 
 
-def as_bytes(pixels: ArrayLike) -> Bytes:
+def encoded_picture(pixels: ArrayLike) -> Bytes:
     """Return shares of 1 as bytes; bytes stay."""
     values = np.asarray(pixels)
     return values if values.dtype == np.uint8 else (values.clip(0.0, 1.0) * 255 + 0.5).astype(np.uint8)

@@ -32,9 +32,9 @@ from rekindle.measuring.looking import (
 )
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.options import NetworkOptions
-from rekindle.report.comparisons import Measured
+from rekindle.report.comparisons import MeasuredModel
 from rekindle.report.options import ReportOptions
-from rekindle.report.page import Card, Pair
+from rekindle.report.page import Card, PicturePair
 from rekindle.report.record import RunRecord
 from rekindle.report.verdicts import plain, signed
 
@@ -53,7 +53,7 @@ class Chosen:
 
 
 @dataclass
-class Choice:
+class ImageChoice:
     """The images, how they were chosen, at what size they are looked at, and how their classes are coloured."""
 
     images: list[Chosen] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Choice:
 
 
 def draw_cards(
-    record: RunRecord, measured: Sequence[Measured], options: ReportOptions, watcher: Watcher
+    record: RunRecord, measured: Sequence[MeasuredModel], options: ReportOptions, watcher: Watcher
 ) -> tuple[list[Card], list[str]]:
     """Return cards of the images, and notes on how they were chosen and scaled; what cannot be drawn is noted as missing."""
     if options.images == 0:
@@ -109,7 +109,7 @@ def load_backbones(record: RunRecord, moved_base: str) -> tuple[Backbone, Backbo
     return base, adapted
 
 
-def choose_images(record: RunRecord, measured: Sequence[Measured], options: ReportOptions) -> Choice:
+def choose_images(record: RunRecord, measured: Sequence[MeasuredModel], options: ReportOptions) -> ImageChoice:
     """Choose by the change under the first segmentation protocol whose data can be opened, else evenly from the run's images."""
     reasons = []
     for found in measured:
@@ -132,7 +132,7 @@ def choose_images(record: RunRecord, measured: Sequence[Measured], options: Repo
 
 
 def _by_change(
-    found: Measured,
+    found: MeasuredModel,
     protocol: str,
     metric: str,
     labelled: SegmentationFolder,
@@ -140,7 +140,7 @@ def _by_change(
     before: NDArray[np.float64],
     after: NDArray[np.float64],
     count: int,
-) -> Choice:
+) -> ImageChoice:
     places = {item: index for index, item in enumerate(labelled.items)}
     absent = [item for item in items if item not in places]
     if absent:
@@ -149,7 +149,7 @@ def _by_change(
     known = np.flatnonzero(~np.isnan(change))
     ranked = known[np.argsort(change[known], kind="stable")]
     result = found.results(found.model, protocol)[0]
-    choice = Choice(
+    choice = ImageChoice(
         notes=[
             f"Images are chosen by the change of their own {metric} under {protocol} ({found.place}; adapted minus base, mean "
             f"over {len(found.comparison.seeds)} seeds, n = {len(ranked)}): the extremes of that many images, which chance "
@@ -189,9 +189,9 @@ def extremes(total: int, count: int) -> list[tuple[int, Why]]:
     return found + [(total - 1 - i, "best") for i in range(high) if total - 1 - i > total // 2]
 
 
-def _from_run(record: RunRecord, count: int) -> Choice:
+def _from_run(record: RunRecord, count: int) -> ImageChoice:
     assert record.options is not None
-    choice = Choice(size_px=record.options.views.global_size_px)
+    choice = ImageChoice(size_px=record.options.views.global_size_px)
     try:
         source = find_images(record.options.images)
     except RekindleError as error:
@@ -213,20 +213,20 @@ def _from_run(record: RunRecord, count: int) -> Choice:
     return choice
 
 
-def _cards(choice: Choice, looks: Sequence[tuple[Look, ...]]) -> list[Card]:
+def _cards(choice: ImageChoice, looks: Sequence[tuple[Look, ...]]) -> list[Card]:
     tokens = _token_pairs(looks)
     with_attention = all(seen.attention is not None for sides in looks for seen in sides)
     attention = attention_pictures(looks)[0] if with_attention else None
     cards = []
     for number, (chosen, (before, after)) in enumerate(zip(choice.images, looks, strict=True)):
-        pairs = [Pair("tokens", "patch tokens, joint PCA", *tokens[number], is_grid=True)]
+        pairs = [PicturePair("tokens", "patch tokens, joint PCA", *tokens[number], is_grid=True)]
         if attention is not None:
             first, second = attention[number]
-            pairs.append(Pair("attention", "attention of the class token", first, second))
+            pairs.append(PicturePair("attention", "attention of the class token", first, second))
         ids = None if chosen.labels is None else resize_labels(chosen.labels, before.image.shape[:2]).numpy()
         place = place_of_interest(ids, choice.ignore_index)
         first, second = (similar_to(seen, place).picture for seen in (before, after))
-        pairs.append(Pair("similarity", "similar to the marked place", first, second))
+        pairs.append(PicturePair("similarity", "similar to the marked place", first, second))
         extra: dict[str, Bytes] = {}
         if ids is not None and choice.colours is not None:
             extra["true classes"] = class_picture(ids, choice.colours, choice.ignore_index)

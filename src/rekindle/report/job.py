@@ -15,7 +15,7 @@ from rekindle.report.content import overview_of, report_of
 from rekindle.report.files import write_overview_pictures, write_report_pictures
 from rekindle.report.options import ReportOptions
 from rekindle.report.rendering import render_overview, render_report, summary_of
-from rekindle.report.verdicts import VerdictRow, overall
+from rekindle.report.verdicts import VerdictRow, overall_sentence
 
 NAME = "report.html"
 
@@ -50,7 +50,12 @@ def run_report(options: ReportOptions, *, watcher: Watcher | None = None) -> Rep
     page = page_path(options)
     if len(options.runs) == 1:
         report = report_of(options, watcher)
-        text, verdict, missing, rows = render_report(report), overall(report.rows), report.missing, [*report.rows]
+        text, verdict, missing, rows = (
+            render_report(report),
+            overall_sentence(report.rows),
+            report.missing,
+            [*report.rows],
+        )
         files = write_report_pictures(report, Path(options.pictures)) if options.pictures else []
     else:
         overview = overview_of(options, watcher)

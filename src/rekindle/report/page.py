@@ -15,7 +15,7 @@ Facts = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Pair:
+class PicturePair:
     """One kind of map of one image, of both models on one scale.
 
     Attributes:
@@ -54,7 +54,7 @@ class Card:
     image: Bytes
     place: tuple[float, float]
     extra: Mapping[str, Bytes]
-    pairs: Sequence[Pair]
+    pairs: Sequence[PicturePair]
 
 
 @dataclass(frozen=True)

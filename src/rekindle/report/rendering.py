@@ -16,7 +16,7 @@ from rekindle.drawing.pictures import PALETTE
 from rekindle.report.embedding import data_uri, fitted
 from rekindle.report.page import Overview, Report
 from rekindle.report.panels import Panel, drawn_panel, thinned
-from rekindle.report.verdicts import VerdictRow, chance_note, overall, plain, signed
+from rekindle.report.verdicts import VerdictRow, chance_note, overall_sentence, plain, signed
 
 TABLE_ROWS = 25  # of the table below each panel
 WIDEST = 1400  # pixels of a picture inside the page
@@ -30,7 +30,7 @@ def render_report(report: Report) -> str:
         "report.html",
         report,
         report.curves,
-        verdict=overall(report.rows),
+        verdict=overall_sentence(report.rows),
         chance=chance_note(report.rows),
         groups=groups,
     )

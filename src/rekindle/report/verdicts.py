@@ -104,11 +104,11 @@ def plain(metric: str, value: float) -> str:
     return f"{100 * value:.1f}" if is_fraction(metric) else f"{value:.3g}"
 
 
-def overall(rows: Sequence[VerdictRow], subject: str = "The adapted model") -> str:
+def overall_sentence(rows: Sequence[VerdictRow], subject: str = "The adapted model") -> str:
     """One sentence over all protocols; it says no more than they do. Of many it counts, and gives the interval of the first.
 
     Example:
-        >>> overall([])
+        >>> overall_sentence([])
         'Nothing was compared.'
 
     """

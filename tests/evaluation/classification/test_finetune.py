@@ -95,7 +95,7 @@ def test_sixteen_fixed_images_are_learned_by_heart() -> None:
         losses.append(float(value.detach()))
         return value
 
-    fit(training_groups(backbone, head, config), loss, range(100), config, seed=0, news=print)
+    fit(training_groups(backbone, head, config), loss, range(100), config, seed=0, message=print)
     assert losses[-1] < 0.05 < losses[0]
 
 
@@ -205,7 +205,12 @@ def test_only_what_is_asked_for_trains(tmp_path: Path, train: str, prefixes: set
     pixels, labels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
     groups = training_groups(None, head, config)
     fit(
-        groups, lambda _: functional.cross_entropy(head(backbone, pixels), labels), range(3), config, seed=0, news=print
+        groups,
+        lambda _: functional.cross_entropy(head(backbone, pixels), labels),
+        range(3),
+        config,
+        seed=0,
+        message=print,
     )
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
     assert all(p.grad is None for p in backbone.parameters())

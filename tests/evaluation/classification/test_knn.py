@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 import rekindle.evaluation.classification.knn
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.classification import ClassFolder
-from rekindle.evaluation.classification.knn import Knn, hits, nearest, standardised, votes
+from rekindle.evaluation.classification.knn import Knn, hits, nearest_images, standardised_columns, votes
 from rekindle.evaluation.classification.options import KnnOptions
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.protocol import TrainingPart
@@ -56,7 +56,7 @@ def test_classes_are_those_of_scikit_learn(k: int, temperature: float, monkeypat
     labels = torch.arange(60) % 4
     oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature))
     oracle.fit(train.numpy(), labels.numpy())
-    cosines, index = nearest(test, train, k)
+    cosines, index = nearest_images(test, train, k)
     scores = votes(cosines, labels[index], 4, temperature)
     assert scores.argmax(dim=1).tolist() == oracle.predict(test.numpy()).tolist()
     shares = scores.where(scores.isfinite(), 0.0)
@@ -72,7 +72,7 @@ def test_classes_without_a_vote_are_never_hits() -> None:
 
 
 def test_renaming_classes_renames_predictions() -> None:
-    cosines, index = nearest(normalize(noise(9, 4)), normalize(noise(20, 4, seed=1)), 7)
+    cosines, index = nearest_images(normalize(noise(9, 4)), normalize(noise(20, 4, seed=1)), 7)
     labels, renamed = torch.arange(20) % 3, torch.tensor([2, 0, 1])
     plain = votes(cosines, labels[index], 3, 0.07).argmax(dim=1)
     assert torch.equal(votes(cosines, renamed[labels][index], 3, 0.07).argmax(dim=1), renamed[plain])
@@ -80,11 +80,11 @@ def test_renaming_classes_renames_predictions() -> None:
 
 def test_standardised_features_have_the_training_mean_and_deviation_taken_out() -> None:
     train, test = 3 + 2 * noise(50, 3), noise(5, 3, seed=1)
-    a, b = standardised(train, test)
+    a, b = standardised_columns(train, test)
     assert torch.allclose(a.mean(dim=0), torch.zeros(3), atol=1e-5)
     assert torch.allclose(a.std(dim=0, correction=0), torch.ones(3), atol=1e-5)
     assert torch.allclose(b * train.std(dim=0, correction=0) + train.mean(dim=0), test, atol=1e-5)
-    assert bool(standardised(torch.ones(4, 2), torch.ones(1, 2))[0].isfinite().all())
+    assert bool(standardised_columns(torch.ones(4, 2), torch.ones(1, 2))[0].isfinite().all())
 
 
 def made(

@@ -16,7 +16,7 @@ from rekindle.evaluation.features.dense_features import centre_crop
 from rekindle.evaluation.features.descriptors import (
     Descriptors,
     check_descriptor,
-    check_side,
+    check_image_side,
     describe,
     image_descriptors,
 )
@@ -61,7 +61,7 @@ def test_a_side_that_the_patch_does_not_divide_is_refused() -> None:
     with pytest.raises(
         RequestError, match=r"knn\.size_px = 20 is not a multiple of the model's patch size 8; use 16 or 24"
     ):
-        check_side("knn.size_px", 20, PatchOnlyExtractor())
+        check_image_side("knn.size_px", 20, PatchOnlyExtractor())
 
 
 def test_the_centre_crop_is_that_of_the_papers() -> None:

@@ -13,15 +13,15 @@ from scipy.linalg import eigh
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.health import (
     WITHIN,
-    Look,
+    FeatureSample,
     alignment,
     attention_spread,
     effective_rank,
     gram_drift,
     health,
     lidar,
-    look,
     rank_me,
+    sample_features,
     uniformity,
 )
 from tests.evaluation.toy import tiny_backbone
@@ -76,8 +76,8 @@ def test_attention_everywhere_alike_is_one() -> None:
 
 def test_a_collapsed_network_shows() -> None:
     rows = torch.randn(10, 2, 8, generator=SOURCE)
-    fine = Look(rows, torch.randn(10, 16, 8, generator=SOURCE), None)
-    flat = Look(torch.ones(10, 2, 8) + 1e-3 * rows, fine.patches[:, :, :1].expand(-1, -1, 8), None)
+    fine = FeatureSample(rows, torch.randn(10, 16, 8, generator=SOURCE), None)
+    flat = FeatureSample(torch.ones(10, 2, 8) + 1e-3 * rows, fine.patches[:, :, :1].expand(-1, -1, 8), None)
     good, bad = health(fine), health(flat, fine)
     assert bad["RankMe image (dimensions)"] < 1.2 < good["RankMe image (dimensions)"]
     assert bad["RankMe patch (dimensions)"] < 1.2
@@ -89,7 +89,7 @@ def test_a_collapsed_network_shows() -> None:
 def test_a_look_is_at_every_view_and_at_the_attention() -> None:
     backbone = tiny_backbone()
     views = torch.randint(0, 256, (2, 4, 3, 32, 32), generator=SOURCE).to(torch.uint8)
-    found = look(FeatureExtractor(backbone), list(views))
+    found = sample_features(FeatureExtractor(backbone), list(views))
     assert found.images.shape == (4, 2, 16)
     direct = FeatureExtractor(backbone).extract(views[1])[0]
     assert direct.cls is not None

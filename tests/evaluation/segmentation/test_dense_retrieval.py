@@ -17,7 +17,7 @@ from rekindle.evaluation.scores.pixel_counts import image_statistics
 from rekindle.evaluation.segmentation.dense_retrieval import (
     DenseRetrieval,
     image_confusion,
-    random_crop,
+    memory_crop,
     retrieve,
     sample_patches,
     soft_labels,
@@ -123,11 +123,11 @@ def test_augmentation_crops_image_and_mask_alike() -> None:
     agreement = []
     for i in range(20):
         source = torch.Generator().manual_seed(i)
-        cropped, labels = random_crop(image, mask, 32, source)
+        cropped, labels = memory_crop(image, mask, 32, source)
         assert cropped.shape == (3, 32, 32)
         agreement.append(float((cropped.argmax(dim=0) == labels).float().mean()))
     assert min(agreement) > 0.9
-    repeated = random_crop(image, mask, 32, torch.Generator().manual_seed(19))
+    repeated = memory_crop(image, mask, 32, torch.Generator().manual_seed(19))
     assert torch.equal(repeated[0], cropped)
 
 

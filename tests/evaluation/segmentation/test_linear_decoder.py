@@ -102,7 +102,7 @@ def test_the_search_takes_the_best_rate_and_never_sees_the_test(
     root = write_data(tmp_path, num_train=10)
     lines: list[str] = []
     protocol = made(root, search_lr=(1e-6, 1.0), search_optimizer=("adamw", "sgd"), steps=30)
-    protocol.news = lines.append
+    protocol.message = lines.append
     seen: list[list[int]] = []
     asked: list[str] = []
     original, read = LinearDecoder.trained, SegmentationFolder.read

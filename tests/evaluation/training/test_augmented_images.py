@@ -15,7 +15,7 @@ from rekindle.data.labelled.classification import ClassFolder
 from rekindle.evaluation.training.augmented_images import (
     AugmentedImages,
     augmentation,
-    batches,
+    image_batches,
     random_crop,
     seeded_libraries,
 )
@@ -81,7 +81,7 @@ def test_an_image_follows_from_seed_and_place_alone(tmp_path: Path, name: str) -
     assert all(torch.equal(again[i][0], pixels[i]) for i in (3, 1, 0, 2))
     assert not torch.equal(pixels[1], pixels[2])
     assert not torch.equal(images(1)[0][0], pixels[0])
-    [(both, labels)] = batches(images(0), 4, torch.device("cpu"))
+    [(both, labels)] = image_batches(images(0), 4, torch.device("cpu"))
     assert labels.tolist() == data.labels[[0, 5, 5, 9]].tolist()
     assert torch.equal(both, torch.stack(pixels))
 

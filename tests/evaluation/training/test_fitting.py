@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from rekindle.core.errors import RekindleError
 from rekindle.evaluation.training.fitting import (
-    build_optimizer,
     endless_order,
     fit,
+    fitting_optimizer,
     layer_scales,
     rate,
     training_groups,
@@ -72,7 +72,7 @@ def test_every_group_has_its_rate_at_every_step() -> None:
     a, b = nn.Parameter(torch.zeros(1, 1)), nn.Parameter(torch.zeros(1, 1))
     options = TrainingOptions(steps=3, warmup_steps=0, lr=0.5, optimizer="sgd", momentum=0.0, weight_decay=0.0)
     groups = [{"params": [p], "scale": s, "weight_decay": 0.0} for p, s in ((a, 1.0), (b, 0.1))]
-    fit(groups, lambda _: a.sum() + b.sum(), range(3), options, seed=0, news=print)
+    fit(groups, lambda _: a.sum() + b.sum(), range(3), options, seed=0, message=print)
     moved = sum(rate(step, options) for step in range(3))
     assert a.item() == pytest.approx(-moved)
     assert b.item() == pytest.approx(-0.1 * moved)
@@ -86,14 +86,14 @@ def test_a_loss_that_is_not_finite_stops_before_weights_move() -> None:
 
     groups = [{"params": [p], "scale": 1.0, "weight_decay": 0.0}]
     with pytest.raises(RekindleError, match=r"loss is nan at step 1; lower lr = 0\.0002"):
-        fit(groups, loss, range(5), TrainingOptions(steps=5, warmup_steps=0), seed=0, news=print)
+        fit(groups, loss, range(5), TrainingOptions(steps=5, warmup_steps=0), seed=0, message=print)
     assert bool(p.isfinite().all())
 
 
 def test_optimizers_are_those_asked_for() -> None:
     groups = [{"params": [nn.Parameter(torch.ones(1))], "scale": 1.0, "weight_decay": 0.0}]
-    assert isinstance(build_optimizer(groups, TrainingOptions()), torch.optim.AdamW)
-    sgd = build_optimizer(groups, TrainingOptions(optimizer="sgd", momentum=0.7))
+    assert isinstance(fitting_optimizer(groups, TrainingOptions()), torch.optim.AdamW)
+    sgd = fitting_optimizer(groups, TrainingOptions(optimizer="sgd", momentum=0.7))
     assert sgd.param_groups[0]["momentum"] == 0.7
 
 

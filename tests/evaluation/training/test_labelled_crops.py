@@ -10,7 +10,7 @@ import torch
 
 from rekindle.core.rng import generator
 from rekindle.data.labelled.segmentation import SegmentationFolder
-from rekindle.evaluation.training.labelled_crops import LabelledCrops, batches, cut, distort, draw_box
+from rekindle.evaluation.training.labelled_crops import LabelledCrops, crop_batches, cut, distort_colours, draw_box
 from rekindle.evaluation.training.options import SegmentationTrainingOptions
 from tests.evaluation.toy import write_data
 
@@ -39,7 +39,7 @@ def test_crops_repeat_for_a_seed_and_differ_between_seeds(tmp_path: Path) -> Non
     first, again, other = crops(root), crops(root), crops(root, seed=1)
     assert all(torch.equal(first[i][0], again[i][0]) for i in (3, 1, 7))
     assert any(not torch.equal(first[i][0], other[i][0]) for i in range(12))
-    whole = torch.cat([pixels for pixels, _ in batches(first, 5, torch.device("cpu"))])
+    whole = torch.cat([pixels for pixels, _ in crop_batches(first, 5, torch.device("cpu"))])
     assert torch.equal(whole, torch.stack([again[i][0] for i in range(12)]))
 
 
@@ -71,7 +71,7 @@ def test_ignored_pixels_do_not_count_as_a_class() -> None:
 
 def test_jitter_changes_colours_within_bytes_and_not_shape() -> None:
     image = torch.randint(0, 256, (3, 12, 12), generator=generator(0, "i")).to(torch.uint8)
-    changed = [distort(image, generator(0, "d", i)) for i in range(20)]
+    changed = [distort_colours(image, generator(0, "d", i)) for i in range(20)]
     assert all(c.dtype == torch.uint8 and c.shape == image.shape for c in changed)
     assert sum(torch.equal(c, image) for c in changed) < 5
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from rekindle.bench.stage import (
     architecture_of,
+    case_device,
     count_flops,
     device_facts,
-    device_of,
     fixed_views,
     settle,
     taken,
@@ -49,7 +49,7 @@ class LightlyDino:
     """Student and momentum teacher, all weights trained."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
-        self._device = device_of(case)
+        self._device = case_device(case)
         arch = architecture_of(case)
         prototypes = taken(case, "num_prototypes", int)
         torch.manual_seed(derived_seed(taken(case, "seed", int), "bench peer"))

@@ -21,9 +21,9 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 
 from rekindle.bench.stage import (
     architecture_of,
+    case_device,
     count_flops,
     device_facts,
-    device_of,
     fixed_views,
     settle,
     taken,
@@ -42,7 +42,7 @@ class LightlyTrainDino:
 
     def __init__(self, case: Mapping[str, object]) -> None:
         logging.getLogger("lightly_train").setLevel(logging.ERROR)
-        self._device = device_of(case)
+        self._device = case_device(case)
         arch = architecture_of(case)
         batch_size = taken(case, "batch_size", int)
         torch.manual_seed(derived_seed(taken(case, "seed", int), "bench peer"))

@@ -19,9 +19,9 @@ from rekindle.evaluation.classification.classifier_head import ClassifierHead, r
 from rekindle.evaluation.classification.linear_probe import classified
 from rekindle.evaluation.classification.options import FinetuneOptions
 from rekindle.evaluation.features.dense_features import centre_crop
-from rekindle.evaluation.features.descriptors import check_descriptor, check_side
+from rekindle.evaluation.features.descriptors import check_descriptor, check_image_side
 from rekindle.evaluation.protocol import Outcome, Protocol
-from rekindle.evaluation.training.augmented_images import AugmentedImages, augmentation, batches, seeded_libraries
+from rekindle.evaluation.training.augmented_images import AugmentedImages, augmentation, image_batches, seeded_libraries
 from rekindle.evaluation.training.fitting import endless_order, fit, training_groups
 from rekindle.networks.backbone import Backbone
 
@@ -90,7 +90,7 @@ class Finetune(Protocol[FinetuneOptions, ClassFolder]):
         """Refuse splits of different classes, and options that do not fit each other or the model."""
         config, count = self.config, len(self.training_indices(0))
         check_same_classes(self.train, self.test)
-        check_side("finetune.size_px", config.size_px, self.extractor)
+        check_image_side("finetune.size_px", config.size_px, self.extractor)
         check_descriptor("finetune.inputs", config.inputs, self.extractor)
         augmentation(config.augmentation, self.extractor.mean, config.size_px)
         plan = planned(config, count)
@@ -141,8 +141,8 @@ class Finetune(Protocol[FinetuneOptions, ClassFolder]):
 
         groups = training_groups(backbone if trains_backbone else None, head, config)
         moved = sum(p.numel() for group in groups for p in group["params"])
-        numbered: Iterator[Numbered] = enumerate(batches(images, config.batch_size, device))
-        fit(groups, loss, numbered, config, seed=seed, news=self.news)
+        numbered: Iterator[Numbered] = enumerate(image_batches(images, config.batch_size, device))
+        fit(groups, loss, numbered, config, seed=seed, message=self.message)
         scores = self._tested(backbone.eval(), head.eval())
         return classified(scores, self.test, len(own), trained_parameters=moved, steps=config.steps)
 

@@ -132,7 +132,7 @@ class ImageRetrieval(Protocol[ImageRetrievalOptions, RetrievalFolder]):
         for number, tokens in enumerate(extract_each(self.extractor, sized())):
             found.append(describe(tokens[0]).unit(self.config.descriptor).cpu())
             if (number + 1) % (NEWS_EVERY * len(scales)) == 0:
-                self.news(f"descriptors of {(number + 1) // len(scales)} of {count} images")
+                self.message(f"descriptors of {(number + 1) // len(scales)} of {count} images")
         mean = torch.cat(found).reshape(count, len(scales), -1).mean(dim=1)
         return functional.normalize(mean, dim=1)
 

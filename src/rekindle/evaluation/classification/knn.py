@@ -12,7 +12,7 @@ from torch.nn import functional
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.classification import ClassFolder, check_same_classes
 from rekindle.evaluation.classification.options import Descriptor, KnnOptions
-from rekindle.evaluation.features.descriptors import Descriptors, check_descriptor, check_side, image_descriptors
+from rekindle.evaluation.features.descriptors import Descriptors, check_descriptor, check_image_side, image_descriptors
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.kinds import Means
 from rekindle.evaluation.scores.score import Rows
@@ -22,7 +22,7 @@ TOP = 5
 SMALLEST_DEVIATION = 1e-6
 
 
-def nearest(
+def nearest_images(
     queries: Float[Tensor, "Q D"], memory: Float[Tensor, "M D"], count: int
 ) -> tuple[Float[Tensor, "Q K"], Int64[Tensor, "Q K"]]:
     """Return the `count` greatest cosines of each query with the memory, falling, and their positions; all of unit length."""
@@ -50,7 +50,7 @@ def hits(scores: Float[Tensor, "Q C"], labels: Int64[Tensor, " Q"], top: int) ->
     return ((best.indices == labels[:, None]) & best.values.isfinite()).any(dim=1).double()
 
 
-def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def standardised_columns(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Subtract the mean of `train` [n, D] from both and divide by its deviation, channel by channel."""
     mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0).clamp(min=SMALLEST_DEVIATION)
     return (train - mean) / deviation, (test - mean) / deviation
@@ -68,7 +68,7 @@ class Knn(Protocol[KnnOptions, ClassFolder]):
     def check(self) -> None:
         """Refuse splits of different classes, more neighbours than images, and a descriptor that the model has not."""
         check_same_classes(self.train, self.test)
-        check_side("knn.size_px", self.config.size_px, self.extractor)
+        check_image_side("knn.size_px", self.config.size_px, self.extractor)
         check_descriptor("knn.descriptor", self.config.descriptor, self.extractor)
         count = len(self.training_indices(0))
         if self.config.k > count:
@@ -79,8 +79,8 @@ class Knn(Protocol[KnnOptions, ClassFolder]):
     def prepare(self) -> None:
         """Compute the descriptors of all images."""
         size = self.config.size_px
-        self._train_descriptors = image_descriptors(self.features, self.train, size, self.news)
-        self._test_descriptors = image_descriptors(self.features, self.test, size, self.news)
+        self._train_descriptors = image_descriptors(self.features, self.train, size, self.message)
+        self._test_descriptors = image_descriptors(self.features, self.test, size, self.message)
 
     def run(self, seed: int) -> Outcome:
         """Classify every test image with every descriptor and number of neighbours."""
@@ -105,8 +105,8 @@ class Knn(Protocol[KnnOptions, ClassFolder]):
         """Cosines and labels [Q, K] of the neighbours among the training images `own`."""
         train, test = self._train_descriptors.plain(name)[own], self._test_descriptors.plain(name)
         if self.config.standardise:
-            train, test = standardised(train, test)
+            train, test = standardised_columns(train, test)
         device = self.extractor.device
         memory, queries = (functional.normalize(x, dim=1).to(device) for x in (train, test))
-        cosines, index = nearest(queries, memory, count)
+        cosines, index = nearest_images(queries, memory, count)
         return cosines, self.train.labels[own].to(device)[index]

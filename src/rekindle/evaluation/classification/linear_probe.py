@@ -21,11 +21,11 @@ from rekindle.core.rng import derived_seed, generator, seeded_default
 from rekindle.data.labelled.classification import ClassFolder, check_same_classes
 from rekindle.evaluation.classification.knn import TOP, hits
 from rekindle.evaluation.classification.options import LinearProbeOptions
-from rekindle.evaluation.features.descriptors import check_descriptor, check_side
+from rekindle.evaluation.features.descriptors import check_descriptor, check_image_side
 from rekindle.evaluation.features.shared_features import Sizing
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.kinds import Means
-from rekindle.evaluation.training.augmented_images import AugmentedImages, batches
+from rekindle.evaluation.training.augmented_images import AugmentedImages, image_batches
 from rekindle.networks.tokens import Tokens
 
 RATE_IMAGES = 256
@@ -103,7 +103,7 @@ class LinearProbe(Protocol[LinearProbeOptions, ClassFolder]):
         """Refuse splits of different classes, inputs that the model has not, and features that do not fit."""
         config = self.config
         check_same_classes(self.train, self.test)
-        check_side("linear_probe.size_px", config.size_px, self.extractor)
+        check_image_side("linear_probe.size_px", config.size_px, self.extractor)
         check_descriptor("linear_probe.inputs", config.inputs, self.extractor)
         if config.num_blocks > self.extractor.depth:
             raise RequestError(
@@ -165,7 +165,7 @@ class LinearProbe(Protocol[LinearProbeOptions, ClassFolder]):
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()  # type: ignore[no-untyped-call]
             if config.augment:
-                self.news(f"epoch {epoch + 1} of {config.epochs}, loss {float(loss.detach()):.3f}")
+                self.message(f"epoch {epoch + 1} of {config.epochs}, loss {float(loss.detach()):.3f}")
         return head
 
     def _batches(self, own: list[int], seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,13 +191,13 @@ class LinearProbe(Protocol[LinearProbeOptions, ClassFolder]):
             seed=derived_seed(seed, "linear-probe-crops", epoch),
             cache_bytes=0.0,
         )
-        for pixels, labels in batches(images, config.batch_size, self.extractor.device):
+        for pixels, labels in image_batches(images, config.batch_size, self.extractor.device):
             parts = [self.extractor.extract(part, self._blocks()) for part in torch.split(pixels, 64)]
             yield torch.cat([probe_inputs(part, config.inputs) for part in parts]), labels
 
     def _features(self, data: ClassFolder) -> Tensor:
         """Inputs of the classifier of all images [n, F]."""
-        found = self.features.of(data, Sizing("centre", self.config.size_px), self._blocks(), self.news)
+        found = self.features.of(data, Sizing("centre", self.config.size_px), self._blocks(), self.message)
         return torch.cat([probe_inputs(tokens, self.config.inputs) for tokens in found])
 
     def _blocks(self) -> tuple[int, ...]:

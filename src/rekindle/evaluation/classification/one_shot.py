@@ -14,7 +14,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.rng import generator
 from rekindle.data.labelled.classification import ClassFolder
 from rekindle.evaluation.classification.options import OneShotOptions
-from rekindle.evaluation.features.descriptors import check_descriptor, check_side, image_descriptors
+from rekindle.evaluation.features.descriptors import check_descriptor, check_image_side, image_descriptors
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.threshold_scores import FewShot
 
@@ -76,7 +76,7 @@ class OneShot(Protocol[OneShotOptions, ClassFolder]):
     def check(self) -> None:
         """Refuse too few classes, classes with too few images, and a descriptor that the model has not."""
         config = self.config
-        check_side("one_shot.size_px", config.size_px, self.extractor)
+        check_image_side("one_shot.size_px", config.size_px, self.extractor)
         check_descriptor("one_shot.descriptor", config.descriptor, self.extractor)
         where = f"{self.test.root}, split '{self.test.split}'"
         if self.test.num_classes < config.ways:
@@ -96,7 +96,7 @@ class OneShot(Protocol[OneShotOptions, ClassFolder]):
 
     def prepare(self) -> None:
         """Compute the descriptors of all images."""
-        found = image_descriptors(self.features, self.test, self.config.size_px, self.news)
+        found = image_descriptors(self.features, self.test, self.config.size_px, self.message)
         self._features = found.unit(self.config.descriptor).to(self.extractor.device)
         labels = self.test.labels
         self._members = [(labels == c).nonzero()[:, 0] for c in range(self.test.num_classes)]

@@ -61,10 +61,10 @@ def patch_rows(
     data: ImageSplit,
     size_px: int,
     blocks: Sequence[int],
-    news: Callable[[str], None] = lambda text: None,
+    message: Callable[[str], None] = lambda text: None,
 ) -> Iterator[list[Tensor]]:
     """Yield the patch tokens of each image, [P, D] per block."""
-    for per_block in features.of(data, Sizing("short", size_px), blocks, news):
+    for per_block in features.of(data, Sizing("short", size_px), blocks, message):
         yield [tokens.patches[0].flatten(0, 1).float() for tokens in per_block]
 
 
@@ -88,7 +88,9 @@ class Cka(Protocol[CkaOptions, PictureFolder]):
         """Compare every block with the last one: in each image, and over a sample of all tokens."""
         sample = TokenSample(len(self.test.items), self.config.max_rows)
         self._rows = []
-        for rows in patch_rows(self.features, self.test, self.config.size_px, range(self.extractor.depth), self.news):
+        for rows in patch_rows(
+            self.features, self.test, self.config.size_px, range(self.extractor.depth), self.message
+        ):
             sample.add(rows)
             self._rows.append([float(linear_cka(x, rows[-1])) for x in rows[:-1]])
         *early, last = sample.rows()

@@ -111,7 +111,7 @@ class Similarity(Protocol[SimilarityOptions, ObjectSplit]):
         config, names, patch = self.config, self.test.names, self.extractor.patch_size
         named = names.index(config.background_class) if config.background_class in names else None
         items, rows, tokens_of = [], [], np.zeros(len(names))
-        found = self.features.of(self.test, Sizing("square", config.size_px), news=self.news)
+        found = self.features.of(self.test, Sizing("square", config.size_px), message=self.message)
         for index, tokens in enumerate(found):
             ids = nearest(self.test.class_map(index), config.size_px)
             classes = token_classes(class_pixels(ids, len(names), patch), patch)

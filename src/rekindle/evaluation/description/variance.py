@@ -89,7 +89,7 @@ class Variance(Protocol[VarianceOptions, PictureFolder]):
             views = {"class": self._crops, "patch": self._noises}
             rows.append([mean_variance(views[level](image, seed, number)) for level in self.config.levels] + [1.0])
             if (done + 1) % 10 == 0:
-                self.news(f"{done + 1} of {len(chosen)} images")
+                self.message(f"{done + 1} of {len(chosen)} images")
         names = [METRICS[level] for level in self.config.levels]
         score = Means(headline=names[0], names=names, better="lower")
         counts = {"images": len(chosen), "views": self.config.num_views}

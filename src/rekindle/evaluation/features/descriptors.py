@@ -51,11 +51,11 @@ class Descriptors:
 
 
 def image_descriptors(
-    features: SharedFeatures, data: ImageSplit, size_px: int, news: Callable[[str], None] = lambda text: None
+    features: SharedFeatures, data: ImageSplit, size_px: int, message: Callable[[str], None] = lambda text: None
 ) -> Descriptors:
     """Return the descriptors of all images: short side 256 / 224 of `size_px`, centre crop (E4)."""
     return joined(
-        [describe(tokens[0]) for tokens in features.of(data, Sizing("centre", size_px), news=news)],
+        [describe(tokens[0]) for tokens in features.of(data, Sizing("centre", size_px), message=message)],
     )
 
 
@@ -76,7 +76,7 @@ def check_descriptor(option: str, name: str, extractor: FeatureExtractor) -> Non
         raise _no_class_token(option, name)
 
 
-def check_side(option: str, size_px: int, extractor: FeatureExtractor) -> None:
+def check_image_side(option: str, size_px: int, extractor: FeatureExtractor) -> None:
     """Raise RequestError for a side that the patch does not divide; `option` is the option's full name."""
     patch = extractor.patch_size
     if size_px % patch:

@@ -81,7 +81,7 @@ def attention_spread(attention: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Look:
+class FeatureSample:
     """What a network makes of some views.
 
     Attributes:
@@ -97,16 +97,16 @@ class Look:
 
 
 @torch.no_grad()
-def look(extractor: FeatureExtractor, views: Sequence[Tensor]) -> Look:
+def sample_features(extractor: FeatureExtractor, views: Sequence[Tensor]) -> FeatureSample:
     """Pass q views [n, 3, S, S], bytes, through a network."""
     tokens = [extractor.attending(view) for view in views]
     images = [t.patches.mean(dim=(1, 2)) if t.cls is None else t.cls for t in tokens]
     first = tokens[0]
     attention = None if first.cls_attention is None else first.cls_attention.flatten(2).float().cpu()
-    return Look(torch.stack(images, dim=1).cpu(), first.patches.flatten(1, 2).cpu(), attention)
+    return FeatureSample(torch.stack(images, dim=1).cpu(), first.patches.flatten(1, 2).cpu(), attention)
 
 
-def health(now: Look, before: Look | None = None) -> dict[str, float]:
+def health(now: FeatureSample, before: FeatureSample | None = None) -> dict[str, float]:
     """Return the figures of some features; with those of the base, how far they have moved.
 
     Figures of patches are taken over up to 32 patches of each image, evenly spread; for LiDAR the images are the objects and

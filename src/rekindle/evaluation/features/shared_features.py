@@ -70,7 +70,7 @@ class SharedFeatures:
         data: ImageSplit,
         sizing: Sizing,
         blocks: Sequence[int] = (-1,),
-        news: Callable[[str], None] = lambda text: None,
+        message: Callable[[str], None] = lambda text: None,
     ) -> Iterator[list[Tokens]]:
         """Yield the tokens of every image in order, one entry per block, of one image each.
 
@@ -78,7 +78,7 @@ class SharedFeatures:
             data: the images.
             sizing: how they are resized.
             blocks: which blocks' tokens, after the final norm.
-            news: takes a line of progress.
+            message: takes a line of progress.
 
         Yields: tokens on the CPU: patches as float16, class tokens and registers as float32.
         """
@@ -96,7 +96,7 @@ class SharedFeatures:
                     self._room += sum(_bytes(t) for per_image in kept for t in per_image)
                     kept = None
             if (number + 1) % 100 == 0:
-                news(f"features of {number + 1} of {len(data.items)} images")
+                message(f"features of {number + 1} of {len(data.items)} images")
             yield tokens
         if kept is not None:
             self._kept[key] = kept

@@ -66,12 +66,12 @@ def write_result(result: EvalResult, path: Path, items: Sequence[str], rows: Row
     table = path.with_suffix(".csv")
     named = result.model_copy(update={"per_item": table.name})
     lines = ([item, *row] for item, row in zip(items, rows.tolist(), strict=True))
-    write_table(table, ["item", *result.score.columns], lines)
+    write_csv(table, ["item", *result.score.columns], lines)
     write_json(path, named.model_dump(mode="json"))
     return named
 
 
-def write_table(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
     """Write a CSV atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -133,7 +133,7 @@ class Clustering(Protocol[ClusteringOptions, ObjectSplit]):
         return self.config.num_clusters or len(self.test.names)
 
     def _features(self) -> Iterator[list[Tokens]]:
-        return self.features.of(self.test, Sizing("square", self.config.size_px), news=self.news)
+        return self.features.of(self.test, Sizing("square", self.config.size_px), message=self.message)
 
     def _sample(self, seed: int) -> Tensor:
         """Tokens that the clusters are fitted to: as many of each image."""

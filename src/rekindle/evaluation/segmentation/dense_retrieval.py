@@ -95,7 +95,7 @@ def retrieve(
     return torch.cat(found)
 
 
-def random_crop(image: Tensor, mask: Tensor, size_px: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+def memory_crop(image: Tensor, mask: Tensor, size_px: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
     """Crop image and mask at the same random place, resize both to a square, jitter the image's colours."""
     height, width = mask.shape
     area_scale, log_ratio, y, x, *colours = torch.rand(12, generator=source).tolist()
@@ -158,7 +158,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
 
     def prepare(self) -> None:
         """Extract the features of the test images."""
-        found = self.features.of(self.test, Sizing("square", self.config.size_px), news=self.news)
+        found = self.features.of(self.test, Sizing("square", self.config.size_px), message=self.message)
         self._queries = [_unit_rows(t[0].patches[0].float()).half() for t in found]
 
     def run(self, seed: int) -> Outcome:
@@ -209,7 +209,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
             features.append(rows[chosen.to(rows.device)])
             labels.append(soft[number][chosen])
             if (number + 1) % 100 == 0:
-                self.news(f"memory from {number + 1} of {len(own) * self._passes()} images")
+                self.message(f"memory from {number + 1} of {len(own) * self._passes()} images")
         memory = torch.cat(features)
         if not len(memory):
             raise RequestError(
@@ -226,7 +226,7 @@ class DenseRetrieval(SegmentationProtocol[DenseRetrievalOptions]):
                 image, mask = dataset.read(index)
                 if self.config.augmentation_epochs:
                     source = generator(seed, "dense-retrieval-crop", epoch, index)
-                    image, mask = random_crop(image, mask, size, source)
+                    image, mask = memory_crop(image, mask, size, source)
                 else:
                     image, mask = resize_image(image, (size, size)), resize_labels(mask, (size, size))
                 if not self.config.drop_ignored:

@@ -113,7 +113,7 @@ class Depth(Protocol[DepthOptions, DepthFolder]):
             for _ in range(config.steps):
                 yield [self._samples[next(order)] for _ in range(config.batch_size)]
 
-        fit(groups, lambda batch: _loss(decoder, batch, device), batches(), config, seed=seed, news=self.news)
+        fit(groups, lambda batch: _loss(decoder, batch, device), batches(), config, seed=seed, message=self.message)
         return decoder
 
     def _extracted(self, data: DepthFolder, *, flipped: bool) -> Iterator[DepthSample]:

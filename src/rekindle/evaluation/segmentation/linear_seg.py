@@ -153,7 +153,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
             rows = torch.cat([t.patches[0].flatten(0, 1) for t in tokens], dim=1)
             yield CachedImage(rows.to("cpu", torch.float16), tokens[0].grid, labels[index])
             if (index + 1) % 100 == 0:
-                self.news(f"features of {index + 1} of {len(dataset)} images ({dataset.split})")
+                self.message(f"features of {index + 1} of {len(dataset)} images ({dataset.split})")
 
     def _loss_labels(self, mask: Tensor, flipped: bool) -> Tensor:
         stride = self.config.loss_stride

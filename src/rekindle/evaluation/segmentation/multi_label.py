@@ -92,7 +92,7 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
 
     def _pooled(self, data: SegmentationFolder) -> Tensor:
         """Means of the patch tokens, [n, D]."""
-        found = self.features.of(data, Sizing("short", self.config.size_px), news=self.news)
+        found = self.features.of(data, Sizing("short", self.config.size_px), message=self.message)
         return torch.stack([t[0].patches[0].float().mean(dim=(0, 1)) for t in found])
 
     def _frozen_scores(self, seed: int) -> Tensor:
@@ -137,7 +137,7 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
             return functional.binary_cross_entropy_with_logits(head(pooled.float()), batch[1].to(device))
 
         groups = training_groups(backbone, head, config)
-        fit(groups, loss, batches(), config, seed=seed, news=self.news)
+        fit(groups, loss, batches(), config, seed=seed, message=self.message)
         backbone.eval(), head.eval()
         found = []
         with torch.no_grad(), self.extractor.computing():
@@ -159,4 +159,4 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
         return torch.stack(found)
 
     def _decoder(self) -> LinearDecoder:
-        return LinearDecoder(self.config.decoder, self.extractor, self.train, self.test, self.news, self.part)
+        return LinearDecoder(self.config.decoder, self.extractor, self.train, self.test, self.message, self.part)

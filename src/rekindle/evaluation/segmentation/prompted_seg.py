@@ -65,7 +65,7 @@ def central_patch(patches: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Target:
+class PromptTarget:
     """What was prompted, and how well it was found.
 
     Attributes:
@@ -110,7 +110,7 @@ class PromptedSeg(Protocol[PromptedSegOptions, ObjectSplit]):
         width = len(config.thresholds) + 1
         items, rows, counts = [], [], {"targets": 0, "without_patch": 0, "skipped_images": 0}
         lines: list[list[str | int | float]] = []
-        found = self.features.of(self.test, Sizing("square", config.size_px), news=self.news)
+        found = self.features.of(self.test, Sizing("square", config.size_px), message=self.message)
         for index, tokens in enumerate(found):
             objects = self.test.objects(index, config.unit)
             targets = self._image(unit_tokens(tokens[0].patches[0]), objects, index, seed, counts)
@@ -139,7 +139,9 @@ class PromptedSeg(Protocol[PromptedSegOptions, ObjectSplit]):
         counts = {"images": len(items)} | counts
         return Outcome(items, np.stack(rows), score, counts, tables={"targets": (header, lines)})
 
-    def _image(self, tokens: Tensor, objects: Objects, index: int, seed: int, counts: dict[str, int]) -> list[Target]:
+    def _image(
+        self, tokens: Tensor, objects: Objects, index: int, seed: int, counts: dict[str, int]
+    ) -> list[PromptTarget]:
         """The targets of one image."""
         patch, side = self.extractor.patch_size, self.config.size_px
         thresholds = torch.tensor(self.config.thresholds, dtype=torch.float64)
@@ -158,7 +160,7 @@ class PromptedSeg(Protocol[PromptedSegOptions, ObjectSplit]):
             chosen = int(curve.amax(dim=1).argmax()) if self.config.prompt == "oracle" else 0
             best = curve[chosen] if self.config.prompt == "oracle" else curve.mean(dim=0)
             row, column = divmod(int(prompts[chosen]), side // patch)
-            found.append(Target(class_id, best.tolist(), float(target.sum()) / side**2, (row, column)))
+            found.append(PromptTarget(class_id, best.tolist(), float(target.sum()) / side**2, (row, column)))
         return found
 
     def _prompts(self, patches: Tensor, place: tuple[int, int], seed: int) -> Tensor:

@@ -25,7 +25,7 @@ from rekindle.evaluation.scores.pixel_counts import image_statistics
 from rekindle.evaluation.scores.score import Rows
 from rekindle.evaluation.training.fitting import fit, training_groups
 from rekindle.evaluation.training.label_images import label_map, sliding_logits, whole_logits
-from rekindle.evaluation.training.labelled_crops import LabelledCrops, batches
+from rekindle.evaluation.training.labelled_crops import LabelledCrops, crop_batches
 from rekindle.evaluation.training.options import SegmentationTrainingOptions
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
 from rekindle.networks.backbone import Backbone
@@ -168,7 +168,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             tested = self.tested(network, self.train, held, maps)
             value = score.value(tested.plain.reshape(len(held), -1))
             told = f"{candidate.optimizer}, lr {candidate.lr:g}, drop_path {candidate.drop_path:g}"
-            self.news(f"search: {told}: mIoU {100 * value:.2f} %")
+            self.message(f"search: {told}: mIoU {100 * value:.2f} %")
             if value > best_value:
                 best, best_value = candidate, value
         return best
@@ -205,7 +205,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             return pixel_loss(logits.float(), labels, self.train.ignore_index)
 
         groups = training_groups(backbone if config.train_backbone else None, decoder, config)
-        fit(groups, loss, batches(crops, config.batch_size, device), config, seed=seed, news=self.news)
+        fit(groups, loss, crop_batches(crops, config.batch_size, device), config, seed=seed, message=self.message)
         return network.eval()
 
     @torch.no_grad()

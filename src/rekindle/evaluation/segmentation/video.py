@@ -120,7 +120,7 @@ class Video(Protocol[VideoOptions, DavisVideos]):
         self._rows = []
         for index, name in enumerate(self.test.items):
             self._rows.append(self._scores(index))
-            self.news(f"{name}: {self._rows[-1][0] / self._rows[-1][-1]:.1%} J&F ({index + 1} of {len(self.test)})")
+            self.message(f"{name}: {self._rows[-1][0] / self._rows[-1][-1]:.1%} J&F ({index + 1} of {len(self.test)})")
 
     def run(self, seed: int) -> Outcome:
         """Return the scores; the same for every seed."""

@@ -77,7 +77,7 @@ def rate(step: int, options: TrainingOptions) -> float:
     return options.final_lr + (options.lr - options.final_lr) * share
 
 
-def build_optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.Optimizer:
+def fitting_optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.Optimizer:
     """Return AdamW or SGD over the groups of `training_groups`."""
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum)
@@ -91,7 +91,7 @@ def fit(
     options: TrainingOptions,
     *,
     seed: int,
-    news: Callable[[str], None],
+    message: Callable[[str], None],
 ) -> None:
     """Train over `batches`, one step each.
 
@@ -101,11 +101,11 @@ def fit(
         batches: as many as `options.steps`.
         options: rates and the like.
         seed: of stochastic depth and dropout, which draw from torch's default generator.
-        news: takes a line of progress now and then.
+        message: takes a line of progress now and then.
 
     Raises: RekindleError where the loss is not finite.
     """
-    optimizer = build_optimizer(groups, options)
+    optimizer = fitting_optimizer(groups, options)
     parameters = [p for group in groups for p in group["params"]]
     began = last = time.monotonic()
     for step, batch in enumerate(batches):
@@ -127,7 +127,7 @@ def fit(
         if time.monotonic() - last > NEWS_EVERY_S:
             last = time.monotonic()
             left = (last - began) / (step + 1) * (options.steps - step - 1)
-            news(f"step {step + 1} of {options.steps}, loss {float(value):.3f}, about {left:.0f} s left")
+            message(f"step {step + 1} of {options.steps}, loss {float(value):.3f}, about {left:.0f} s left")
 
 
 def endless_order(indices: list[int], seed: int, purpose: str) -> Iterator[int]:

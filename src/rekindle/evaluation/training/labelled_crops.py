@@ -74,7 +74,7 @@ def cut(
     return pixels, labels
 
 
-def distort(image: Tensor, source: torch.Generator) -> Tensor:
+def distort_colours(image: Tensor, source: torch.Generator) -> Tensor:
     """Change brightness, contrast (before or after the colours), saturation and hue, each with probability 0.5."""
     uniform = torch.rand(9, generator=source).tolist()
     chance, amount = uniform[:4], [2 * u - 1 for u in uniform[4:8]]
@@ -135,7 +135,7 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
         pixels, labels = cut(image, mask, box, self._options.crop_px, self._mean, ignored)
         if float(torch.rand((), generator=source)) < 0.5:
             pixels, labels = pixels.flip(-1), labels.flip(-1)
-        return (distort(pixels, source) if self._options.jitter else pixels), labels
+        return (distort_colours(pixels, source) if self._options.jitter else pixels), labels
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
         if index in self._cache:
@@ -148,7 +148,7 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
         return image, mask
 
 
-def batches(crops: LabelledCrops, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def crop_batches(crops: LabelledCrops, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches in order; on a GPU, worker processes make them."""
     workers = WORKERS_ON_GPU if device.type == "cuda" else 0
     loader = DataLoader(crops, batch_size, num_workers=workers, pin_memory=workers > 0)
