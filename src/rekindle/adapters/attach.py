@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trains and what is frozen, decided in one place and told by name."""
+"""Attachment of adapters: what trains and what is frozen, decided in one place and told by name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the page looks: fonts of the system alone, and colours of enough contrast."""
+"""Theme of the app: fonts of the system alone, and colours of enough contrast."""
 
 from __future__ import annotations
 

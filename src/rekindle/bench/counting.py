@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step costs, counted instead of timed: the same on every machine, whatever else it is doing."""
+"""Operation counts of a step instead of its time: the same on every machine, whatever else it is doing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole training steps with their data: what the first epoch costs, which decodes, and what the second one does.
+"""Epoch benchmark: whole training steps with their data, the first epoch, which decodes, and the second.
 
 A round is a run of two epochs through `rekindle.pretraining.run`, once with an image store and once without. What is reported is
 the time between the loop's start and its steps, as its own watcher is told; building the model and writing it are left out.

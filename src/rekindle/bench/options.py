@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `rekindle bench` is asked for. Torch-free."""
+"""Options of `rekindle bench`. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bench from its request to its figures."""
+"""Benchmark runner: from a request to its figures."""
 
 from __future__ import annotations
 

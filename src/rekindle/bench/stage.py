@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sides of a bench share: reading the case, one fixed batch of views, counting the work of a call."""
+"""Stage of a benchmark: what its sides share, the case, one fixed batch of views, the work of a call."""
 
 from __future__ import annotations
 

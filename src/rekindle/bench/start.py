@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the command to the first completed step, in fresh processes, for growing numbers of files. Torch-free itself.
+"""Start-up benchmark: from the command to the first completed step, in fresh processes, for growing numbers of files.
 
 A process runs what `rekindle pretrain` runs, with a watcher that takes the time of every message. Times count from
 the moment at which the process was asked for, so the interpreter's own start is in them.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One optimizer step of ours on fixed views: what engine/loop.py does between two batches, without data and logs."""
+"""Step benchmark: one optimizer step of ours on fixed views, as engine/loop.py does it, without data and logs."""
 
 from __future__ import annotations
 

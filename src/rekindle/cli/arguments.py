@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the command line to checked options: tyro reads the same models that a run file and a Python call use."""
+"""Command-line parsing: tyro reads the same models that a run file and a Python call use."""
 
 from __future__ import annotations
 

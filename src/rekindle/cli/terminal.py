@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while a run goes: one live line in a terminal, plain lines elsewhere; always on standard error."""
+"""Terminal output of a run: one live line in a terminal, plain lines elsewhere; always on standard error."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every other folder may use: errors, options, progress, schedules, randomness, precision, distribution."""
+"""Ground floor, open to every other folder: errors, options, progress, schedules, randomness, precision, distribution."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run stands. Schedules and random draws are pure functions of it, so a resumed run repeats itself."""
+"""Progress of a run. Schedules and random draws are pure functions of it, so a resumed run repeats itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a folder of images, found before a model sees it."""
+"""Data check: what is wrong with a folder of images, found before a model sees it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory this process may still take."""
+"""Free memory: how much this process may still take."""
 
 from __future__ import annotations
 

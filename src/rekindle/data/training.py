@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which image each step sees, and its reading: pure functions of (seed, step), so that a run can resume."""
+"""Training images: which one each step sees, as pure functions of (seed, step), so that a run can resume, and their reading."""
 
 from __future__ import annotations
 

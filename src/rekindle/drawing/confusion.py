@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A confusion matrix as a table and as a picture."""
+"""Confusion matrices as tables and as pictures."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a run needs to go on as if it had never stopped, in one file."""
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computing in bfloat16 with float32 weights.
+"""Bfloat16 computation with float32 weights.
 
 Autocast keeps layer norms and the residual stream in float32 and rounds frozen weights again at each use. Here a step
 computes with bfloat16 copies of the weights, so activations are bfloat16 from the pixels to the last block: half the bytes,

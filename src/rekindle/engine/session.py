@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and with what a run runs, for its record."""
+"""Session records: where and with what a run runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One optimizer step: shares forward and backward, clip, move weights, teacher and centres."""
+"""Optimizer step: micro-batches forward and backward, clip, move weights, teacher and centres."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is told how a run goes. The engine speaks to a Watcher; what it does with it is not the engine's business."""
+"""Progress watchers: the engine speaks to a Watcher, and what that does with it is not the engine's business."""
 
 from __future__ import annotations
 

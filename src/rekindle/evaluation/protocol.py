@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every protocol is: one model on one data set, one outcome per seed."""
+"""Protocol, the base of all: one model on one data set, one outcome per seed."""
 
 from __future__ import annotations
 

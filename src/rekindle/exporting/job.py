@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a request to a folder that is whole, checked and described, or not there."""
+"""Export job: from a request to a folder that is whole, checked and described, or not there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of Rekindle inside transformers; needs `pip install rekindle` and trust_remote_code=True.
+"""Transformers model of Rekindle; needs `pip install rekindle` and trust_remote_code=True.
 
 This file is copied into every exported folder that transformers' own models cannot hold.
 """

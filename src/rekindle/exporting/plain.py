@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other programs can hold: a plain vision transformer, with foldable adapters folded into its weights."""
+"""Plain vision transformers, which other programs can hold, with foldable adapters folded into their weights."""
 
 from __future__ import annotations
 

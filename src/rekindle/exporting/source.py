@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into an export and what comes out of it."""
+"""Source and result of an export: what goes in and what comes out."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A matrix: every start x method x framework x seed trained, measured, and put into one table."""
+"""Matrix: every start x method x framework x seed trained, measured, and put into one table."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether trained models without their adapters are what they started from, bit for bit."""
+"""Adapters switched off: whether trained models are then what they started from, bit for bit."""
 
 from __future__ import annotations
 

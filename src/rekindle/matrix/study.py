@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study: a matrix for one question, its answer in words, and its curves.
+"""Study: a matrix for one question, its answer in words, and its curves.
 
 - Forgetting (GLARE, section 9.3): continue on some images, measure on other data. "No score below the original, within the
   interval" is no forgetting. With adapters, switching them off must give the base back bit for bit: that is checked.

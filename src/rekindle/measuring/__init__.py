@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model measured: evaluate, compare, extract, and pictures of what a model sees."""
+"""Measurement of models: evaluate, compare, extract, and pictures of what a model sees."""

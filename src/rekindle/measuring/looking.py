@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model sees in an image: its patch tokens, the attention of its class token, and what is like a chosen place."""
+"""Similarity and attention in one image: its patch tokens, and what is like a chosen place."""
 
 from __future__ import annotations
 

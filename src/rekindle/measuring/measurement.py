@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model under one protocol on some labelled data: what evaluating, comparing and probing share."""
+"""Measurement of one model under one protocol on labelled data: what evaluating, comparing and probing share."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def build_protocol(
 ) -> AnyProtocol:
     """Return the protocol `name` for one model; its `check` and `prepare` are the caller's to call.
 
-    Args: say, takes lines of progress.
+    Args: message, takes lines of progress.
     """
     group = protocol_options(options, name)
     kind = import_named(PROTOCOLS, "protocol", name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One wrapper for every plain vision transformer: pixels in, `Tokens` out, at any size the patch divides."""
+"""Backbone: one wrapper for every plain vision transformer, pixels in, `Tokens` out, at any size the patch divides."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a transformer block, so that an adapter can put them together in another order.
+"""Transformer blocks in parts, so that an adapter can put them together in another order.
 
 Every function keeps the operations and their order of timm's own `forward`: a block re-composed from its
 branches equals the block bit for bit. Stochastic depth alone is ours (`networks.stochastic_depth`).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vision transformer returns, whatever its kind."""
+"""Tokens that a vision transformer returns, whatever its kind."""
 
 from __future__ import annotations
 

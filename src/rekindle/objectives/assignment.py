@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a teacher's logits to the distribution that the student has to match."""
+"""Assignment of rows to prototypes: from a teacher's logits to the distribution that the student has to match."""
 
 from __future__ import annotations
 

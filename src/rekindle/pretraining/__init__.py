@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of pre-training: options, recipe, steps and costs, and what it leaves behind."""
+"""Pre-training run: options, recipe, steps and costs, and what it leaves behind."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From images to batches of views on the device: store, data workers, views, normalisation."""
+"""Data loading: from images to batches of views on the device, with store, data workers, views and normalisation."""
 
 from __future__ import annotations
 

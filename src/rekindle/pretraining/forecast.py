@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run would take, from a few of its own steps: memory, time, disk, and what was chosen for so many images."""
+"""Forecast of a run from a few of its own steps: memory, time, disk, and what was chosen for so many images."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as nested options: defaults < the method's needs < the paper's settings < run file < what was asked for. Torch-free."""
+"""Run options, nested: defaults < the method's needs < the paper's settings < run file < what was asked for. Torch-free."""
 
 from __future__ import annotations
 

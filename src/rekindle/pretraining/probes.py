@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `rekindle pretrain --probe` measures: health figures of the features on a few images, or any protocol on labelled data."""
+"""Probes of `rekindle pretrain`: health figures of the features on a few images, or any protocol on labelled data."""
 
 from __future__ import annotations
 

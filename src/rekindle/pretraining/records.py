@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run writes about itself: where it ran, what set its options, what it skipped, what it said."""
+"""Run records: where it ran, what set its options, what it skipped, what it said."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is cut into steps and shares, and in what precision it computes: decided from options, data and machine."""
+"""Steps and micro-batches of a run, cut by images, options and memory."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From runs and comparisons on disk to what a report shows."""
+"""Report: one page from runs and comparisons on disk."""

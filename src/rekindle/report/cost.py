@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run cost, as far as it was recorded."""
+"""Cost of a run, as far as it was recorded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which curves a report shows: every number of the logs, grouped; what is constant or not finite is said."""
+"""Curves of a report: every number of the logs, grouped; what is constant or not finite is said."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report says, before it is a page. What is not there is left empty, and why stands in `missing`."""
+"""Content of a report before it is a page. What is not there is left empty, and why stands in `missing`."""
 
 from __future__ import annotations
 

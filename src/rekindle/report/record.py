@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run left on disk, read without trusting it: whatever is missing or broken is noted, and the rest is used."""
+"""Run folder on disk, read without trusting it: whatever is missing or broken is noted, and the rest is used."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comparisons say, in numbers that people read and in one sentence."""
+"""Verdicts of comparisons in numbers that people read, and in one sentence."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an image to a batch of views: crops, colours, geometry, patch distortion and regions."""
+"""Views: from an image to a batch, with crops, colours, geometry, patch distortion and regions."""

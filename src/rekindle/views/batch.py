@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch of views, as a method receives it."""
+"""View batch, as a method receives it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where views are cut from an image: random resized crops, and how those of one image relate.
+"""Random resized crops, and how those of one image relate.
 
 Plain Python numbers: a box is a few multiplications; with tensors it would cost a hundred times as much.
 """

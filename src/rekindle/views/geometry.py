@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which patch of one view shows the same place as which patch of another.
+"""Patch matching: which patch of one view shows the same place as which patch of another.
 
 The one coordinate convention: (y, x), fractions of the original image with edges at 0 and 1; patch i of n
 spans [i/n, (i+1)/n] of its view; patches are counted row by row. A patch is a vertical times a horizontal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data worker makes of one image: its views, or its plan for the device; and the collation into a batch."""
+"""Multi-crop: what a data worker makes of one image, its views or its plan for the device, and the collation into a batch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be done to one image, fully drawn: boxes, flips and photometric chains of all its views.
+"""View plan of one image, fully drawn: boxes, flips and photometric chains of all its views.
 
 A plan is drawn on the CPU from one generator; whoever executes it, a data worker or a GPU, makes the same views.
 """

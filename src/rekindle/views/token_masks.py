@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which patches of a view stay visible to others, or enter the encoder at all."""
+"""Token masks: which patches of a view stay visible to others, or enter the encoder at all."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which reference patch a query patch shows, followed through both crops as LOCA does it."""
+"""Patch tracking: which reference patch a query patch shows, followed through both crops as LOCA does it."""
 
 from __future__ import annotations
 

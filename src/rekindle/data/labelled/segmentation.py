@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A segmentation data set in a folder: ours (images/<split>/**, masks/<split>/**.png, classes.json) or any that is listed."""
+"""Segmentation data sets in a folder: ours (images/<split>/**, masks/<split>/**.png, classes.json) or any that is listed."""
 
 from __future__ import annotations
 

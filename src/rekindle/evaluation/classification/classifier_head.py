@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier on a backbone that learns as a whole, or through the adapters of its pre-training (TEC, sections 13 and 14)."""
+"""Classifier head on a backbone that learns as a whole, or through the adapters of its pre-training (TEC, sections 13 and 14)."""
 
 from __future__ import annotations
 

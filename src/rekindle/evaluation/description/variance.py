@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much features change under perturbation (MMC, table 10): lower is steadier.
+"""Variance of features under perturbation (MMC, table 10): lower is steadier.
 
 Class level: class tokens of random resized crops. Patch level: patch tokens of an image of which blocks of noise cover half, at
 their places. The variance over the views (biased) is averaged over channels, places and images. Features are those after the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vector an image: the class token (cls), the mean of the patch tokens (pat), or both in a row (hyb)."""
+"""Image descriptors: the class token (cls), the mean of the patch tokens (pat), or both in a row (hyb)."""
 
 from __future__ import annotations
 

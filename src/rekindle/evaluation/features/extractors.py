@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any network as a source of features: bytes in, tokens out, in evaluation mode and without gradient."""
+"""Feature extractor of any network: bytes in, tokens out, in evaluation mode and without gradient."""
 
 from __future__ import annotations
 

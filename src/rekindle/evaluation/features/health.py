@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How features are doing, without labels: rank, spread, and how far they have moved from the base.
+"""Health figures of features, without labels: rank, spread, and how far they have moved from the base.
 
 None of these says that a model is better. They say when it collapses: a rank that falls, attention that is everywhere alike,
 features that all are near each other.

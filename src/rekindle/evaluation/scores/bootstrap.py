@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Better, no difference, or worse: a paired bootstrap of two models on the same images and seeds.
+"""Paired bootstrap of two models on the same images and seeds: better, no difference, or worse.
 
 A resample draws images with replacement, and seeds with replacement as well, so that the interval covers both
 the choice of images and the training of the heads (a hierarchical bootstrap). Both sides always get the same

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One word over several verdicts, and what it rests on. Torch-free."""
+"""Overall verdict: one word over several verdicts, and what it rests on. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting the pixels of class maps; the metrics of the counts are in `segmentation_metrics`."""
+"""Pixel counts of class maps; the metrics of the counts are in `segmentation_metrics`."""
 
 from __future__ import annotations
 

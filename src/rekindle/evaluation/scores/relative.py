@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many data sets in one number: relative improvement over a baseline, averaged over the data sets (LOCA, table 4).
+"""Relative improvement over a baseline, averaged over the data sets (LOCA, table 4).
 
 For every data set: 100 * (value - baseline) / baseline, each value a mean over the seeds; then the arithmetic mean. Where a
 lower number is better the sign is turned. Only result files are read.

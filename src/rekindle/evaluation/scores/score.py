@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the values of single items become one number, so that any draw of items can be scored anew. Torch-free.
+"""Scores: how the values of single items become one number, so that any draw of items can be scored anew. Torch-free.
 
 An item is what a resample draws: an image, a query, an episode. A protocol gives each item a row of F values; its score says what
 the columns are and what they come to together. The score stands in the result file, so the file can be compared without the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What protocols share that train a decoder on labelled crops, alone or with the backbone: search, training, test."""
+"""Trained segmentation decoders, alone or with the backbone: search, training on labelled crops, test."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What protocols that learn share: options, crops, the loop, whole images."""
+"""Training on labels, as protocols share it: options, crops, the loop, whole images."""

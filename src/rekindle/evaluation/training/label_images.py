@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole image through a network that labels pixels: at once, or in windows whose logits are averaged where they overlap."""
+"""Inference on whole images: at once, or in windows whose logits are averaged where they overlap."""
 
 from __future__ import annotations
 

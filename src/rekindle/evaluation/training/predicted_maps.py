@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of predicted class maps while they are counted: a confusion matrix, and the worst and best images.
+"""Predicted class maps: what is kept while they are counted, a confusion matrix, and the worst and best images.
 
 An image is ranked by its own mean IoU over the classes that its label or its prediction holds, of equals by its pixel accuracy,
 then by its place. That ranks images and is no metric: metrics are of the pixels of all images together.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network of patch tokens alone, as the published segmentation configurations have it (GLARE, specification 9.1)."""
+"""Patch tokens alone: a network without prefix, as published segmentation configurations have it (GLARE, specification 9.1)."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several methods have: teacher, heads, gradients in advance, corruption, masking."""
+"""Shared parts of methods: teacher, heads, gradients in advance, corruption, masking."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the name of a published model, a checkpoint file or an architecture to a `Backbone`; for any MODEL, `adapters.saved`."""
+"""Backbone creation from the name of a published model, a checkpoint file or an architecture; for any MODEL, `adapters.saved`."""
 
 from __future__ import annotations
 

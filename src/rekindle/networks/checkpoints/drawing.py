@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new network beside a given one: same kind of input, weights drawn at random."""
+"""Random initialisation of a new network beside a given one: same kind of input."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint file to named tensors, without ever running code that the file brings along."""
+"""Checkpoint reading: named tensors from a file, without ever running code that it brings along."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen network that a new one learns from: its features, and rows of its last attention."""
+"""Frozen base model that a new network learns from: its features, and rows of its last attention."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lets one plain encoder fit the targets of different base models, and goes when training ends (TEC, arXiv:2210.11016)."""
+"""Conditioning: lets one plain encoder fit targets of different base models, and goes when training ends (arXiv:2210.11016)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a query lies in its reference: a block that reads the reference, and a classifier of places (LOCA, section 3.1)."""
+"""Position classifier: where a query lies in its reference, by a block that reads the reference (LOCA, section 3.1)."""
 
 from __future__ import annotations
 

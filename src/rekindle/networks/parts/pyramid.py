@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the maps of a plain ViT, all at one stride, to decoders that expect a pyramid: Semantic FPN and UPerNet."""
+"""Feature pyramids from the maps of a plain ViT, all at one stride, for Semantic FPN and UPerNet."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transformer block in which the patches of one view read those of another."""
+"""Cross-attention block in which the patches of one view read those of another."""
 
 from __future__ import annotations
 

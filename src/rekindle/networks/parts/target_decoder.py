@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder with one trunk and two targets: features of hidden patches, and rows of an attention."""
+"""Decoder with one trunk and two targets: features of hidden patches, and rows of an attention."""
 
 from __future__ import annotations
 
