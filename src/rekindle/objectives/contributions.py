@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contributions of the parts of a sum, as shares of its norm."""
+"""Contributions: how much each part of a sum contributes to it."""
 
 from __future__ import annotations
 
