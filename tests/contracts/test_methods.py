@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from rekindle.methods.base import Method
 from rekindle.methods.shared.class_contrast import ContrastOptions
 from rekindle.methods.shared.corruption import CorruptionOptions
 from rekindle.methods.shared.distillation_options import CentredOptions
+from rekindle.objectives import plain
 from rekindle.pretraining.options import resolve
 from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, tiny_batch
 
@@ -70,6 +73,23 @@ def test_a_method_is_final_has_a_summary_and_a_docstring(name: str) -> None:
     assert method.__bases__ == (Method,)
     assert method.__doc__ and method.Config.__doc__
     assert METHODS[name].summary
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_names_the_plain_equations_that_it_equals(name: str) -> None:
+    named = _plain_names(name)
+    assert named, f"the docstring of {name}'s loss names no function of objectives.plain"
+    for function in named:
+        assert inspect.isfunction(getattr(plain, function, None)), f"objectives.plain has no {function}"
+
+
+def test_every_plain_equation_is_that_of_some_method() -> None:
+    own = {n for n, f in inspect.getmembers(plain, inspect.isfunction) if f.__module__ == plain.__name__}
+    assert {n for n in own if not n.startswith("_")} == set().union(*map(_plain_names, METHODS))
+
+
+def _plain_names(name: str) -> set[str]:
+    return set(re.findall(r"`objectives\.plain\.(\w+)`", import_named(METHODS, "method", name).loss.__doc__ or ""))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,7 +2,7 @@
 """GLARE's and DINO's step without any measure against cost: the oracle of the fast step, and what it is timed against.
 
 Two whole models of their own, gradients of all weights, heads on every patch of every view, logits of all rows as tensors in
-the graph, averages as the papers print them, and a pass of its own for the distorted views of L_loc1. Only what a step
+the graph, the equations of `objectives.plain`, and a pass of its own for the distorted views of L_loc1. Only what a step
 draws (distorted patches, regions) and which patches correspond is asked of the method, so that both see the same.
 """
 
@@ -20,16 +20,16 @@ from rekindle.methods.glare import Glare
 from rekindle.methods.glare_matching import Matching
 from rekindle.methods.shared.distillation import Centre, teacher_temperature
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.assignment import centred_softmax
-from rekindle.views.batch import ViewBatch
-from rekindle.views.geometry import Match, region_partner
-from tests.objectives.rowwise import (
+from rekindle.objectives.plain import (
+    centred_softmax,
     cross_view_entropy,
     masked_patch_mean,
     matched_patch_mean,
     region_mean,
     row_cross_entropy,
 )
+from rekindle.views.batch import ViewBatch
+from rekindle.views.geometry import Match, region_partner
 
 
 class Straightforward(torch.nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
@@ -16,8 +15,12 @@ from rekindle.core.rng import seeded_default
 from rekindle.methods.mmc import Mmc, MmcOptions, drawn_positions
 from rekindle.methods.shared.class_contrast import ContrastOptions, compared_views
 from rekindle.methods.shared.corruption import CorruptionOptions, corrupt_views, reconstruction
+from rekindle.methods.sit import Sit
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.tokens import Tokens
+from rekindle.objectives import plain
 from rekindle.objectives.reconstruction import corrupted_pixel_error
+from rekindle.views.batch import ViewBatch
 from rekindle.views.group_masks import CorruptedViews
 from rekindle.views.options import ViewsOptions
 from tests.methods.scene import tiny_backbone, tiny_batch
@@ -33,45 +36,44 @@ def tiny_mmc(train: str = "all", **options: Any) -> Mmc:
 
 
 @torch.no_grad()
-def test_the_loss_is_the_specifications_written_as_loops() -> None:
+def test_the_loss_is_the_plain_equations() -> None:
     method, batch = tiny_mmc().eval(), tiny_batch(3)
-    found = method(batch, START)
+    found, expected = method(batch, START), plain_terms(method, batch)
+    assert {name: float(value) for name, value in found.terms.items()} == pytest.approx(expected, rel=1e-4)
+    assert expected.keys() == {"rec", "cls", "pat"}
+    assert float(found.total) == pytest.approx(sum(expected.values()), rel=1e-4)
+
+
+def plain_terms(method: Mmc | Sit, batch: ViewBatch) -> dict[str, float]:
+    """L_REC, L_CLS and, where there is a head for it, L_PAT: every view on its own, by the plain equations."""
     student, teacher = method.student, method.teacher.network
-    clean = batch.global_views.pixels
+    clean, small = batch.global_views.pixels, batch.local_views
     hidden = corrupt_views(method.config, clean, 8, START)
-    assert batch.local_views is not None and method.pixel_head is not None
-    q, k, q_patch, k_patch, rec = [], [], [], [], 0.0
-    for view in range(2):
-        seen, whole = student.backbone(hidden.pixels[view]), teacher.backbone(clean[view])
-        q.append(F.normalize(student.heads["cls"](seen.class_token), dim=-1))
-        k.append(F.normalize(teacher.heads["cls"](whole.class_token), dim=-1))
-        q_patch.append(F.normalize(student.heads["patch"](seen.patches.flatten(0, 2)), dim=-1).view(3, 16, -1))
-        k_patch.append(F.normalize(teacher.heads["patch"](whole.patches.flatten(0, 2)), dim=-1).view(3, 16, -1))
-        pixels = method.pixel_head(seen.patches).view(3, 4, 4, 8, 8, 3).permute(0, 5, 1, 3, 2, 4).reshape(3, 3, 32, 32)
-        mask = hidden.mask()[view, :, None].float()
-        rec += float((mask * (clean[view] - pixels).abs()).sum() / (3 * mask.sum())) / 2
-    for small in batch.local_views.pixels:
-        q.append(F.normalize(student.heads["cls"](student.backbone(small).class_token), dim=-1))
-    terms = [_class_nce(q[s], k[t]) for s, t in [(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]]
-    patch = 0.0
-    for view in range(2):
-        for i in range(3):
-            for p in range(16):
-                others = [k_patch[view][j, r] for j in range(3) if j != i for r in range(16)]
-                scores = torch.stack([k_patch[view][i, p], *others]) @ q_patch[view][i, p] / 0.2
-                patch += float(scores.logsumexp(0) - scores[0]) / (2 * 3 * 16)
-    assert float(found.terms["rec"]) == pytest.approx(rec, rel=1e-4)
-    assert float(found.terms["cls"]) == pytest.approx(sum(terms) / 6, rel=1e-4)
-    assert float(found.terms["pat"]) == pytest.approx(patch, rel=1e-4)
-    assert float(found.total) == pytest.approx(rec + sum(terms) / 6 + patch, rel=1e-4)
+    assert small is not None and method.pixel_head is not None
+    seen, whole = [student.backbone(v) for v in hidden.pixels], [teacher.backbone(v) for v in clean]
+    errors = [plain_pixel_error(method.pixel_head, seen[v], clean[v], hidden.mask()[v]) for v in range(2)]
+    classes = [tokens.class_token for tokens in (*seen, *(student.backbone(v) for v in small.pixels))]
+    q = [student.heads["cls"](cls) for cls in classes]
+    k = [teacher.heads["cls"](tokens.class_token) for tokens in whole]
+    pairs = [(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]
+    contrast = [float(plain.info_nce(q[s], k[t], temperature=0.2)) for s, t in pairs]
+    terms = {"rec": sum(errors) / 2, "cls": sum(contrast) / 6}
+    if "patch" in student.heads:
+        nce = []
+        for view in range(2):
+            queries, keys = (
+                net.heads["patch"](tokens[view].patches.flatten(0, 2)).view(3, 16, -1)
+                for net, tokens in ((student, seen), (teacher, whole))
+            )
+            nce.append(plain.patch_nce(queries, keys, temperature=0.2))
+        terms["pat"] = float(torch.stack(nce).mean())
+    return terms
 
 
-def _class_nce(queries: Tensor, keys: Tensor) -> float:
-    total = 0.0
-    for i in range(len(queries)):
-        scores = torch.stack([queries[i] @ keys[j] / 0.2 for j in range(len(keys))])
-        total += float(scores.logsumexp(0) - scores[i]) / len(queries)
-    return total
+def plain_pixel_error(head: torch.nn.Module, seen: Tokens, clean: Tensor, mask: Tensor) -> float:
+    """L_REC of one view of 3 images, which stand below each other."""
+    restored = head(seen.patches).view(3, 4, 4, 8, 8, 3).permute(5, 0, 1, 3, 2, 4).reshape(3, 96, 32)
+    return float(plain.corrupted_pixel_error(restored, clean.transpose(0, 1).reshape(3, 96, 32), mask.flatten(0, 1)))
 
 
 # Property 3

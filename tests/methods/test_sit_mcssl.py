@@ -15,8 +15,9 @@ from rekindle.core.rng import seeded_default
 from rekindle.methods.mcssl import Mcssl, McsslOptions
 from rekindle.methods.shared.corruption import corrupt_views
 from rekindle.methods.sit import Sit, SitOptions
+from rekindle.objectives import plain
 from tests.methods.scene import SMALL_HEAD, tiny_backbone, tiny_batch
-from tests.methods.test_mmc import SMALL, tiny_mmc
+from tests.methods.test_mmc import SMALL, plain_pixel_error, plain_terms, tiny_mmc
 
 START = Progress(0, 10)
 
@@ -48,6 +49,14 @@ def test_sit_is_mmc_without_patches(role: Any) -> None:
         torch.testing.assert_close(parameter.grad, gradients[name].grad)
 
 
+@torch.no_grad()
+def test_the_terms_of_sit_are_the_plain_equations() -> None:
+    method, batch = tiny_sit().eval(), tiny_batch(3)
+    found = method(batch, START)
+    expected = plain_terms(method, batch)
+    assert {name: float(value) for name, value in found.terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
 def test_sit_weighs_its_two_terms_and_refuses_one_image() -> None:
     found = tiny_sit(rec_weight=2.0, cls_weight=0.5)(tiny_batch(3), START)
     torch.testing.assert_close(found.total.detach(), 2 * found.terms["rec"] + 0.5 * found.terms["cls"])
@@ -56,22 +65,24 @@ def test_sit_weighs_its_two_terms_and_refuses_one_image() -> None:
 
 
 @torch.no_grad()
-def test_the_concepts_of_mcssl_are_the_cross_entropy_of_every_patch_written_as_loops() -> None:
+def test_the_terms_of_mcssl_are_the_plain_equations() -> None:
     method, batch = tiny_mcssl(concept_weight=3.0).eval(), tiny_batch(3)
     method.upkeep.centre("patch").value.copy_(torch.linspace(-0.1, 0.1, 32))
     clean = batch.global_views.pixels
     hidden = corrupt_views(method.config, clean, 8, START)
     found = method(batch, START)
     student, teacher = method.student, method.teacher.network
-    total = 0.0
+    total, error = 0.0, 0.0
     for view in range(2):
-        seen = student.head(student.backbone(hidden.pixels[view]).patches.flatten(0, 2)) / 0.1
+        tokens = student.backbone(hidden.pixels[view])
         whole = teacher.head(teacher.backbone(clean[view]).patches.flatten(0, 2))
-        target = ((whole - method.upkeep.centre("patch").value) / 0.04).softmax(dim=-1)
-        for row in range(3 * 16):
-            total -= float(target[row] @ seen[row].log_softmax(dim=-1)) / (2 * 3 * 16)
+        target = plain.centred_softmax(whole, method.upkeep.centre("patch").value, temperature=0.04)
+        seen = student.head(tokens.patches.flatten(0, 2))
+        total += float(plain.row_cross_entropy(seen, target, temperature=0.1).mean()) / 2
+        error += plain_pixel_error(method.pixel_head, tokens, clean[view], hidden.mask()[view]) / 2
     assert float(found.terms["concept"]) == pytest.approx(total, rel=1e-4)
-    assert float(found.total) == pytest.approx(3 * total + float(found.terms["rec"]), rel=1e-4)
+    assert float(found.terms["rec"]) == pytest.approx(error, rel=1e-4)
+    assert float(found.total) == pytest.approx(3 * total + error, rel=1e-4)
 
 
 def test_mcssl_observes_every_clean_patch_for_its_centre_and_makes_no_small_views() -> None:

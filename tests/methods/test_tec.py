@@ -21,6 +21,7 @@ from rekindle.methods.tec import PRESETS, Tec, TecOptions
 from rekindle.networks.blocks import run_block
 from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
+from rekindle.objectives import plain
 from rekindle.pretraining.options import resolve
 from rekindle.views.batch import ViewBatch
 from rekindle.views.options import ViewsOptions
@@ -59,7 +60,7 @@ def sharpened(method: Tec) -> Tec:
 @pytest.mark.parametrize("target_norm", ["none", "channel", "patch"])
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_loss_is_that_of_the_equations_one_image_row_and_patch_at_a_time(target_norm: str, attention: str) -> None:
-    """Equations 3 to 5 as loops; the base's blocks and its whole attention are computed here once more."""
+    """Equations 3 to 5, 4 and 5 in their plain form; the base's blocks and its attention are computed here once more."""
     method = sharpened(tiny_tec(target_norm=target_norm, attention=attention, temperature=1.8)).eval()
     batch = tiny_batch(2)
     found, pixels = method(batch, START), pixels_of(batch)
@@ -74,8 +75,7 @@ def test_the_loss_is_that_of_the_equations_one_image_row_and_patch_at_a_time(tar
     last = base.vit.blocks[-1]
     q, k, _ = last.attn.qkv(last.norm1(before)).unflatten(-1, (3, 2, 16)).unbind(2)
     fused = method.conditioning.fuse(method.encode(pixels, keep))
-    errors: list[float] = []
-    entropies: list[float] = []
+    predictions, targets, entropies = [], [], []
     for n in range(4):
         scores = [(q[n, :, h] @ k[n, :, h].T) / 4 for h in range(2)]
         strongest = sorted(range(16), key=lambda p: -sum(float(s[0, 1 + p]) for s in scores))
@@ -86,17 +86,17 @@ def test_the_loss_is_that_of_the_equations_one_image_row_and_patch_at_a_time(tar
         if target_norm != "none":
             dim = 0 if target_norm == "patch" else 1
             y = (y - y.mean(dim, keepdim=True)) / (y.var(dim, keepdim=True) + 1e-6).sqrt()
-        errors += [float((predicted[0, p] - y[p]).square().mean()) for p in range(16) if hidden[n, p]]
+        predictions.append(predicted[0])
+        targets.append(y)
         if logits is not None:
             for place, token in enumerate([0, *(p + 1 for p in rows)]):
                 for h in range(2):
-                    target = (scores[h][token, 1:] / 1.8).exp()
-                    target = target / target.sum()
-                    entropies.append(-float((target * logits[0, place, h].log_softmax(-1)).sum()))
-    assert len(errors) == 4 * 12
-    terms = {"fea": sum(errors) / len(errors)}
+                    target = (scores[h][token, 1:] / 1.8).softmax(dim=-1)
+                    entropies.append(plain.row_cross_entropy(logits[0, place, h], target, temperature=1.0))
+    assert int(hidden.sum()) == 4 * 12
+    terms = {"fea": float(plain.hidden_patch_error(torch.stack(predictions), torch.stack(targets), hidden))}
     if attention != "none":
-        terms["att"] = sum(entropies) / len(entropies)
+        terms["att"] = float(torch.stack(entropies).mean())
     assert {n: float(v) for n, v in found.terms.items()} == pytest.approx(terms, rel=1e-4)
     assert float(found.total) == pytest.approx(sum(terms.values()), rel=1e-4)
 

@@ -14,6 +14,7 @@ from rekindle.methods.udi import LEVELS, Udi, UdiOptions
 from rekindle.networks.checkpoints.create import create_backbone
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.parts.sparse_read import SparseRead, one_hot_rows
+from rekindle.objectives import plain
 from rekindle.views.geometry import bilinear_rows, patch_centres, places_in
 from rekindle.views.windows import sample_windows
 from tests.methods.scene import ARCH, SMALL_HEAD, tiny_backbone, tiny_batch
@@ -31,7 +32,7 @@ def tiny_udi(train: str = "adapters", **options: Any) -> Udi:
 
 
 @torch.no_grad()
-def test_the_three_terms_are_their_equations_written_as_loops() -> None:
+def test_the_three_terms_are_means_of_the_plain_equation() -> None:
     """Section 8.3 of the GLARE specification: one teacher's view, one student's view, one image at a time."""
     method, batch = tiny_udi(), tiny_batch(3)
     assert batch.local_views is not None
@@ -45,10 +46,10 @@ def test_the_three_terms_are_their_equations_written_as_loops() -> None:
             views.append((student.backbone(pixels, norm=False), group.crops[number], index[number], grid))
 
     def probs(logits: Tensor, level: str) -> Tensor:
-        return ((logits - method.centres[level].value) / 0.04).softmax(dim=-1)  # type: ignore[operator]
+        return plain.centred_softmax(logits, method.upkeep.centre(level).value, temperature=0.04)
 
     def entropy(tokens: Tensor, target: Tensor) -> float:
-        return float(-(target * (student.head(tokens) / 0.1).log_softmax(dim=-1)).sum())
+        return float(plain.row_cross_entropy(student.head(tokens), target, temperature=0.1))
 
     sums: dict[str, list[float]] = {name: [] for name in LEVELS}
     norm = student.backbone.vit.norm

@@ -7,28 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekindle.objectives.assignment import centred_softmax, sinkhorn
-
-
-def test_a_constant_in_logits_and_centre_leaves_the_targets_unchanged() -> None:
-    logits, centre, shift = torch.randn(5, 7), torch.randn(7), torch.randn(7)
-    before = centred_softmax(logits, centre, temperature=0.07)
-    after = centred_softmax(logits + shift, centre + shift, temperature=0.07)
-    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-4)
+from rekindle.objectives.assignment import sinkhorn
 
 
 def test_targets_carry_no_gradient() -> None:
-    logits = torch.randn(3, 4, requires_grad=True)
-    assert not centred_softmax(logits, torch.zeros(4), temperature=0.1).requires_grad
-    assert not sinkhorn(logits, temperature=0.1).requires_grad
-
-
-def test_bfloat16_logits_are_widened_under_autocast() -> None:
-    logits = torch.randn(3, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        probs = centred_softmax(logits.bfloat16(), torch.zeros(4), temperature=0.1)
-    assert probs.dtype == torch.float32
-    torch.testing.assert_close(probs, (logits.bfloat16().float() / 0.1).softmax(-1))
+    assert not sinkhorn(torch.randn(3, 4, requires_grad=True), temperature=0.1).requires_grad
 
 
 @settings(max_examples=100, deadline=None)

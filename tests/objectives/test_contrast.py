@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rekindle.objectives import plain
 from rekindle.objectives.contrast import PatchNegatives, cross_view_nce, info_nce, patch_nce
 
 TAU = 0.2
@@ -24,27 +24,10 @@ def value(queries: Tensor, keys: Tensor, **changes: Any) -> float:
     return float(patch_nce(queries, keys, **{"temperature": TAU, **changes})[0])
 
 
-def as_loops(queries: Tensor, keys: Tensor, same_position: bool, allowed: Tensor | None = None) -> Tensor:
-    """L_PAT of every patch, by section 5 of the specification."""
-    images, patches, _ = queries.shape
-    q, k = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
-    found = torch.zeros(images, patches, dtype=queries.dtype)
-    for i in range(images):
-        for p in range(patches):
-            own = torch.exp(q[i, p] @ k[i, p] / TAU)
-            others = torch.zeros((), dtype=queries.dtype)
-            for j in range(len(keys)):
-                for r in [p] if same_position else range(patches):
-                    if j != i and (allowed is None or r in allowed[j].tolist()):
-                        others = others + torch.exp(q[i, p] @ k[j, r] / TAU)
-            found[i, p] = -torch.log(own / (own + others))
-    return found
-
-
 @pytest.mark.parametrize("negatives", ["other_images_all", "other_images_same_position"])
-def test_patch_nce_is_the_specifications_sum_as_loops(negatives: PatchNegatives) -> None:
+def test_patch_nce_is_the_plain_equation(negatives: PatchNegatives) -> None:
     queries, keys = rows(3, 5, 4), rows(3, 5, 4, seed=1)
-    expected = as_loops(queries, keys, negatives == "other_images_same_position")
+    expected = plain.patch_nce(queries, keys, temperature=TAU, is_same_position=negatives.endswith("position"))
     assert value(queries, keys, negatives=negatives) == pytest.approx(float(expected.mean()), rel=1e-6)
     weight = (rows(3, 5, seed=2) > 0).double()
     weighted = float((expected * weight).sum() / weight.sum())
@@ -52,22 +35,21 @@ def test_patch_nce_is_the_specifications_sum_as_loops(negatives: PatchNegatives)
 
 
 @pytest.mark.parametrize("negatives", ["other_images_all", "other_images_same_position"])
-def test_the_gradient_is_that_of_the_loops(negatives: PatchNegatives) -> None:
+def test_the_gradient_is_that_of_the_plain_equation(negatives: PatchNegatives) -> None:
     queries, keys = rows(3, 3, 4).requires_grad_(), rows(3, 3, 4, seed=1).requires_grad_()
     loss, _ = patch_nce(queries, keys, temperature=TAU, negatives=negatives, block_bytes=1)
-    expected = as_loops(queries, keys.detach(), negatives == "other_images_same_position").mean()
+    expected = plain.patch_nce(queries, keys, temperature=TAU, is_same_position=negatives.endswith("position")).mean()
     found = torch.autograd.grad(3 * loss, [queries, keys], allow_unused=True)
     assert found[1] is None
     torch.testing.assert_close(found[0], torch.autograd.grad(3 * expected, queries)[0])
 
 
-def test_one_patch_per_image_is_info_nce_and_torchs_cross_entropy() -> None:
+def test_one_patch_per_image_is_info_nce_in_both_forms() -> None:
     queries, keys = rows(6, 1, 8, dtype=torch.float32), rows(6, 1, 8, seed=1, dtype=torch.float32)
     expected = info_nce(queries[:, 0], keys[:, 0], temperature=TAU)
     for negatives in ("other_images_all", "other_images_same_position"):
         assert value(queries, keys, negatives=negatives) == pytest.approx(float(expected), rel=1e-5)
-    logits = F.normalize(queries[:, 0], dim=-1) @ F.normalize(keys[:, 0], dim=-1).T / TAU
-    torch.testing.assert_close(expected, F.cross_entropy(logits, torch.arange(6)))
+    torch.testing.assert_close(expected, plain.info_nce(queries[:, 0], keys[:, 0], temperature=TAU))
 
 
 def test_property_4_equal_logits_give_the_logarithm_of_the_keys() -> None:
@@ -124,10 +106,11 @@ def test_property_7_blocks_of_queries_change_nothing() -> None:
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-5)
 
 
-def test_property_7_some_positions_as_negatives_are_the_loops_over_these() -> None:
+def test_property_7_some_positions_as_negatives_are_those_rows_in_the_plain_equation() -> None:
     queries, keys = rows(3, 5, 4), rows(3, 5, 4, seed=1)
     some = torch.tensor([[0, 3], [4, 1], [2, 0]])
-    expected = as_loops(queries, keys, False, allowed=some).mean()
+    rows_of = torch.stack([key[chosen] for key, chosen in zip(keys, some, strict=True)])
+    expected = plain.patch_nce(queries, keys, temperature=TAU, negatives=rows_of).mean()
     assert value(queries, keys, positions=some) == pytest.approx(float(expected), rel=1e-6)
     everything = torch.arange(5).flip(0).expand(3, -1)
     assert value(queries, keys, positions=everything) == pytest.approx(value(queries, keys), rel=1e-12)
@@ -164,7 +147,7 @@ def test_hits_count_the_queries_whose_own_key_is_nearest() -> None:
 def test_own_keys_further_down_are_those_of_a_second_process() -> None:
     queries, keys = rows(2, 3, 4), rows(4, 3, 4, seed=1)
     four = torch.cat([rows(2, 3, 4, seed=5), queries])
-    expected = as_loops(four, keys, False)[2:].mean()
+    expected = plain.patch_nce(four, keys, temperature=TAU)[2:].mean()
     assert value(queries, keys, first=2) == pytest.approx(float(expected), rel=1e-6)
 
 

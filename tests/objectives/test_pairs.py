@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every builder of pairs against the papers' sums over row losses, as `tests.objectives.rowwise` writes them."""
+"""Every builder of pairs against the papers' sums over row losses, as `objectives.plain` writes them."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ from rekindle.objectives.pairs import (
     same_patch_pairs,
     used_rows,
 )
-from tests.objectives.rowwise import (
+from rekindle.objectives.plain import (
     cross_view_entropy,
     masked_patch_mean,
     matched_patch_mean,
@@ -38,16 +36,6 @@ def _value(pairs: Pairs, student: Tensor, teacher: Tensor) -> float:
 
 def _probs(*shape: int) -> Tensor:
     return torch.randn(*shape).softmax(-1)
-
-
-def test_row_cross_entropy_equals_the_sum_by_hand() -> None:
-    """The oracle's own foundation."""
-    student, teacher = torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64).softmax(-1)
-    denominator = sum(math.exp(float(v) / 0.1) for v in student)
-    by_hand = -sum(
-        float(t) * math.log(math.exp(float(s) / 0.1) / denominator) for t, s in zip(teacher, student, strict=True)
-    )
-    assert float(row_cross_entropy(student[None], teacher[None], temperature=0.1)) == pytest.approx(by_hand, rel=1e-9)
 
 
 def test_cross_view_pairs_are_22_per_image_and_equal_the_double_loop_also_in_two_parts() -> None:

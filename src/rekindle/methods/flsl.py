@@ -98,7 +98,11 @@ class Flsl(Method):
         self.upkeep = Distillation(config, self.student, self.teacher)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return upsilon L_ms + eta L_km + gamma L_vmr."""
+        """Return upsilon L_ms + eta L_km + gamma L_vmr.
+
+        Means over all queries of `objectives.plain.mean_shift_error` to where `objectives.plain.mean_shift` leads, and of
+        `objectives.plain.row_cross_entropy`; and log K plus `objectives.plain.mean_negative_entropy`.
+        """
         config, teacher = self.config, self.teacher.network
         outer, inner = batch.global_views.pixels
         with torch.no_grad():

@@ -97,7 +97,11 @@ class Glare(Method):
         self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Weighted sum of the terms that are switched on (eq. 10).
+        """Return the weighted sum of the terms that are switched on (eq. 10).
+
+        L_glob equals `objectives.plain.cross_view_entropy`. The others average `objectives.plain.row_cross_entropy`: L_reg as
+        `objectives.plain.region_mean`, L_loc1 as `objectives.plain.masked_patch_mean`, L_loc2 as
+        `objectives.plain.matched_patch_mean`. Centred targets are `objectives.plain.centred_softmax`.
 
         The small crops' part of the loss and the large views' need nothing of each other's graph, so each gradient is taken
         at once, and the activations of the first are gone before those of the second exist.

@@ -77,7 +77,12 @@ class Ibot(Method):
         self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return lambda_1 L_[CLS] + lambda_2 L_MIM."""
+        """Return lambda_1 L_[CLS] + lambda_2 L_MIM.
+
+        L_[CLS] equals `objectives.plain.cross_view_entropy` of the class tokens' logits, and L_MIM equals
+        `objectives.plain.masked_patch_mean` of `objectives.plain.row_cross_entropy` at the hidden patches. Targets are
+        `objectives.plain.centred_softmax`.
+        """
         config, teacher = self.config, self.teacher.network
         clean = batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         with torch.no_grad():

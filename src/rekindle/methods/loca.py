@@ -105,7 +105,11 @@ class Loca(Method):
         return config if config.reference_grid else config.model_copy(update={"reference_grid": grid[0]})
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return L_pos + L_clu + L_me (eqs. 1 and 2)."""
+        """Return L_pos + L_clu + L_me (eqs. 1 and 2).
+
+        They equal `objectives.plain.position_cross_entropy`, the mean of `objectives.plain.row_cross_entropy` over query patches
+        that the reference holds, and `objectives.plain.mean_negative_entropy` over all query patches.
+        """
         config = self.config
         reference = batch.global_views.pixels[0]
         grid = self._grid(reference)

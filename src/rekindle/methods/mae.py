@@ -76,7 +76,10 @@ class Mae(Method):
         )
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Mean squared error of the hidden patches (section 3, reconstruction target)."""
+        """Return the mean squared error of the hidden patches (section 3, reconstruction target).
+
+        Equals `objectives.plain.hidden_patch_error` of the patches' pixels, standardised where the options say so.
+        """
         config, pixels = self.config, batch.global_views.pixels.flatten(0, 1)
         patch = self.student.patch_size
         grid = pixels.shape[-2] // patch, pixels.shape[-1] // patch

@@ -71,7 +71,11 @@ class Mcssl(Method):
         self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return the weighted sum of the reconstruction and of the concepts' cross-entropy."""
+        """Return the weighted sum of the reconstruction and of the concepts' cross-entropy.
+
+        They equal `objectives.plain.corrupted_pixel_error`, mean over both views, and the mean over all patches of
+        `objectives.plain.row_cross_entropy` to `objectives.plain.centred_softmax`.
+        """
         config, clean = self.config, batch.global_views.pixels
         backbone = self.student.backbone
         corrupted = corrupt_views(config, clean, backbone.patch_size, progress)

@@ -106,7 +106,11 @@ class Mmc(Method):
         self.pixel_head = new_pixel_head(config, backbone) if config.rec_weight else None
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return L_REC + L_CLS + L_PAT (eqs. 1 to 4), each with its weight."""
+        """Return L_REC + L_CLS + L_PAT (eqs. 1 to 4), each with its weight.
+
+        They equal `objectives.plain.corrupted_pixel_error`, mean over both large views; `objectives.plain.info_nce`, mean over
+        the pairs of views; and `objectives.plain.patch_nce`, mean over patches and both large views.
+        """
         config, student, clean = self.config, self.student, batch.global_views.pixels
         if config.cls_weight or config.pat_weight:
             check_images("MMC", batch)

@@ -79,7 +79,10 @@ class Mocov3(Method):
         self.teacher = EmaTeacher(self.student)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """ctr(q1, k2) + ctr(q2, k1), with the factor 2 * temperature of algorithm 1."""
+        """Return ctr(q1, k2) + ctr(q2, k1), with the factor 2 * temperature of algorithm 1.
+
+        ctr equals `objectives.plain.info_nce`, with the keys of all processes.
+        """
         if len(batch) < 2:
             raise RequestError(
                 "MoCo v3 contrasts images with each other and needs at least two at a time; raise --batch-size or "

@@ -110,7 +110,11 @@ class Msn(Method):
         self.mask_ratio = _ratio_for(backbone.width) if config.mask_ratio is None else config.mask_ratio
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return the cross-entropy of anchors to targets and lambda times the negative entropy of the mean anchor (eq. 1)."""
+        """Return the cross-entropy of anchors to targets and lambda times the negative entropy of the mean anchor (eq. 1).
+
+        They equal the mean of `objectives.plain.row_cross_entropy` of cosines to prototypes, and log K plus
+        `objectives.plain.mean_negative_entropy` of the anchors' distributions.
+        """
         config, teacher = self.config, self.teacher.network
         if len(batch) < 2:
             raise RequestError(

@@ -55,7 +55,10 @@ class Paka(Method):
         self.teacher = EmaTeacher(self.student)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """1 - CKA, mean over the pairs of a student view and a teacher view that share a region."""
+        """Return 1 - CKA, mean over the pairs of a student view and a teacher view that share a region.
+
+        CKA equals `objectives.plain.kernel_alignment` of the tokens of one image at the places of one pair of views.
+        """
         large = batch.global_views.pixels.flatten(0, 1)
         with torch.no_grad():
             target: Tokens = self.teacher.network(large)

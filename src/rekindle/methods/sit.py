@@ -75,7 +75,11 @@ class Sit(Method):
         self.pixel_head = new_pixel_head(config, backbone)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return the reconstruction's and the contrast's weighted sum."""
+        """Return the reconstruction's and the contrast's weighted sum.
+
+        They equal `objectives.plain.corrupted_pixel_error`, mean over both large views, and `objectives.plain.info_nce`, mean
+        over the pairs of views.
+        """
         config, student, clean = self.config, self.student, batch.global_views.pixels
         check_images("SiT", batch)
         patch_size = student.backbone.patch_size

@@ -165,7 +165,11 @@ class Tec(Method):
         return config.start == "random"
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Return L_fea + L_att (eqs. 4 and 5)."""
+        """Return L_fea + L_att (eqs. 4 and 5).
+
+        They equal `objectives.plain.hidden_patch_error` of the standardised features, and the mean over rows and heads of
+        `objectives.plain.row_cross_entropy` over the patches, at temperature 1 for what is predicted.
+        """
         config, pixels = self.config, batch.global_views.pixels.flatten(0, 1)
         patch = self.student.patch_size
         grid = pixels.shape[-2] // patch, pixels.shape[-1] // patch

@@ -96,7 +96,11 @@ class Udi(Method):
         self.upkeep = Distillation(config, self.student, self.teacher, self.centres)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """(L_cls + L_cls+ + L_patch) / 3."""
+        """Return (L_cls + L_cls+ + L_patch) / 3.
+
+        Each equals the mean of `objectives.plain.row_cross_entropy`, over pairs of views and images or over sampled places, to
+        targets that are `objectives.plain.centred_softmax` of the teacher's logits, mixed for L_cls+.
+        """
         large, backbone = batch.global_views.pixels.flatten(0, 1), self.student.backbone
         grid = large.shape[-2] // backbone.patch_size, large.shape[-1] // backbone.patch_size
         heads = self.upkeep.head_pair(progress)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assignment of rows to prototypes: from a teacher's logits to the distribution that the student has to match."""
+"""Sinkhorn assignment: from a teacher's logits to balanced distributions that the student has to match."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ from torch import Tensor
 
 from rekindle.core.distributed import all_max, all_sum
 from rekindle.core.precision import full_precision
-
-
-@full_precision
-def centred_softmax(
-    logits: Float[Tensor, "*rows K"], centre: Float[Tensor, " K"], *, temperature: float
-) -> Float[Tensor, "*rows K"]:
-    """Softmax of the centred logits: the teacher's target in DINO (arXiv:2104.14294, section 3.1).
-
-    Args: logits before the temperature; centre, the running mean of logits; temperature > 0.
-    Returns: probabilities without gradient; rows sum to 1.
-    """
-    return torch.add(centre / -temperature, logits.detach(), alpha=1.0 / temperature).softmax(dim=-1)
 
 
 @full_precision
