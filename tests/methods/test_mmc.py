@@ -59,14 +59,14 @@ def plain_terms(method: Mmc | Sit, batch: ViewBatch) -> dict[str, float]:
     contrast = [float(plain.info_nce(q[s], k[t], temperature=0.2)) for s, t in pairs]
     terms = {"rec": sum(errors) / 2, "cls": sum(contrast) / 6}
     if "patch" in student.heads:
-        nce = []
+        patches = []
         for view in range(2):
             queries, keys = (
                 net.heads["patch"](tokens[view].patches.flatten(0, 2)).view(3, 16, -1)
                 for net, tokens in ((student, seen), (teacher, whole))
             )
-            nce.append(plain.patch_nce(queries, keys, temperature=0.2))
-        terms["pat"] = float(torch.stack(nce).mean())
+            patches.append(plain.patch_nce(queries, keys, temperature=0.2))
+        terms["pat"] = float(torch.stack(patches).mean())
     return terms
 
 

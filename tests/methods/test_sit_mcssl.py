@@ -93,7 +93,7 @@ def test_mcssl_observes_every_clean_patch_for_its_centre_and_makes_no_small_view
     )
     method(batch, START)
     assert torch.equal(seen[0], batch.global_views.pixels.flatten(0, 1))
-    assert int(method.upkeep.centre("patch")._count) == 2 * 3 * 16
+    assert int(method.upkeep.centre("patch").num_observed) == 2 * 3 * 16
     assert Mcssl.NEEDS["views.num_local"] == 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of GLARE. Torch-free."""
+"""Options of GLARE, without torch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of LOCA. Torch-free."""
+"""Options of LOCA, without torch."""
 
 from __future__ import annotations
 

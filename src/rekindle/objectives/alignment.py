@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agreement of the structure among tokens, instead of the tokens themselves."""
+"""Kernel alignment: agreement of the structure among tokens, instead of the tokens themselves."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contrast between images: each query has to find its own key among those of all images."""
+"""InfoNCE between images: each query has to find its own key among those of all images."""
 
 from __future__ import annotations
 

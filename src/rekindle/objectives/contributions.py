@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contributions: how much each part of a sum contributes to it."""
+"""Contributions of the parts of a sum to it."""
 
 from __future__ import annotations
 

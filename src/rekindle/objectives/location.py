@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Location error of boxes."""
+"""Box error: l1 distance and generalised IoU."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reconstruction of hidden patches."""
+"""Reconstruction error of hidden patches and corrupted pixels, and what is to be predicted."""
 
 from __future__ import annotations
 

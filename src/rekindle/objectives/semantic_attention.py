@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The semantic attention of a base model as a target: which rows, what distribution, what loss (TEC, arXiv:2210.11016)."""
+"""Semantic attention of a base model as a target: which rows, what distribution, what loss (TEC, arXiv:2210.11016)."""
 
 from __future__ import annotations
 

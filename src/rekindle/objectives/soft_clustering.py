@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clustering of tokens without parameters: attention as a step of mean shift (FLSL, arXiv:2306.06203)."""
+"""Mean shift: clustering of tokens by attention without parameters (FLSL, arXiv:2306.06203), and the volume of clusters."""
 
 from __future__ import annotations
 

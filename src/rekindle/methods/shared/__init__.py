@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared parts of methods: teacher, heads, gradients in advance, corruption, masking."""
+"""Concepts that several methods have: teacher, self-distillation, contrast, corruption, masking, gradients in advance."""

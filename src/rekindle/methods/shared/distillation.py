@@ -81,7 +81,7 @@ class Centre(nn.Module):
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(num_prototypes))
         self.register_buffer("_sum", torch.zeros(num_prototypes), persistent=False)
-        self._count = 0
+        self.num_observed = 0
 
     @torch.no_grad()
     def observe_rows(self, rows: Tensor, prototypes: Tensor) -> None:
@@ -91,21 +91,21 @@ class Centre(nn.Module):
         """
         total = rows.sum(dim=0, dtype=self._sum.dtype)
         self._sum.addmv_(prototypes.to(self._sum.dtype), total)
-        self._count += rows.shape[0]
+        self.num_observed += rows.shape[0]
 
     @torch.no_grad()
     def forget(self) -> None:
         """Drop what was observed since the last update."""
         self._sum.zero_()
-        self._count = 0
+        self.num_observed = 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the centre by what was observed, and forget it."""
         count = (
-            float(all_sum(torch.tensor(float(self._count), device=self._sum.device)))
+            float(all_sum(torch.tensor(float(self.num_observed), device=self._sum.device)))
             if is_distributed()
-            else self._count
+            else self.num_observed
         )
         if count:
             self.value.mul_(self.momentum).add_(all_sum(self._sum), alpha=(1.0 - self.momentum) / count)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of self-distillation: head, temperatures, teacher. Torch-free."""
+"""Options of self-distillation: head, temperatures, teacher; without torch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a loss whose graphs are never alive together: each has its gradient in advance."""
+"""Gradient in advance, for parts of a loss whose graphs are then never alive together."""
 
 from __future__ import annotations
 
