@@ -38,6 +38,7 @@ TOUCHES: dict[str, tuple[str, ...]] = {
         "rekindle.measuring.compare:LabelledData",
         "rekindle.matrix.run:run_matrix",
         "rekindle.matrix.run:survey",
+        "rekindle.matrix.rows:compare_rows",
         "rekindle.evaluation.scores.relative:relative_table",
     ),
     "study": ("rekindle.matrix.study:run_study", "rekindle.matrix.run:survey"),

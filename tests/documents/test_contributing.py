@@ -75,7 +75,7 @@ def _floors(layers: list[str]) -> Floors:
 
 
 def test_every_method_has_a_floor() -> None:
-    assert {place.split(":")[0] for place in METHODS.values()} == {f"rekindle.methods.{name}" for name in METHODS}
+    assert {entry.code.split(":")[0] for entry in METHODS.values()} == {f"rekindle.methods.{name}" for name in METHODS}
     assert set(LAYERS["rekindle.methods"][0].split(" | ")) == set(METHODS)
 
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import rekindle
 from rekindle.cli import COMMANDS
 from tests.documents.commands import TOUCHES, check_call, check_span
 from tests.documents.fences import Fault, blocks_of_code
@@ -38,6 +40,7 @@ def faults_of(tmp_path: Path, language: str, text: str) -> list[str]:
         ("rekindle compare a b --data d --protocol fpm", "fpn"),
         ("rekindle compare a b --protocol knn", "--data is missing"),
         ("rekindle compare --grid nowhere.yaml", "nowhere.yaml"),
+        ("rekindle compare --rows a glare/adapters b", "two matrices"),
         ("rekindle evaluate a --data d --protocol knn --fpn.steps 3", "--fpn.steps"),
         ("rekindle study forgetting a --images i --out o", "--tests"),
         ("rekindle adapt a", "adapt"),
@@ -63,6 +66,8 @@ def test_commands_that_exist_pass(tmp_path: Path) -> None:
         "cat > run.yaml <<EOF\nsteps: 3\nEOF",
         f"{HELD} --config run.yaml",
         "rekindle compare a b --data d --protocol knn fpn --fpn.steps 3",
+        "rekindle compare --rows a glare/adapters b glare/adapters",
+        "rekindle compare --results a.json b.json --relative-to c",
         "rekindle list methods",
         "make docs PYTHON=python3.12",
         "python scripts/plot_tables.py --out x.png a=b",
@@ -132,3 +137,17 @@ def test_a_checked_command_does_not_work(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_documents_whose_commands_run_are_there() -> None:
     assert {ROOT / name for name in RUN} <= {*DOCUMENTS}
     assert all(blocks_of_code(ROOT / name) for name in RUN)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "examples").glob("*.py"))], ids=lambda p: p.name)
+def test_who_starts_sees_the_face_alone(path: Path) -> None:
+    """`import rekindle` and its public names; no example reaches into a room."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        text = "".join(block.text for block in blocks_of_code(path) if block.language == "python")
+    used = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute | ast.Import | ast.ImportFrom)]
+    modules = [name.name for node in used if isinstance(node, ast.Import) for name in node.names]
+    modules += [node.module or "" for node in used if isinstance(node, ast.ImportFrom)]
+    assert [name for name in modules if name.split(".")[0] == "rekindle"] == ["rekindle"]
+    reached = {n.attr for n in used if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "rekindle"}
+    assert reached and reached <= {*rekindle.__all__}
