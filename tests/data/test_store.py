@@ -24,7 +24,7 @@ from rekindle.core.rng import generator
 from rekindle.data import memory
 from rekindle.data.decoding import UnreadableImage
 from rekindle.data.images import find_images
-from rekindle.data.store import GIB, ImageStore, StoredImages, share_store, store_budget, with_counts_told
+from rekindle.data.store import GIB, ImageStore, StoredImages, shared_store, store_budget, with_counts_told
 from rekindle.data.training import StepBatches, TrainingImages
 from rekindle.views.multicrop import MultiCrop
 from rekindle.views.options import ViewsOptions
@@ -182,12 +182,12 @@ def test_ranks_share_one_store_and_one_that_cannot_reach_it_has_its_own(source: 
         passed.append(handle)
         return handle
 
-    first = share_store(9, 1 << 20, send, 0, 2)
-    second = share_store(9, 0, lambda handle: passed[0], 1, 2)
+    first = shared_store(9, 1 << 20, send, 0, 2)
+    second = shared_store(9, 0, lambda handle: passed[0], 1, 2)
     StoredImages(source, second, OPTIONS).read(1, **READ)
     assert first.counts().kept == 1
     away = pickle.loads(pickle.dumps(passed[0]).replace(b"/proc/", b"/prok/"))
-    alone = share_store(9, 0, lambda handle: away, 1, 2)
+    alone = shared_store(9, 0, lambda handle: away, 1, 2)
     assert alone.counts().kept == 0
     StoredImages(source, alone, OPTIONS).read(2, **READ)
     assert (alone.counts().kept, first.counts().kept) == (1, 1)

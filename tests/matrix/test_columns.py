@@ -119,14 +119,14 @@ def test_a_given_run_of_another_start_is_refused(folder: Path, table: Table) -> 
 
 def test_shares_of_the_images_are_nested_and_follow_their_own_seed(tmp_path: Path) -> None:
     source = find_images(write_images(tmp_path, 40))
-    parts = [{r.path for r in source.share(f, 0).refs} for f in (0.1, 0.2, 0.5, 1.0)]
+    parts = [{r.path for r in source.part(f, 0).refs} for f in (0.1, 0.2, 0.5, 1.0)]
     assert [len(p) for p in parts] == [4, 8, 20, 40]
     assert parts[0] < parts[1] < parts[2] < parts[3]
-    assert {r.path for r in source.share(0.5, 1).refs} != parts[2]
-    assert len(source.share(0.001, 0)) == 1 and len(source.share(0.29, 0)) == 11
-    assert [r.path for r in source.share(0.2, 0).refs] == sorted(parts[1])
+    assert {r.path for r in source.part(0.5, 1).refs} != parts[2]
+    assert len(source.part(0.001, 0)) == 1 and len(source.part(0.29, 0)) == 11
+    assert [r.path for r in source.part(0.2, 0).refs] == sorted(parts[1])
     assert {r.path for r in chosen_images(tmp_path, DataOptions(fraction=0.2)).refs} == parts[1]
-    assert len(find_images(write_images(tmp_path / "hundred", 100)).share(0.29, 0)) == 29
+    assert len(find_images(write_images(tmp_path / "hundred", 100)).part(0.29, 0)) == 29
 
 
 def test_the_steps_of_a_share_follow_its_images(folder: Path) -> None:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """The position of one optimizer step, and of the share of its batch that is being computed.
+    """The position of one optimizer step, and of the micro-batch that is being computed.
 
     Attributes:
         step: optimizer steps done so far (0 for the first).
         total: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps that make one pass over the images.
         seed: the run's seed.
-        slot: which share of the step's batch this is (micro-batch index * processes + rank).
-        num_slots: number of such shares.
+        slot: which micro-batch of the step this is (index in its process * processes + rank).
+        num_slots: micro-batches of a step, over all processes.
     """
 
     step: int

@@ -25,10 +25,10 @@ def generator(seed: int, purpose: str, *keys: int) -> torch.Generator:
 
 
 def row_uniform(purpose: str, progress: Progress, rows: int, *shape: int) -> Tensor:
-    """Uniform numbers in [0, 1) of shape [rows, *shape], one row per image of this share of the batch.
+    """Uniform numbers in [0, 1) of shape [rows, *shape], one row per image of this micro-batch.
 
-    The whole step's numbers are drawn and this share's rows are returned: two processes with half a batch each see
-    what one process with the whole batch sees. Every share must hold the same number of rows.
+    The whole step's numbers are drawn and this micro-batch's rows are returned: two processes with half a batch each see
+    what one process with the whole batch sees. Every micro-batch must hold the same number of rows.
     """
     source = generator(progress.seed, purpose, progress.step)
     everything = torch.rand(progress.num_slots * rows, *shape, generator=source)

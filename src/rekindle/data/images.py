@@ -74,7 +74,7 @@ class ImageSource:
         """Name of an image for messages: its path, with the member of a tar file."""
         return self.refs[index].name
 
-    def share(self, fraction: float, seed: int) -> ImageSource:
+    def part(self, fraction: float, seed: int) -> ImageSource:
         """Return floor(fraction * n) of the images, at least one; a smaller share of a seed is part of a larger one."""
         count = max(1, int(fraction * len(self) + 1e-9))  # 0.29 * 100 is a little less than 29
         order = torch.randperm(len(self), generator=generator(seed, "image-share")).tolist()
@@ -143,7 +143,7 @@ def find_images(source: str | Path) -> ImageSource:
 def chosen_images(source: str | Path, options: DataOptions) -> ImageSource:
     """Find the images of a source, and take the share of them that the options ask for. Raises: as `find_images`."""
     found = find_images(source)
-    return found if options.fraction == 1.0 else found.share(options.fraction, options.fraction_seed)
+    return found if options.fraction == 1.0 else found.part(options.fraction, options.fraction_seed)
 
 
 def _checked(refs: list[ImageRef], source: str, found: str) -> ImageSource:

@@ -240,7 +240,7 @@ def store_budget(store_gib: float | None) -> int:
     return wanted
 
 
-def share_store(
+def shared_store(
     num_images: int,
     budget: int,
     broadcast: Callable[[StoreHandle | None], StoreHandle | None],

@@ -72,7 +72,7 @@ class TrainingImages(Dataset[tuple[int, tuple[int, ...], T]], Generic[T]):
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
-    """The keys (draw id, index) of this process's share of every step's batch.
+    """The keys (draw id, index) of this process's part of every step's batch.
 
     An epoch is a permutation from (seed, "order", epoch); its last images that fill no batch are left out. A
     step's batch is cut into `num_slots` equal slots in order, and for each step one list per slot of this

@@ -37,12 +37,12 @@ class OptimOptions(Options):
 
 
 class EngineOptions(Options):
-    """The loop: shares of a step, checkpoints, logs."""
+    """The loop: micro-batches, checkpoints, logs."""
 
     micro_batch_size: int | None = Field(None, ge=1)
     """Images that one process computes at a time; None: as many as fit into free memory, at most 64 on a GPU, and on a CPU
-    16 or what keeps 0.6 GB (4 of a ViT-S/16 with the default views). The batch is cut into such shares, and what a step does
-    is the average over them."""
+    16 or what keeps 0.6 GB (4 of a ViT-S/16 with the default views). The batch is cut into them, and what a step does is
+    the average over them."""
     recompute_blocks: bool = False
     """Recompute each block of the student on the way back instead of keeping its activations: a fraction of the memory, for
     one more forward pass of the student."""

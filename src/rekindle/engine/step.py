@@ -34,7 +34,7 @@ class StepOutcome:
     """What is worth logging of a step.
 
     Attributes:
-        values: loss, terms and stats, averaged over shares and processes.
+        values: loss, terms and stats, averaged over micro-batches and processes.
         lr: learning rate of the step.
         weight_decay: of the step.
         grad_norm: norm over all gradients, before clipping.

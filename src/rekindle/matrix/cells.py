@@ -182,7 +182,7 @@ def plan_cells(grid: Grid, where: str) -> list[Cell]:
             continue
         assert source is not None
         place, resolved = f"{where}, cell {key}", found[key]
-        num_images = len(source.share(key.images, grid.fraction_seed))
+        num_images = len(source.part(key.images, grid.fraction_seed))
         try:
             whole = with_recipe(resolved, num_images)
             cell = Cell(key, whole, plan_steps(whole.options, num_images, machine_of(whole.options)).steps)

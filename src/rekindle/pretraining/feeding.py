@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rekindle.core.distributed import rank, world_size
 from rekindle.data.images import ImageSource
-from rekindle.data.store import GIB, StoredImages, share_store, with_counts_told
+from rekindle.data.store import GIB, StoredImages, shared_store, with_counts_told
 from rekindle.data.training import ReadableImages, StepBatches, TrainingImages
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.watcher import Watcher
@@ -39,7 +39,7 @@ def micro_batches(
     """`_batches` as a function of start and plan; decoded images are kept in `budget` bytes unless that is switched off."""
     if options.data.store_gib == 0:  # the same in every process, as a budget that is measured need not be
         return lambda start, plan: _batches(options, machine, images, plan, start)
-    store = share_store(len(images), budget, lambda handle: fabric.broadcast(handle), rank(), world_size())
+    store = shared_store(len(images), budget, lambda handle: fabric.broadcast(handle), rank(), world_size())
     watcher.message(
         f"image store: up to {budget / GIB:.1f} GiB of memory keep decoded images; what does not fit is decoded each time"
     )

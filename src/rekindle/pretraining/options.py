@@ -79,7 +79,7 @@ class PretrainOptions(Options):
     optim: OptimOptions = OptimOptions()
     """Optimizer and its schedule."""
     engine: EngineOptions = EngineOptions()
-    """The loop: shares of a step, checkpoints, logs."""
+    """The loop: micro-batches, checkpoints, logs."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainOptions:

@@ -2,7 +2,7 @@
 """Group-masked corruption of whole views: rectangles of noise, or of another image, until a share of the view is covered.
 
 GMML (Atito et al., arXiv:2205.14986) as MMC uses it. Draws are one row per image, so that a batch split over processes is
-corrupted like the whole; only which image lends its pixels is a matter of the share that is computed at a time.
+corrupted like the whole; only which image lends its pixels is a matter of the micro-batch.
 """
 
 from __future__ import annotations
