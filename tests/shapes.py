@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 import jaxtyping
 from beartype import beartype
 
-PACKAGES = ["rekindle.objectives", "rekindle.views", "rekindle.networks", "rekindle.methods"]
+PACKAGES = [f"rekindle.{folder}" for folder in ("objectives", "views", "networks", "adapters", "methods", "evaluation")]
 _SCOPE = jaxtyping.jaxtyped("context")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from operator import attrgetter
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ class DeltaBlock(ReplacingBlock):
         """Names of the block's parameters that move."""
 
     @classmethod
-    def wrap(cls, block: TimmBlock, width: int, options: AdapterOptions) -> Self:
+    def wrap(cls, block: TimmBlock, width: int, options: AdapterOptions) -> DeltaBlock:
         """Put zero deltas beside `block`'s vectors. Raises RequestError if it has none of this kind."""
         names = cls.chosen(block)
         if not names:

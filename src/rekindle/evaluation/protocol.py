@@ -7,7 +7,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Self, TypeVar, runtime_checkable
+from typing import ClassVar, Generic, TypeVar, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -155,7 +155,7 @@ class Protocol(ABC, Generic[Settings, Data]):
         """Positions of the training items that a seed learns from."""
         return self.part.indices(self.train.items, seed)
 
-    def learning_from(self, part: TrainingPart) -> Self:
+    def learning_from(self, part: TrainingPart) -> Protocol[Settings, Data]:
         """Return the same protocol, with what `prepare` made, that learns from another part of the training items."""
         other = copy.copy(self)
         other.part = part

@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_computed_again(tmp_path: Path, limit: float, passe
     """Three images of 2 x 6 patches, 16 wide, as float16, and their class tokens."""
     data = SegmentationFolder(write_data(tmp_path), "val")
     extractor = Counting(tiny_backbone())
-    shared = SharedFeatures(extractor, limit)
+    shared = SharedFeatures(extractor, float(limit))
     found = [list(shared.of(data, Sizing("short", 16))) for _ in range(2)]
     assert extractor.passed == 3 * passes
     assert all(torch.equal(a[0].patches, b[0].patches) for a, b in zip(*found, strict=True))

@@ -74,7 +74,7 @@ def test_folds_are_nested_and_reduce_the_steps(tmp_path: Path) -> None:
     """LOCA, specification 15.2: floor(fraction * n), and max(20k, 160k * fraction) steps."""
     root = write_data(tmp_path, num_train=16)
     protocol = made(root)
-    folds = [TrainingPart(f).indices(protocol.train.items, 3) for f in (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1)]
+    folds = [TrainingPart(f).indices(protocol.train.items, 3) for f in (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1.0)]
     assert [len(fold) for fold in folds] == [1, 2, 4, 8, 16]
     assert all(set(a) < set(b) for a, b in pairwise(folds))
     assert folds[2] != TrainingPart(1 / 4).indices(protocol.train.items, 4)

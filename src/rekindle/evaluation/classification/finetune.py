@@ -25,7 +25,7 @@ from rekindle.evaluation.training.augmented_images import AugmentedImages, augme
 from rekindle.evaluation.training.fitting import endless_order, fit, training_groups
 from rekindle.networks.backbone import Backbone
 
-Numbered = tuple[int, tuple[Tensor, Tensor]]
+Numbered = tuple[int, list[Tensor]]
 TEST_BATCH = 32
 
 

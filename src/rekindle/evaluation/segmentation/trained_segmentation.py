@@ -198,7 +198,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             cache_bytes=config.max_cache_gib * 2**30,
         )
 
-        def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        def loss(batch: list[Tensor]) -> Tensor:
             labels = batch[1].to(device)
             with self.extractor.computing():
                 logits = network(self.extractor.normalise(batch[0]))

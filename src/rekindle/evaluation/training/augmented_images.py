@@ -142,7 +142,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         return image
 
 
-def image_batches(images: AugmentedImages, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield whole batches in order, bytes [B, 3, S, S] and labels [B]; on a GPU, worker processes make them."""
+def image_batches(images: AugmentedImages, batch_size: int, device: torch.device) -> Iterator[list[Tensor]]:
+    """Yield whole batches in order, [bytes [B, 3, S, S], labels [B]]; on a GPU, worker processes make them."""
     workers = WORKERS_ON_GPU if device.type == "cuda" else 0
     yield from DataLoader(images, batch_size, num_workers=workers, pin_memory=workers > 0)

@@ -8,7 +8,7 @@ mean colour of the normalisation, so that it is zero for the network, and the la
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 32 / 255, 0.5, 0.5, 18 / 360
 WORKERS_ON_GPU = 8
 
 
+@runtime_checkable
 class LabelMaps(Protocol):
     """Images with a map of labels each."""
 
@@ -148,8 +149,8 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
         return image, mask
 
 
-def crop_batches(crops: LabelledCrops, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches in order; on a GPU, worker processes make them."""
+def crop_batches(crops: LabelledCrops, batch_size: int, device: torch.device) -> Iterator[list[Tensor]]:
+    """Yield batches in order, [pixels, labels]; on a GPU, worker processes make them."""
     workers = WORKERS_ON_GPU if device.type == "cuda" else 0
     loader = DataLoader(crops, batch_size, num_workers=workers, pin_memory=workers > 0)
     yield from loader
