@@ -17,7 +17,6 @@ from tests.contracts.source import modules
 ALLOWED: dict[str, str] = {
     "rekindle:*": "the face, which users call",
     "rekindle.objectives.plain:*": "equations as they are printed, for users and as oracles of the fast ones",
-    "rekindle.objectives.assignment:centred_softmax": "such an equation",
     "rekindle.objectives.contributions:contributions": "TEC's figure 5, for users; methods log one of its two shares",
     "rekindle.measuring.evaluate:evaluate": "`rekindle evaluate` as a Python call",
     "rekindle.matrix.run:compare_grid": "`rekindle compare --grid` as a Python call",
