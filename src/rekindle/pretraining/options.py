@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,7 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
     return Resolved(options, sources)
 
 
+@cache
 def run_model(method: str, method_options: type[Options]) -> type[PretrainOptions]:
     """PretrainOptions with the method's own group under the method's name."""
     field: Any = (method_options, Field(method_options(), description=f"Options of {method}."))
