@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -25,7 +24,7 @@ from rekindle.objectives.prototypes import BLOCK_ROWS, Compared
 from rekindle.pretraining.costs import Head, Rows, Trunk, fitting_micro_batch, kept_besides, kept_per_image
 from tests.bench.cases import step_case
 from tests.bench.step_flops import FUSED_BACKWARD, PLAIN_BACKWARD, HeadFlops, TrunkFlops, dino_step, glare_step
-from tests.bench.uncomputed import Uncomputed
+from tests.bench.uncomputed import Uncomputed, Widened
 
 PROTOTYPES = 8192
 
@@ -69,7 +68,7 @@ def _step(
         return found
 
     monkeypatch.setattr(HeadPair, "losses", losses)
-    with nullcontext() if is_computed else Uncomputed():
+    with Widened() if is_computed else Uncomputed():
         stepper.step(FIRST_STEP, plan, lambda: batch)
         with counting(stepper.standing) as counted:
             running.append(counted)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
 from rekindle.bench.counting import FLOP_FORMULAS
@@ -38,8 +38,7 @@ class Uncomputed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._schema.is_mutable:  # mm(a, b, out=c)
             return self._fill((kwargs or {})["out"])
         device = next(a.device for a in args if isinstance(a, Tensor))
-        shapes, named = tree_map_only(Tensor, lambda t: _like(t, torch.device("meta")), (args, kwargs or {}))
-        return tree_map_only(Tensor, lambda t: self._fill(_like(t, device)), func(*shapes, **named))
+        return tree_map_only(Tensor, lambda t: self._fill(_like(t, device)), _shaped(func, args, kwargs or {}))
 
     def _fill(self, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -47,6 +46,45 @@ class Uncomputed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensor.numel() > len(self._noise):
             self._noise = torch.rand(tensor.numel(), generator=torch.Generator().manual_seed(0)) * 0.2 - 0.1
         return tensor.copy_(self._noise[: tensor.numel()].view(tensor.shape))
+
+
+class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Computes in float32 every counted operation that is asked for in bfloat16, and rounds what it gives.
+
+    The step is computed, but not by the loops that stand in for instructions a processor does not have.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        tensors = [x for x in tree_flatten((args, given))[0] if isinstance(x, Tensor)]
+        if func._overloadpacket not in _COUNTED or all(t.dtype != torch.bfloat16 for t in tensors):
+            return func(*args, **given)
+        wide, named = tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, (args, given))
+        found = func(*wide, **named)
+        if func._schema.is_mutable:
+            return given["out"].copy_(found)
+        leaves, spec = tree_flatten(_shaped(func, args, given))
+        pairs = zip(leaves, tree_flatten(found)[0], strict=True)
+        return tree_unflatten([_like(a, b.device).copy_(b) if isinstance(a, Tensor) else b for a, b in pairs], spec)
+
+
+def _shaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operation gives, on the device that computes nothing; most of a step repeats what another block has asked."""
+    leaves, spec = tree_flatten((args, kwargs))
+    asked = [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
+    key = (func, str(spec), *asked)
+    if key not in _SHAPED:
+        shapes, named = tree_map_only(Tensor, lambda t: _like(t, torch.device("meta")), (args, kwargs))
+        _SHAPED[key] = func(*shapes, **named)
+    return _SHAPED[key]
+
+
+_SHAPED: dict[Any, Any] = {}
 
 
 def _like(tensor: Tensor, device: torch.device) -> Tensor:
