@@ -7,21 +7,31 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from PIL import Image
 
 from rekindle.cli import main
+from rekindle.demo.options import DemoOptions
+from rekindle.demo.story import protocol_settings
 from tests.curves import drawn
 
 SMALL = "--steps 2 --images 16 --labelled 8 --val 8 --seeds 1".split()
 PICTURES = ("tokens", "attention", "similarity")
 
 
+def _short(options: DemoOptions, out: Path) -> dict[str, object]:
+    """The comparison of the demo with a decoder that trains for a tenth of its steps."""
+    settings = protocol_settings(options, out)
+    assert isinstance(settings["linear_seg"], dict)
+    return settings | {"linear_seg": settings["linear_seg"] | {"steps": 30}}
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
-    with drawn():
+    with drawn(), patch("rekindle.demo.story.protocol_settings", _short):
         assert main(["demo", "--out", str(out), *SMALL]) == 0
     return out
 

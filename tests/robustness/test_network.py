@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+
+import pytest
 
 from tests.engine.running import write_images
 from tests.evaluation.toy import write_data
@@ -49,22 +50,28 @@ def guarded(lines: list[str]) -> list[str]:
     return ends
 
 
-def test_training_judging_and_reporting_on_local_files_ask_for_no_network(tmp_path: Path) -> None:
-    images, data, run = write_images(tmp_path / "images"), write_data(tmp_path / "data"), tmp_path / "run"
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What five commands on local files end with, and then two that name a model of the hub, in one process."""
+    folder = tmp_path_factory.mktemp("guarded")
+    images, data, run = write_images(folder / "images"), write_data(folder / "data"), folder / "run"
     tiny = f"--backbone {TINY} --init random --train all --method mae --batch-size 4 --steps 2 "
     tiny += "--views.global-size-px 32 --views.num-local 0 --mae.decoder-width 16 --mae.decoder-heads 2"
     lines = [
         f"pretrain --images {images} --out {run} {tiny}",
-        f"evaluate {run} --protocol dense-retrieval --data {data} --dense-retrieval.size-px 32 --out {tmp_path / 'a.json'}",
+        f"evaluate {run} --protocol dense-retrieval --data {data} --dense-retrieval.size-px 32 --out {folder / 'a.json'}",
         f"check --images {images}",
-        f"export {run} --format timm --out {tmp_path / 'exported'}",
+        f"export {run} --format timm --out {folder / 'exported'}",
         f"report {run}",
     ]
-    assert guarded(lines) == ["pretrain 0", "evaluate 0", "check 0", "export 0", "report 0"]
-
-
-def test_a_name_that_needs_the_hub_does_ask(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images")
     names = ("vit_small_patch16_224.dino", "hf-hub:owner/name")
-    ends = guarded([f"pretrain --images {images} --backbone {name} --out {tmp_path / 'run'}" for name in names])
-    assert all("the network was asked for" in end for end in ends), ends
+    return guarded(lines + [f"pretrain --images {images} --backbone {name} --out {folder / 'named'}" for name in names])
+
+
+def test_training_judging_and_reporting_on_local_files_ask_for_no_network(ends: list[str]) -> None:
+    assert ends[:5] == ["pretrain 0", "evaluate 0", "check 0", "export 0", "report 0"]
+
+
+def test_a_name_that_needs_the_hub_does_ask(ends: list[str]) -> None:
+    assert len(ends) == 7
+    assert all("the network was asked for" in end for end in ends[5:]), ends
