@@ -5,7 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKS ?= ../shared/data
 # Files of tests are spread over the cores. One file in one process: make test ARGS="tests/core/test_rng.py -n 0"
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# Compiled modules are kept whatever the shell says: the many processes that tests start would each compile all of rekindle.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .DEFAULT_GOAL := help
