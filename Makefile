@@ -66,7 +66,7 @@ examples: $(READY) ## run the examples on synthetic images
 
 docs: $(READY) ## run what documents and docstrings show
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.documents.run
-	$(PYTEST) --doctest-modules src/rekindle --ignore src/rekindle/bench/peers --ignore src/rekindle/__init__.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/rekindle --ignore src/rekindle/bench/peers --ignore src/rekindle/__init__.py
 
 lock: $(READY) ## pin the newest allowed versions, by hash, without naming a host
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate \

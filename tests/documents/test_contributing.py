@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rekindle.methods import METHODS
-from tests.documents.reading import ROOT
+from tests.documents.reading import DOCUMENTS, ROOT
 
 PACKAGE = ROOT / "src" / "rekindle"
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -128,12 +128,20 @@ def test_the_architecture_shows_every_room_and_its_rung() -> None:
     assert shown == rungs | dict.fromkeys(ROOMS_INSIDE, "")
 
 
-DOCUMENTED = sorted(set(re.findall(r"\brekindle(?:\.\w+)+", ARCHITECTURE + CONTRIBUTING)))
+PRESENT = "".join(path.read_text() for path in DOCUMENTS if path.name != "CHANGELOG.md")
+DOCUMENTED = sorted(set(re.findall(r"(?<![\w/.-])rekindle(?:\.[a-zA-Z_]\w*)+", PRESENT)))
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_every_name_of_the_code_is_there(name: str) -> None:
     assert exists(name), name
+
+
+def test_every_python_file_that_a_document_names_is_there() -> None:
+    """But those of a newcomer: x, test_x, NAME."""
+    named = {path for path in re.findall(r"`([\w/]+/\w+\.py)`", PRESENT) if not re.search(r"\bx\.|_x\.|NAME", path)}
+    assert len(named) > 20
+    assert not [path for path in named if not ((ROOT / path).is_file() or (PACKAGE / path).is_file())]
 
 
 def test_a_name_that_is_gone_is_found() -> None:
