@@ -70,12 +70,13 @@ def test_an_unknown_format_is_a_wrong_request(capsys: pytest.CaptureFixture[str]
     )
 
 
-def test_listing_and_the_options_of_a_protocol_load_no_torch() -> None:
+def test_listing_and_the_options_of_a_protocol_and_of_the_default_method_load_no_torch() -> None:
     code = (
         "import sys\nfrom rekindle.cli import main\n"
         f"assert not any(main(['list', table]) for table in {list(TABLES)})\n"
         "from rekindle.core.tables import import_options\nfrom rekindle.evaluation import PROTOCOLS\n"
         "for name in PROTOCOLS:\n    import_options(PROTOCOLS, 'protocol', name)\n"
+        "assert not main(['pretrain', '--method', 'glare', '--help'])\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -17,6 +17,7 @@ METHODS: dict[str, Entry] = {
     "glare": Entry(
         "rekindle.methods.glare:Glare",
         "global, regional and local consistency on adapters (Ebouky et al., 2025)",
+        options="rekindle.methods.glare_options:GlareOptions",
     ),
     "ibot": Entry(
         "rekindle.methods.ibot:Ibot",
@@ -25,6 +26,7 @@ METHODS: dict[str, Entry] = {
     "loca": Entry(
         "rekindle.methods.loca:Loca",
         "where a query lies in its reference, and its cluster there (Caron et al., 2024)",
+        options="rekindle.methods.loca_options:LocaOptions",
     ),
     "mae": Entry(
         "rekindle.methods.mae:Mae",
