@@ -62,18 +62,17 @@ class Dino(Method):
         """Return the mean cross-entropy over all pairs of a student view and another, large view of the teacher (eq. 3).
 
         Equals `objectives.plain.cross_view_entropy` of the student's logits [V, B, K] and of what
-        `objectives.plain.centred_softmax` makes of the teacher's [2, B, K]. These tensors never exist: at K = 65536 they would
-        be most of the memory. A pair is a student row, a teacher row and a weight, and `HeadPair.losses` adds up
-        weight * H a block of rows at a time, with the gradient, from what the heads give before the prototypes.
+        `objectives.plain.centred_softmax` makes of the teacher's [2, B, K]. The graph keeps neither (in methods that compare
+        patches, too, there are hundreds of such rows per image): a pair is a student row, a teacher row and a weight, and
+        `HeadPair.losses` adds up weight * H a block of rows at a time, with its gradient, from the rows before the prototypes.
 
         The sum falls into two parts, over the small student views and over the large ones. `gradient_in_advance` takes the
         gradient of one before the activations of the other exist.
         """
         heads = self.upkeep.head_pair(progress)  # with the temperatures of this step
         with torch.no_grad():
-            cls = self.teacher.network.backbone.class_token(
-                batch.global_views.pixels.flatten(0, 1)
-            )  # [2B, D], views first
+            large = batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
+            cls = self.teacher.network.backbone.class_token(large)  # [2B, D]
             targets = heads.targets(cls, self.upkeep.centre("cls"))  # P_t, [2B, K] once asked for; noted for eq. 4
 
         def part(views: Views, numbers: range) -> LossBreakdown:
