@@ -47,6 +47,14 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+def _unused_port() -> int:
+    """A port that no other process of tests begins with, as it would with a fixed one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @pytest.fixture(scope="module")
 def served(browser: Browser, adapted_run: Path) -> Iterator[Served]:
     """The app on a port of its own; every address that this process looks up or connects to is noted."""
@@ -62,7 +70,7 @@ def served(browser: Browser, adapted_run: Path) -> Iterator[Served]:
             contacted.append(str(address[0]))
         connected(self, address)
 
-    options = AppOptions(model=str(adapted_run), size_px=64, max_upload_mb=0.5, port=7900)
+    options = AppOptions(model=str(adapted_run), size_px=64, max_upload_mb=0.5, port=_unused_port())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", look_up)
         patch.setattr(socket.socket, "connect", connect)
