@@ -82,7 +82,7 @@ class Trial(Protocol):
         pass
 
     def prepare(self):
-        seen = self.features.of(self.test, Sizing("short", 16), (-1,), self.news)
+        seen = self.features.of(self.test, Sizing("short", 16), (-1,), self.message)
         self.sizes = [float(tokens[0].patches.abs().mean()) for tokens in seen]
 
     def run(self, seed):
