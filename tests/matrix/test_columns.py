@@ -181,5 +181,5 @@ def test_a_data_set_that_is_not_there_is_named(folder: Path) -> None:
 
 def test_a_given_run_that_has_not_finished_is_named(folder: Path) -> None:
     asked = _grid(folder, methods={"mine": {"run": str(folder / "images")}}) | {"out": str(folder / "x")}
-    with pytest.raises(RequestError, match=r"g: methods\.mine\.run: .* holds no model\.json"):
+    with pytest.raises(RequestError, match=r"g: methods\.mine\.run: .* holds neither model\.json"):
         survey(check_grid(asked), "g")

@@ -20,8 +20,9 @@ FILES = sorted(BASES.glob("*.safetensors"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_base_is_the_file_that_its_page_names(path: Path) -> None:
-    row = next(line for line in (BASES / "README.md").read_text().splitlines() if f"`{path.name}`" in line)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in row
+    entries = re.split(r"^- ", (BASES / "README.md").read_text(), flags=re.MULTILINE)
+    entry = next(entry for entry in entries if entry.startswith(f"`{path.name}`"))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in entry.split("\n\n")[0]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
