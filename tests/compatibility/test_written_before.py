@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import rekindle
 from rekindle.cli import main
+from rekindle.core.option_trees import leaves, nested
 from rekindle.evaluation.scores.result import read_result
 from rekindle.measuring.comparison import Comparison
 from tests.engine.running import metrics, write_images
@@ -62,10 +64,12 @@ def test_a_stopped_run_goes_on_to_where_the_whole_one_went(before: Path, tmp_pat
 
 
 def test_a_run_file_resolves_to_the_same_options(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", str(before / "whole" / "config.yaml"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    text = json.dumps(told)
-    assert str(before / "images") in text and "glare" in text
+    path = before / "whole" / "config.yaml"
+    assert main(["config", str(path), "--json"]) == 0
+    told = {name: entry["value"] for name, entry in json.loads(capsys.readouterr().out).items()}
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len(told) > 80
+    assert nested({name: told[name] for name in leaves(written)}) == written
 
 
 def test_results_and_comparisons_are_read_and_measured_alike(before: Path, tmp_path: Path) -> None:
@@ -85,6 +89,7 @@ def test_results_and_comparisons_are_read_and_measured_alike(before: Path, tmp_p
         similarity={"size_px": 32},
     )
     expected = {row.protocol: row.verdict for row in stored.rows}
+    assert [row.protocol for row in again.rows] == ["dense-retrieval", "similarity"]
     for row in again.rows:
         assert row.verdict.verdict == expected[row.protocol].verdict
         assert row.verdict.model == pytest.approx(expected[row.protocol].model, abs=1e-3)
