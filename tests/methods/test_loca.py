@@ -244,7 +244,7 @@ def test_queries_that_never_meet_the_reference_give_zero_and_no_gradient() -> No
     assert all(not p.grad.any() for p in method.parameters() if p.grad is not None)
 
 
-def testbox_error_is_zero_for_the_box_itself_and_detrs_otherwise() -> None:
+def test_box_error_is_zero_for_the_box_itself_and_detrs_otherwise() -> None:
     """Property 23: GIoU of (0, 0, 2, 2) and (1, 1, 3, 3) is -0.0794."""
     box = torch.tensor([[0.2, 0.3, 0.4, 0.2]])  # y, x, h, w
     own = torch.tensor([[0.4, 0.4, 0.2, 0.4]])  # cx, cy, w, h

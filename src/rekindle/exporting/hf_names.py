@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """timm's names turned into those of transformers' ViT, Dinov2, Dinov2WithRegisters and DINOv3ViT, as their files have them.
 
-The inverse of `networks.conversion`. What a model of transformers lacks is put in where that changes nothing: layer
+The inverse of `networks.checkpoints.conversion`. What a model of transformers lacks is put in where that changes nothing: layer
 scale of one, a position row of zero.
 """
 
