@@ -54,7 +54,7 @@ def track_patches(
     return Tracked(index.flatten(1), valid.flatten(1))
 
 
-def relative_box(reference: Crops, query: Crops) -> tuple[Float[Tensor, "N 4"], Bool[Tensor, N]]:
+def relative_box(reference: Crops, query: Crops) -> tuple[Float[Tensor, "N 4"], Bool[Tensor, " N"]]:
     """Return the query's box (y, x, height, width) in fractions of the reference, clipped to it, and whether it counts.
 
     It counts if more than a tenth of both sides is left. LOCA's code; its box regression predicts it.
