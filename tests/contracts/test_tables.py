@@ -75,7 +75,8 @@ def test_listing_and_the_options_of_a_protocol_and_of_the_default_method_load_no
         "import sys\nfrom rekindle.cli import main\n"
         f"assert not any(main(['list', table]) for table in {list(TABLES)})\n"
         "from rekindle.core.tables import import_options\nfrom rekindle.evaluation import PROTOCOLS\n"
-        "for name in PROTOCOLS:\n    import_options(PROTOCOLS, 'protocol', name)\n"
+        "for name, entry in PROTOCOLS.items():\n    entry.options and import_options(PROTOCOLS, 'protocol', name)\n"
+        "assert all(entry.options for name, entry in PROTOCOLS.items() if name in ('linear-seg', 'dense-retrieval'))\n"
         "assert not main(['pretrain', '--method', 'glare', '--help'])\n"
         "assert 'torch' not in sys.modules"
     )

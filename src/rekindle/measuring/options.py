@@ -52,10 +52,10 @@ class MeasuringOptions(Options):
 
 
 class FractionOptions(Options):
-    """Shares of the labels."""
+    """Fractions of the labels."""
 
     train_fraction: float = Field(1.0, gt=0.0, le=1.0)
-    """Share of it to learn from: each seed draws its own fold, and a smaller share of a seed is part of a larger one."""
+    """Fraction of the training split to learn from: each seed draws its own, and a smaller one is part of a larger one."""
 
 
 class IntervalOptions(Options):
