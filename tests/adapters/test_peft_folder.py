@@ -108,6 +108,22 @@ def test_a_run_goes_on_from_it_with_its_adapters(tmp_path: Path) -> None:
     assert not torch.equal(tokens(rekindle.load(result.run)), tokens(rekindle.load(out)))
 
 
+def test_the_base_that_is_named_is_the_one_under_the_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what that one was trained from, with all weights: its updates on those would be another model, without a word."""
+    base, sources = write_base(tmp_path, VIT), write_images(tmp_path / "images", 4)
+    shared: dict[str, Any] = {"init": "pretrained", "steps": 2}
+    whole = run(sources, tmp_path / "whole", train="all", backbone=str(base), **shared).run
+    first = run(sources, tmp_path / "first", train="adapters", backbone=str(whole), adapter__kind="lora", **shared).run
+    second = run(
+        sources, tmp_path / "second", train="adapters", backbone=str(first), adapter__kind="lora", **shared
+    ).run
+    monkeypatch.chdir(tmp_path)  # where names without a folder lead
+    for made in (first, second):
+        out = rekindle.export(made, format="peft", out=tmp_path / f"peft-{made.name}").out
+        assert json.loads((out / CONFIG).read_text())["base_model_name_or_path"] == "whole"
+        assert torch.equal(tokens(rekindle.load(out)), tokens(rekindle.load(made)))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -7,8 +7,9 @@ import copy
 from pathlib import Path
 
 from rekindle.adapters.lora import LoraBlock
-from rekindle.adapters.peft_folder import TENSORS
+from rekindle.adapters.peft_folder import TENSORS, is_peft_folder, read_folder
 from rekindle.adapters.peft_format import read_peft, write_peft
+from rekindle.adapters.saved import DESCRIPTION, read_description
 from rekindle.exporting.parity import check_parity, native_size, other_size
 from rekindle.exporting.plain import Obstacle
 from rekindle.exporting.source import Exported, Source, short_name
@@ -24,7 +25,7 @@ def write(source: Source, folder: Path) -> Exported:
     backbone = source.backbone
     if not all(isinstance(block, LoraBlock) for block in backbone.vit.blocks):
         raise Obstacle("it has no LoRA, which is all that PEFT's files hold of a vision transformer")
-    base = short_name(backbone.identity.name)
+    base = short_name(_base_name(source))
     write_peft(folder, backbone, base)
     loaded = _without_adapters(backbone)
     read_peft(folder, loaded)
@@ -45,6 +46,23 @@ def write(source: Source, folder: Path) -> Exported:
         ),
         tags=("peft",),
     )
+
+
+def _base_name(source: Source) -> str:
+    """The MODEL whose weights are under the updates: the last one of the lineage that has no adapters of its own.
+
+    The network's identity says less: a run that trained all weights has the one of the model that it started from.
+    """
+    name, description = source.name, dict(source.description)
+    while True:
+        folder = Path(name)
+        if is_peft_folder(folder):
+            return read_folder(folder).base or source.backbone.identity.name
+        if not description and (folder / DESCRIPTION).is_file():
+            description = read_description(folder)
+        if not description or description["adapter"] is None or description["is_whole"]:
+            return name
+        name, description = str(description["base"]["name"]), {}
 
 
 def _without_adapters(backbone: Backbone) -> Backbone:
