@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rekindle.adapters.saved import load_backbone
+from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import checked
 from rekindle.data.decoding import read_image
 from rekindle.engine.watcher import Watcher
@@ -100,6 +101,12 @@ def compare(
 ) -> Comparison:
     """See `rekindle.compare`."""
     listed = [models] if isinstance(models, str | PathLike) else models
+    for model in (base, *listed) if isinstance(listed, Sequence) else (listed,):
+        if not isinstance(model, str | PathLike):
+            raise RequestError(
+                f"compare takes names and folders of models, not a {type(model).__name__}: a verdict has to say what was "
+                "compared. Save it (a run folder, or rekindle.export) and name that; rekindle.evaluate takes a loaded model"
+            )
     names = tuple(fspath(model) for model in listed)
     request = compare_options({"base": fspath(base), "models": names, "data": fspath(data), **_paths(options)})
     return run_compare(request, watcher=watcher)

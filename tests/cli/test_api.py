@@ -103,6 +103,13 @@ def test_the_verdict_takes_the_run_that_pretrain_returns_and_says_it_when_printe
     assert single.metrics["mIoU"] == pytest.approx(row.verdict.model)
 
 
+def test_a_loaded_model_is_no_name_of_a_comparison(finished: Path) -> None:
+    model = rekindle.load(finished / "run")
+    for models in ([model], model):
+        with pytest.raises(RequestError, match=r"not a Backbone.*rekindle\.evaluate takes a loaded model"):
+            rekindle.compare(finished / "run", models, "data")  # type: ignore[arg-type]
+
+
 def test_examples_use_the_face_alone() -> None:
     scripts = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
     assert scripts

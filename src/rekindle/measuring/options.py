@@ -48,7 +48,7 @@ class MeasuringOptions(Options):
     preset: str = "small"
     """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     worst_images: int = Field(4, ge=0)
-    """Where classes are mapped: so many of the worst images and of the best are drawn (first seed); 0 draws nothing."""
+    """Where classes are mapped: so many of the worst images and of the best are drawn (of the first seed); 0 draws nothing."""
 
 
 class FractionOptions(Options):
