@@ -24,6 +24,7 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.exporting import FORMATS, FormatEntry
 from rekindle.methods import METHODS
 from tests.adapters.networks import images
+from tests.contracts import test_methods
 from tests.engine.running import TINY, write_images
 from tests.evaluation.toy import save_tiny, write_data
 from tests.exporting.making import VIT, write_base
@@ -34,6 +35,7 @@ SMALL = {"dino__num_prototypes": 16, "dino__head_hidden": 16, "dino__head_bottle
 METHOD = '''
 from rekindle.core.options import Options
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.objectives.plain import row_cross_entropy
 
 
 class TrialOptions(Options):
@@ -49,9 +51,11 @@ class Trial(Method):
         self.config, self.student = config, backbone
 
     def loss(self, batch, progress):
+        """Return the cross-entropy of one view's mean patch to the other's; equals `objectives.plain.row_cross_entropy`."""
         patches = self.student(batch.global_views.pixels.flatten(0, 1)).patches
         first, second = patches.mean(dim=(1, 2)).chunk(2)
-        return LossBreakdown.weigh({"apart": (first - second).square().mean()}, {"apart": self.config.its_option})
+        apart = row_cross_entropy(first, second.float().softmax(dim=-1), temperature=1.0).mean()
+        return LossBreakdown.weigh({"apart": apart}, {"apart": self.config.its_option})
 
     def exported(self):
         return self.student
@@ -199,6 +203,13 @@ def test_a_method_is_a_module_and_an_entry(
     assert main(["config", "--method", "trial", "--trial.its-option", "2"]) == 0
     assert "trial.its_option" in capsys.readouterr().out
     assert main(["plan", *arguments(sources, tmp_path / "planned", method="trial")]) == 0
+    test_methods.test_the_loss_names_the_plain_equations_that_it_equals("trial")
+    test_methods.test_every_option_says_what_it_means("trial")
+    test_methods.test_state_round_trips_bit_for_bit("trial")
+    test_methods.test_batch_order_does_not_matter_to_the_loss("trial", monkeypatch)
+    for train in test_methods.TRAIN:
+        test_methods.test_the_loss_is_finite_and_every_trainable_tensor_gets_a_gradient_and_no_other("trial", train)
+        test_methods.test_in_bfloat16_the_loss_is_close_and_gradients_are_float32("trial", train)
 
 
 def test_a_protocol_is_a_module_and_an_entry(
