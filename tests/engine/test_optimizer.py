@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
-from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, peak_lr, set_schedule
+from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, peak_lr, restore_optimizer, set_schedule
 from rekindle.engine.options import OptimOptions
-from tests.methods.scene import tiny_glare
+from tests.methods.scene import tiny_dino, tiny_glare
 
 
 def test_a_tensor_above_the_limit_ends_at_it_and_others_stay() -> None:
@@ -66,6 +68,38 @@ def test_schedule_reaches_every_group_and_warm_up_is_at_most_a_third() -> None:
 
 
 def test_nothing_to_train_is_refused() -> None:
-    layer = nn.Linear(2, 2).requires_grad_(False)
+    method = tiny_dino().requires_grad_(False)
     with pytest.raises(RequestError, match="nothing to train"):
-        build_optimizer(layer, OptimOptions())
+        build_optimizer(method, OptimOptions())
+
+
+class _Undecided(nn.Module):
+    """Stands for a method whose `weight` changes its group between two builds."""
+
+    def __init__(self, decayed: set[str]) -> None:
+        super().__init__()
+        self.weight, self.bias, self.gain = (nn.Parameter(torch.ones(*shape)) for shape in ((2, 2), (3,), (4,)))
+        self._decayed = decayed
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return name in self._decayed
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+def test_averages_follow_a_parameter_into_another_group(has_names: bool) -> None:
+    """Checkpoints of builds that had no names decayed what has more than one axis."""
+    before: Any = _Undecided({"weight"})
+    old = build_optimizer(before, OptimOptions())
+    for scale, parameter in enumerate(before.parameters(), start=1):
+        parameter.grad = torch.full_like(parameter, float(scale))
+    old.step()
+    stored = old.state_dict()
+    if not has_names:
+        for group in stored["param_groups"]:
+            del group["names"]
+    after: Any = _Undecided({"gain"})
+    new = build_optimizer(after, OptimOptions())
+    restore_optimizer(new, stored, after)
+    assert [group["names"] for group in new.param_groups] == [["gain"], ["weight", "bias"]]
+    for scale, parameter in enumerate(after.parameters(), start=1):
+        assert torch.allclose(new.state[parameter]["exp_avg"], torch.full_like(parameter, 0.1 * scale))

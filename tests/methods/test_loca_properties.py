@@ -104,7 +104,7 @@ def test_the_rate_follows_the_published_schedule(batch: int) -> None:
     scale, steps = batch / 1024, 1251
     paper = {name.removeprefix("optim."): value for name, value in Loca.PAPER.items() if name.startswith("optim.")}
     options = OptimOptions.model_validate(paper | {"final_lr": 1e-5 * scale})
-    optimizer = build_optimizer(torch.nn.Linear(2, 2), options)
+    optimizer = build_optimizer(tiny_loca(), options)
     for epoch, rate in ((0.0, 0.0), (7.5, 5.0e-4), (15.0, 1e-3), (57.5, 5.05e-4), (100.0, 1e-5)):
         progress = Progress(round(epoch * steps), 100 * steps, steps_per_epoch=steps)
         found, decay = set_schedule(optimizer, options, progress, batch)

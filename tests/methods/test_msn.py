@@ -11,6 +11,8 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
+from rekindle.engine.optimizer import build_optimizer, set_schedule
+from rekindle.engine.options import OptimOptions
 from rekindle.methods.msn import Msn, MsnOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.objectives import plain
@@ -32,11 +34,11 @@ def _outputs(method: Msn, batch: ViewBatch) -> tuple[Tensor, Tensor]:
     """Rows of anchors, the large one first, and of targets, computed apart from the method."""
     assert batch.local_views is not None
     student, teacher = method.student, method.teacher.network
-    keep = draw_kept(START, len(batch), (4, 4), 14, shared=False, purpose="anchor patches")
-    anchors = [student.backbone.visible_tokens(batch.global_views.pixels[1], keep)[:, 0]]
-    anchors += [student.backbone(view).class_token for view in batch.local_views.pixels]
+    keep = draw_kept(START, len(batch), (4, 4), 13, purpose="anchor patches")  # of 16 * 0.85 = 13.6
+    large = student.backbone.visible_tokens(batch.global_views.pixels[1], keep)[:, 0]
+    small = torch.cat([student.backbone(view).class_token for view in batch.local_views.pixels])
     targets: Tensor = teacher.head(teacher.backbone(batch.global_views.pixels[0]).class_token)
-    return student.head(torch.cat(anchors)), targets
+    return torch.cat([student.head(large), student.head(small)]), targets
 
 
 @pytest.mark.parametrize("sinkhorn", [True, False])
@@ -88,7 +90,7 @@ def test_larger_networks_drop_more(width: int, ratio: float) -> None:
 
 def test_dropped_patches_are_not_seen_and_kept_ones_are() -> None:
     method, batch = tiny_msn(mask_ratio=0.5).eval(), tiny_batch(3)
-    keep = draw_kept(START, 3, (4, 4), 8, shared=False, purpose="anchor patches")
+    keep = draw_kept(START, 3, (4, 4), 8, purpose="anchor patches")
     before = method(batch, START).total
     pixels = batch.global_views.pixels
     kept = set(keep[0].tolist())
@@ -96,6 +98,27 @@ def test_dropped_patches_are_not_seen_and_kept_ones_are() -> None:
         row, column = divmod(patch, 4)
         pixels[1, 0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1.0
         assert torch.equal(method(batch, START).total, before) != is_seen
+
+
+def test_the_momentum_is_a_line_that_ends_after_the_run() -> None:
+    """The authors' momentum at the first step, half-way and at the end; the teacher follows by it."""
+    method = tiny_msn()
+    student, teacher = (
+        dict(net.named_parameters())["head.0.weight"] for net in (method.student, method.teacher.network)
+    )
+    torch.nn.init.ones_(student)
+    for step, momentum in ((0, 0.996), (50, 0.9976), (100, 0.9992)):
+        torch.nn.init.zeros_(teacher)
+        method.after_step(Progress(step, 100))
+        assert float(teacher.mean()) == pytest.approx(1 - momentum, rel=1e-3)
+
+
+def test_prototypes_are_not_decayed() -> None:
+    method = tiny_msn()
+    optimizer = build_optimizer(method, OptimOptions())
+    set_schedule(optimizer, OptimOptions(), START, 256)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decay[id(method.prototypes)] == 0.0 and decay[id(method.student.head[0].weight)] == 0.1
 
 
 def test_one_image_and_a_backbone_without_class_token_are_refused() -> None:

@@ -18,6 +18,12 @@ def cosine(progress: Progress, start: float, end: float, *, warmup_steps: int = 
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * t / span))
 
 
+def linear(progress: Progress, start: float, end: float, *, stretch: float = 1.0) -> float:
+    """Linear from `start` at step 0 to `end` after `stretch` times the run's steps, which a stretch above 1 does not reach."""
+    share = min(1.0, progress.step / max(1.0, stretch * progress.total))
+    return start + (end - start) * share
+
+
 def warmup_cosine(progress: Progress, peak: float, end: float, *, warmup_steps: int) -> float:
     """Linear from 0 at step 0 to `peak` at the end of the warm-up, then `cosine` to `end`.
 

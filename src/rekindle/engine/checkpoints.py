@@ -12,6 +12,7 @@ import torch
 from rekindle.core.distributed import world_size
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.files import DamagedFile, check_sealed, write_sealed
+from rekindle.engine.optimizer import restore_optimizer
 from rekindle.methods.base import Method
 
 FORMAT = 2  # 2: the file ends in a checksum of itself
@@ -85,7 +86,7 @@ def load_checkpoint(
             f"{path} does not fit this model (first difference: {(missing + list(result.unexpected_keys))[0]}); "
             "resume with the backbone, method and adapter of the run"
         )
-    optimizer.load_state_dict(payload["optimizer"])
+    restore_optimizer(optimizer, payload["optimizer"], method)
     return int(payload["step"]), replace(plan, num_slots=int(stored["num_slots"]))
 
 

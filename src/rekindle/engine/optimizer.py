@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with the field's habits: no decay on vectors, per-tensor clipping, schedules by step."""
+"""AdamW with the field's habits: decay where the method wants it, per-tensor clipping, schedules by step."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,30 +13,25 @@ from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine, warmup_cosine
 from rekindle.engine.options import OptimOptions
+from rekindle.methods.base import Method
 
 
-def build_optimizer(
-    module: nn.Module, options: OptimOptions, waiting: Collection[nn.Parameter] = ()
-) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; biases and 1-D tensors are in a group without decay.
+def build_optimizer(method: Method, options: OptimOptions, waiting: Collection[nn.Parameter] = ()) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; those that the method does not decay are in a group without decay.
 
     Args: waiting, parameters that stay still while heads warm up; they have groups of their own.
     Raises RequestError if nothing is trainable.
     """
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    named = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
     if not named:
         raise RequestError("nothing to train: every parameter is frozen; use train=adapters, norm or all")
-    vectors = {id(p) for n, p in named if p.ndim <= 1 or n.endswith(".bias")}
+    decayed = {n for n, p in named if method.decays(n, p)}
     late = {id(p) for p in waiting}
-    groups = [
-        {
-            "params": [p for _, p in named if (id(p) in late) == waits and (id(p) not in vectors) == decay],
-            "decay": decay,
-            "waits": waits,
-        }
-        for waits in (False, True)
-        for decay in (True, False)
-    ]
+    groups = []
+    for waits in (False, True):
+        for decay in (True, False):
+            own = [(n, p) for n, p in named if (id(p) in late) == waits and (n in decayed) == decay]
+            groups.append({"params": [p for _, p in own], "names": [n for n, _ in own], "decay": decay, "waits": waits})
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=0.0,
@@ -44,6 +40,33 @@ def build_optimizer(
         weight_decay=0.0,
         fused=True,
     )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any], method: Method) -> None:
+    """Give every parameter its own averages of a checkpoint, by name, in whatever group it is now.
+
+    Checkpoints from before groups had names hold a group's parameters in the method's order, parted as every method then was:
+    biases and what has one axis were not decayed.
+    """
+    current = optimizer.state_dict()
+    late = {name for group in current["param_groups"] if group["waits"] for name in group["names"]}
+    places: dict[str, int] = {}
+    for group in stored["param_groups"]:
+        names = group.get("names") or [
+            n
+            for n, p in method.named_parameters()
+            if p.requires_grad
+            and (n in late) == group["waits"]
+            and (p.ndim > 1 and not n.endswith(".bias")) == group["decay"]
+        ]
+        places |= zip(names, group["params"], strict=True)
+    state = {
+        place: stored["state"][places[name]]
+        for group in current["param_groups"]
+        for name, place in zip(group["names"], group["params"], strict=True)
+        if places[name] in stored["state"]
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 
 def peak_lr(options: OptimOptions, batch_size: int) -> float:

@@ -176,6 +176,13 @@ class Method(nn.Module, ABC):
         inside = {id(p): p for m in self.modules() if isinstance(m, Backbone) for p in m.parameters()}
         return [p for p in inside.values() if p.requires_grad]
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay pulls at a parameter of this method.
+
+        As in DINO's code, whatever is no bias and has more than one axis; a method whose authors decay otherwise says so.
+        """
+        return parameter.ndim > 1 and not name.endswith(".bias")
+
     def frozen_names(self) -> frozenset[str]:
         """Names in `state_dict()` of what never changes (the base), which a checkpoint need not hold."""
         averaged = {id(p) for m in self.modules() if isinstance(m, EmaTeacher) for p in m.averaged_parameters()}

@@ -17,7 +17,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.precision import full_precision
 from rekindle.core.progress import Progress
-from rekindle.core.schedules import cosine
+from rekindle.core.schedules import linear
 from rekindle.methods.base import LossBreakdown, Method
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
@@ -26,6 +26,8 @@ from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.soft_clustering import volume
 from rekindle.views.batch import ViewBatch
 from rekindle.views.token_masks import draw_kept
+
+STRETCH = 1.25  # the authors' schedules are made for so many times the run's steps
 
 
 class MsnOptions(Options):
@@ -53,7 +55,8 @@ class MsnOptions(Options):
     head_norm: HeadNorm = "bn"
     """Norm in the head: over the batch of all processes, of each row, or none."""
     momentum: tuple[float, float] = (0.996, 1.0)
-    """Weight of the teacher's old value, cosine from the first step to the last."""
+    """Weight of the teacher's old value: linear between the two over 1.25 times the run's steps, so that the last step is four
+    fifths of the way, as the authors' code has it."""
     export: Literal["teacher", "student"] = "teacher"
     """Which network is saved and evaluated."""
 
@@ -73,8 +76,9 @@ class Msn(Method):
     The first large view is the target. Anchors are the second, without a random share of its patches, and the small views
     ("focal" masks). The prototypes train and serve both sides.
 
-    Deviations: dropped patches are drawn for each image and not for the whole batch; the share of them is chosen by the network's
-    width unless the options name it.
+    The head, with its batch statistics, runs once for the large anchors and once for the small ones, and prototypes are never
+    decayed, as in the authors' code. Deviation: the share of dropped patches is chosen by the network's width unless the options
+    name it.
     """
 
     Config = MsnOptions
@@ -109,6 +113,10 @@ class Msn(Method):
         self.prototypes = nn.Parameter(torch.empty(config.num_prototypes, out).uniform_(-bound, bound))
         self.mask_ratio = _ratio_for(backbone.width) if config.mask_ratio is None else config.mask_ratio
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Prototypes are compared by direction only, and are never decayed."""
+        return name != "prototypes" and super().decays(name, parameter)
+
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Return the cross-entropy of anchors to targets and lambda times the negative entropy of the mean anchor (eq. 1).
 
@@ -140,25 +148,27 @@ class Msn(Method):
                 "prediction_entropy": -torch.special.xlogy(mean, mean).sum(),
                 "target_entropy": -torch.special.xlogy(targets, targets).sum(dim=-1).mean(),
                 "agreement": (scores.argmax(dim=-1) == targets.argmax(dim=-1)).float().mean(),
-                "momentum": mean.new_tensor(cosine(progress, *config.momentum)),
+                "momentum": mean.new_tensor(self._momentum(progress)),
             }
         return LossBreakdown.weigh(terms, weights, stats)
 
     def _anchors(self, batch: ViewBatch, progress: Progress) -> Tensor:
-        """The head's rows [A * B, C] of the anchor views, the large one first; they share the batch statistics."""
+        """The head's rows [A * B, C] of the anchor views, the large one first; each size has batch statistics of its own."""
         backbone, pixels = self.student.backbone, batch.global_views.pixels[1]
         grid = pixels.shape[-2] // backbone.patch_size, pixels.shape[-1] // backbone.patch_size
-        count = max(1, round((1 - self.mask_ratio) * grid[0] * grid[1]))
-        keep = draw_kept(progress, len(batch), grid, count, shared=False, purpose="anchor patches")
-        rows = [backbone.visible_tokens(pixels, keep.to(pixels.device))[:, 0]]
+        count = max(1, math.floor(grid[0] * grid[1] * (1 - self.mask_ratio)))
+        keep = draw_kept(progress, len(batch), grid, count, purpose="anchor patches")
+        rows = [self.student.head(backbone.visible_tokens(pixels, keep.to(pixels.device))[:, 0])]
         if batch.local_views is not None:
-            rows.append(backbone.class_token(batch.local_views.pixels.flatten(0, 1)))
-        found: Tensor = self.student.head(torch.cat(rows))
-        return found
+            rows.append(self.student.head(backbone.class_token(batch.local_views.pixels.flatten(0, 1))))
+        return torch.cat(rows)
+
+    def _momentum(self, progress: Progress) -> float:
+        return linear(progress, *self.config.momentum, stretch=STRETCH)
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher."""
-        self.teacher.update(self.student, cosine(progress, *self.config.momentum))
+        self.teacher.update(self.student, self._momentum(progress))
 
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
