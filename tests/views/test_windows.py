@@ -38,9 +38,15 @@ def test_one_patch_of_each_window_and_the_windows_begin_in_one_of_four_corners(
         assert len(corners) >= 3
 
 
-def test_not_random_is_the_first_patch_of_each_window() -> None:
-    index = sample_windows(START, 1, 1, (7, 7), 3, is_random=False)
-    assert index.flatten().tolist() == [0, 3, 21, 24]
+def test_not_random_is_the_first_patch_of_each_window_from_a_drawn_corner() -> None:
+    """FLSL's code draws the corner even where the patch is fixed: 64 patches of 14 x 14 are queries in turn, 16 at a time."""
+    index = sample_windows(START, 60, 1, (7, 7), 3, is_random=False)
+    corners = {tuple(row) for row in index[0].tolist()}
+    assert corners == {tuple(top * 7 + left + place for place in (0, 3, 21, 24)) for top in (0, 1) for left in (0, 1)}
+    seen: set[int] = set()
+    for step in range(60):
+        seen |= set(sample_windows(Progress(step, 60), 1, 1, (14, 14), 3, is_random=False).flatten().tolist())
+    assert len(seen) == 64
 
 
 def test_all_patches_of_a_window_are_drawn_and_a_split_batch_draws_the_same() -> None:

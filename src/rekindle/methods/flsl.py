@@ -43,7 +43,7 @@ class FlslOptions(DistillationOptions):
     local_window: int = Field(2, ge=1)
     """The same for small views."""
     random_windows: bool = False
-    """Draw the patch of each window; off: the window's first."""
+    """Draw the patch of each window; off: the window's first, of windows that begin in a corner of the view drawn each time."""
     norm_last_layer: bool = True
     """Keep the prototypes' gain at 1, so that logits are cosines."""
 

@@ -25,20 +25,19 @@ def sample_windows(
     """Draw one patch of each window of `window` x `window` patches, for `rows` images of `views` views each.
 
     The grid holds whole windows only; the area that they cover lies in one of the grid's four corners, drawn per view. Not
-    random: the first corner, and the first patch of each window. Returns: indices of patches, on the CPU.
+    random: the first patch of each window, and the corner is drawn all the same (FLSL's code, whose queries would otherwise
+    never move). Returns: indices of patches, on the CPU.
     Raises: ValueError if no window fits into the grid.
     """
     counts = [side // window for side in grid]
     if min(counts) < 1:
         raise ValueError(f"a window of {window} x {window} patches does not fit into a grid of {grid[0]} x {grid[1]}")
     num = counts[0] * counts[1]
-    draw = (
-        row_uniform(purpose, progress, rows, views, 2 + 2 * num) if is_random else torch.zeros(rows, views, 2 + 2 * num)
-    )
+    draw = row_uniform(purpose, progress, rows, views, 2 + 2 * num)
     corner = (draw[..., :2] >= 0.5).long() * torch.tensor([s - n * window for s, n in zip(grid, counts, strict=True)])
     offset = (draw[..., 2:].reshape(rows, views, num, 2) * window).long().clamp_max(window - 1)
     places = torch.cartesian_prod(*(torch.arange(n) * window for n in counts)).view(num, 2)
-    cell = places + offset + corner[..., None, :]
+    cell = places + corner[..., None, :] + (offset if is_random else 0)
     index: Tensor = (cell[..., 0] * grid[1] + cell[..., 1]).transpose(0, 1).contiguous()
     return index
 
