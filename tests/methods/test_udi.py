@@ -41,9 +41,9 @@ def test_the_three_terms_are_means_of_the_plain_equation() -> None:
     groups = [(batch.global_views, (4, 4), 2, "windows"), (batch.local_views, (2, 2), 1, "small windows")]
     views = []  # (raw tokens of the student, crops, sampled patches [B, n], grid)
     for group, grid, window, purpose in groups:
-        index = sample_windows(START, 3, len(group.pixels), grid, window, purpose=purpose)
+        (index,) = sample_windows(START, 3, 1, grid, window, purpose=purpose)  # one draw for all views of a size
         for number, pixels in enumerate(group.pixels):
-            views.append((student.backbone(pixels, norm=False), group.crops[number], index[number], grid))
+            views.append((student.backbone(pixels, norm=False), group.crops[number], index, grid))
 
     def probs(logits: Tensor, level: str) -> Tensor:
         return plain.centred_softmax(logits, method.upkeep.centre(level).value, temperature=0.04)
@@ -52,6 +52,7 @@ def test_the_three_terms_are_means_of_the_plain_equation() -> None:
         return float(plain.row_cross_entropy(student.head(tokens), target, temperature=0.1))
 
     sums: dict[str, list[float]] = {name: [] for name in LEVELS}
+    before, observed = method.upkeep.centre("patch").value.clone(), []
     norm = student.backbone.vit.norm
     for t in range(2):
         raw = teacher.backbone(batch.global_views.pixels[t], norm=False)
@@ -65,6 +66,7 @@ def test_the_three_terms_are_means_of_the_plain_equation() -> None:
                 inside = (maps[0].sum(dim=-1) > 0).nonzero()[:, 0].tolist()
                 read = teacher.head(teacher.read(raw.patches[image : image + 1].flatten(1, 2), maps)[0])
                 mixed = 0.5 * read[inside].mean(dim=0) + 0.5 * t_cls if inside else t_cls
+                observed.append(read[inside])
                 sums["cls"].append(entropy(norm(tokens.class_token[image]), probs(t_cls, "cls")))
                 sums["cls+"].append(entropy(norm(tokens.registers[image, 0]), probs(mixed, "cls+")))
                 if s < 2:
@@ -77,6 +79,9 @@ def test_the_three_terms_are_means_of_the_plain_equation() -> None:
     for name in LEVELS:
         assert float(found.terms[name]) == pytest.approx(sum(sums[name]) / len(sums[name]), rel=1e-4), name
     assert float(found.total) == pytest.approx(sum(sum(v) / len(v) for v in sums.values()) / 3, rel=1e-4)
+    method.after_step(START)  # the centre saw every place that was read, of small views as well
+    expected = 0.9 * before + 0.1 * torch.cat(observed).mean(dim=0)
+    torch.testing.assert_close(method.upkeep.centre("patch").value, expected)
 
 
 @torch.no_grad()

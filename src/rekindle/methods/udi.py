@@ -56,10 +56,12 @@ class UdiStudent(nn.Module):
 class Udi(Method):
     """Unsqueezed distillation: DINO, a second class token that also matches the other view's patches, and sampled patches.
 
-    L = (L_cls + L_cls+ + L_patch) / 3. Deviations: one head, as in the original; crops and colour changes of GLARE's recipe, and
-    true patch centres. The second class token is the first register; where the backbone is frozen it is, too. The centre of
-    cls+ follows the mixed targets. Places of a view that the other view does not hold are left out of every mean; a view
-    with none has the class token alone as target of cls+.
+    L = (L_cls + L_cls+ + L_patch) / 3. As in the authors' code, both large views of an image sample the same patches of their
+    grids and all small views the same, there is one head, and the centre of the patches is the mean over all places that are
+    read, those of small views among them. The second class token is the first register; where the backbone is frozen it is, too.
+    The centre of cls+ follows the mixed targets. Places of a view that the other view does not hold are left out of every mean;
+    a view with none has the class token alone as target of cls+. Deviations: crops and colour changes of GLARE's recipe, and true
+    patch centres.
     """
 
     Config = UdiOptions
@@ -111,14 +113,17 @@ class Udi(Method):
             unit = heads.project(self.teacher.network.backbone.vit.norm(target.class_token))
         cls = heads.targets_of(unit, self.upkeep.centre("cls"))
         plus = heads.targets_of(mixed_rows(unit, there, self.config.mixture), self.upkeep.centre("cls+"))
-        patch = heads.targets_of(there.of_partner()[0], self.upkeep.centre("patch"))
+        rows, own_rows = there.of_partner()
+        observed = torch.cat([rows, there.of_small()])
+        used = torch.arange(len(rows), device=rows.device)
+        patch = heads.targets_of(observed, self.upkeep.centre("patch"), used)
 
         parts = self._small_part(batch, heads, cls, plus)
         tokens: Tokens = backbone(large, norm=False)
         prefix = backbone.vit.norm(torch.stack([tokens.class_token, tokens.registers[:, 0]], dim=1))
         compared = self._class_tokens(prefix, range(2), batch, cls, plus)
         sampling = one_hot_rows(index.flatten(0, 1), grid[0] * grid[1], prefix.dtype)
-        own = self.student.read(tokens.patches.flatten(1, 2), sampling).flatten(0, 1)[there.of_partner()[1]]
+        own = self.student.read(tokens.patches.flatten(1, 2), sampling).flatten(0, 1)[own_rows]
         pairs = own_target_pairs(len(own), device=own.device)
         compared.append(Compared(own, patch, {"patch": pairs}, {"patch": 1 / 3}))
         parts.append(heads.losses(compared))
@@ -128,18 +133,19 @@ class Udi(Method):
         return LossBreakdown.join(parts, stats | {"sampled_inside": inside})
 
     def _sample(self, batch: ViewBatch, grid: tuple[int, int], progress: Progress) -> tuple[Tensor, list[Tensor]]:
-        """Patches that the large views sample [2, B, n], and points (y, x) of the image that all views sample [V, B, ., 2]."""
+        """Patches that the large views sample [2, B, n], and points (y, x) of the image that all views sample [V, B, ., 2].
+
+        Views of one size sample the same patches: one draw for an image.
+        """
         config, device, images = self.config, batch.global_views.pixels.device, len(batch)
-        index = sample_windows(progress, images, 2, grid, config.window)
+        index = sample_windows(progress, images, 1, grid, config.window).expand(2, -1, -1)
         points = [_points(batch.global_views.crops, grid, index)]
         if batch.local_views is not None:
             patch = self.student.backbone.patch_size
             size = batch.local_views.pixels.shape
             small = size[-2] // patch, size[-1] // patch
-            local = sample_windows(
-                progress, images, batch.num_local, small, config.local_window, purpose="small windows"
-            )
-            points.append(_points(batch.local_views.crops, small, local))
+            local = sample_windows(progress, images, 1, small, config.local_window, purpose="small windows")
+            points.append(_points(batch.local_views.crops, small, local.expand(batch.num_local, -1, -1)))
         return index.to(device), points
 
     def _read_by_teacher(
@@ -213,6 +219,11 @@ class TeacherRows:
         )
         used = valid[:, 0].nonzero()[:, 0]
         return rows[used], used
+
+    def of_small(self) -> Tensor:
+        """Rows [R, C] of the places that small views sampled, as far as a large view holds them."""
+        rows: Tensor = self.rows[:, self.num_large :][self.valid[:, self.num_large :]]
+        return rows
 
     def by_view(self) -> list[tuple[Tensor, Tensor]]:
         """(rows, valid) of each view other than the teacher's own: the other large one, then the small ones."""
