@@ -17,6 +17,9 @@ class NetworkOptions(Options):
     """Architecture of a file that does not tell: a timm name, or `vit:width=384,depth=12,heads=6`."""
     pos_interp: Literal["dino", "size", "antialias"] = "dino"
     """How positions follow the image size: as DINO trains (plus 0.1), to a target size, or as timm does."""
+    positions: Literal["learnt", "sincos"] = "learnt"
+    """Position table of a network that is drawn at random: learnt, or the fixed sines and cosines of rows and columns (MAE,
+    MoCo v3, FLSL). A checkpoint brings its own, and a network with rotary positions has no table."""
     drop_path: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Stochastic depth of the student: rate of the last block, rising linearly from 0 at the first."""
     patch_norm: Literal["final", "udi_norm1"] = "final"

@@ -34,6 +34,7 @@ from rekindle.networks.checkpoints.architecture import (
     sincos_rows,
 )
 from rekindle.networks.checkpoints.conversion import Converted, to_timm_names
+from rekindle.networks.checkpoints.fixed_positions import fix_positions
 from rekindle.networks.checkpoints.reading import CheckpointFile, read_checkpoint
 from rekindle.networks.checkpoints.tensors import MatchReport, load_matching, require_complete, tensors_hash
 from rekindle.networks.options import NetworkOptions
@@ -62,14 +63,18 @@ def create_backbone(
         drop_path: stochastic depth of the last block; None takes the option's.
 
     Raises:
-        RequestError: for an unknown name, a missing file, or a checkpoint that does not fit.
+        RequestError: for an unknown name, a missing file, a checkpoint that does not fit, or fixed positions beside one.
         RekindleError: if the model hub cannot be reached.
 
     """
+    if init == "pretrained" and options.positions != "learnt":
+        raise RequestError("--network.positions sincos is for --init random; a checkpoint brings its own positions")
     rate = options.drop_path if drop_path is None else drop_path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "backbone"))
         backbone, report = _create(name, options, rate, init)
+        if init == "random" and (options.positions == "sincos" or backbone.fixed_positions):
+            fix_positions(backbone, "--network.positions sincos")
         return (add_register(backbone, name, drop_path=rate) if options.add_register else backbone), report
 
 

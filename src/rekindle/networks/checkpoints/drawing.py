@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rekindle.core.errors import RequestError
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 from rekindle.networks.checkpoints.architecture import is_grammar, parse_arch
 from rekindle.networks.checkpoints.create import backbone_from_description
+from rekindle.networks.checkpoints.fixed_positions import fix_positions
 from rekindle.networks.checkpoints.tensors import tensors_hash
 
 
@@ -45,11 +45,6 @@ def drawn_like(base: Backbone, arch: str = "") -> Backbone:
         details |= {"network": parsed.to_dict(), "mean_as_cls": False}
     new = backbone_from_description(base.identity.to_dict() | {"arch": details, "source": "random"})
     vit = new.vit
-    if vit.pos_embed is not None:
-        if new.width % 4:
-            raise RequestError(f"--tec.arch: fixed positions need a width that is a multiple of 4, not {new.width}")
-        details["fixed_positions"] = new.fixed_positions = True
-        _set_fixed_positions(new)
     for module in vit.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -59,25 +54,8 @@ def drawn_like(base: Backbone, arch: str = "") -> Backbone:
     if vit.cls_token is not None:
         nn.init.normal_(vit.cls_token, std=0.02)
     new.identity = replace(new.identity, arch=details, sha256=tensors_hash(vit.state_dict()))
+    fix_positions(new, "--tec.arch")
     new.recompute_blocks = base.recompute_blocks
     if not plain_block(base.vit.blocks[0]).attn.fused_attn:
         new.attend_plainly()
     return new
-
-
-@torch.no_grad()
-def _set_fixed_positions(backbone: Backbone) -> None:
-    """Write the fixed table and freeze it."""
-    vit = backbone.vit
-    rows = 0 if vit.no_embed_class else backbone.num_prefix
-    vit.pos_embed[:, :rows] = 0.0
-    vit.pos_embed[0, rows:] = _sines_and_cosines(vit.patch_embed.grid_size, backbone.width)
-    vit.pos_embed.requires_grad_(False)
-
-
-def _sines_and_cosines(grid: tuple[int, int], width: int) -> Tensor:
-    """Table [gh * gw, width]: half of the width tells the column, half the row, each by sines and then cosines (MAE's code)."""
-    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
-    return torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], dim=1).float()
