@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
-from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, peak_lr, restore_optimizer, set_schedule
+from rekindle.engine.optimizer import build_optimizer, clip_gradients, peak_lr, restore_optimizer, set_schedule
 from rekindle.engine.options import OptimOptions
 from tests.methods.scene import tiny_dino, tiny_glare
 
@@ -19,19 +20,33 @@ from tests.methods.scene import tiny_dino, tiny_glare
 def test_a_tensor_above_the_limit_ends_at_it_and_others_stay() -> None:
     large, small = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(2, 2))
     large.grad, small.grad = torch.full((4,), 5.0), torch.full((2, 2), 0.1)
-    total = clip_per_tensor([large, small], 3.0)
+    total = clip_gradients([large, small], 3.0)
     assert float(large.grad.norm()) == pytest.approx(3.0, rel=1e-5)
     assert torch.equal(small.grad, torch.full((2, 2), 0.1))
     assert float(total) == pytest.approx((10.0**2 + 0.2**2) ** 0.5)
 
 
+def test_the_norm_of_all_gradients_may_be_what_is_limited() -> None:
+    """torch's own clipping is the oracle; LOCA and MSN clip so."""
+    draw = torch.Generator().manual_seed(0)
+    ours = [nn.Parameter(torch.zeros(shape)) for shape in (4, 3)]
+    theirs = [nn.Parameter(torch.zeros(shape)) for shape in (4, 3)]
+    for own, their in zip(ours, theirs, strict=True):
+        own.grad = torch.randn(own.shape, generator=draw)
+        their.grad = own.grad.clone()
+    total = clip_gradients(ours, 1.0, over="all")
+    assert float(total) == pytest.approx(float(nn.utils.clip_grad_norm_(theirs, 1.0)))
+    for own, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own.grad, their.grad)
+
+
 def test_no_limit_leaves_gradients_and_tells_a_gradient_that_is_not_finite() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([100.0, 0.0])
-    clip_per_tensor([parameter], 0.0)
+    clip_gradients([parameter], 0.0)
     assert float(parameter.grad[0]) == 100.0
     parameter.grad = torch.tensor([float("nan"), 0.0])
-    assert not bool(clip_per_tensor([parameter], 3.0).isfinite())
+    assert not bool(clip_gradients([parameter], 3.0).isfinite())
 
 
 def test_vectors_and_biases_are_not_decayed_and_the_gain_of_the_prototypes_is() -> None:
@@ -47,6 +62,14 @@ def test_vectors_and_biases_are_not_decayed_and_the_gain_of_the_prototypes_is() 
             assert id(parameter) not in decay
     gain = method.student.head.last_layer.parametrizations.weight.original0
     assert decay[id(gain)] == 0.1
+
+
+def test_a_mask_token_is_decayed_as_the_tokens_that_it_stands_for() -> None:
+    """[1, D] in iBOT's code and [1, 1, D] in MAE's, so that their optimizers decay it."""
+    method = tiny_glare(distortion="mask")
+    groups = build_optimizer(method, OptimOptions()).param_groups
+    assert method.mask_token is not None and method.mask_token.ndim == 1
+    assert any(p is method.mask_token for group in groups if group["decay"] for p in group["params"])
 
 
 def test_learning_rate_scales_with_the_batch_unless_it_is_the_peak() -> None:
@@ -65,6 +88,29 @@ def test_schedule_reaches_every_group_and_warm_up_is_at_most_a_third() -> None:
     lr, decay = set_schedule(optimizer, options, Progress(30, 30, 10), 256)
     assert lr == pytest.approx(1e-5)
     assert decay == pytest.approx(0.4)
+
+
+def test_a_start_a_stretch_and_a_limit_of_the_warm_up() -> None:
+    """MSN's and FLSL's schedules; each option moves what its text says."""
+    optimizer = build_optimizer(tiny_dino(), OptimOptions())
+
+    def rate(step: int, batch: int = 256, **options: Any) -> tuple[float, float]:
+        return set_schedule(
+            optimizer, OptimOptions(lr_per_256=1.0, final_lr=0.0, **options), Progress(step, 100, 1), batch
+        )
+
+    assert rate(0, 512, start_lr=0.25)[0] == pytest.approx(0.5)
+    assert rate(100, stretch=1.25, warmup_epochs=0)[0] == pytest.approx((1 + math.cos(0.8 * math.pi)) / 2)
+    decay = rate(100, stretch=1.25, weight_decay=0.0, final_weight_decay=1.0)[1]
+    assert decay == pytest.approx((1 - math.cos(0.8 * math.pi)) / 2)
+    assert rate(9, warmup_epochs=30, warmup_limit=0.1)[0] == pytest.approx(1.0)
+    assert rate(9, warmup_epochs=30)[0] == pytest.approx(9 / 29)
+
+
+def test_vectors_are_decayed_where_it_is_asked_for() -> None:
+    method = tiny_dino("all")
+    groups = build_optimizer(method, OptimOptions(decay_vectors=True)).param_groups
+    assert all(group["decay"] for group in groups)
 
 
 def test_nothing_to_train_is_refused() -> None:

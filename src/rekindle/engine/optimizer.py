@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with the field's habits: decay where the method wants it, per-tensor clipping, schedules by step."""
+"""AdamW with the field's habits: decay where the method wants it, clipping, schedules by step."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ def build_optimizer(method: Method, options: OptimOptions, waiting: Collection[n
     named = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
     if not named:
         raise RequestError("nothing to train: every parameter is frozen; use train=adapters, norm or all")
-    decayed = {n for n, p in named if method.decays(n, p)}
+    decayed = {n for n, p in named if method.decays(n, p) or (options.decay_vectors and _is_vector(n, p))}
     late = {id(p) for p in waiting}
     groups = []
     for waits in (False, True):
@@ -55,9 +55,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any
         names = group.get("names") or [
             n
             for n, p in method.named_parameters()
-            if p.requires_grad
-            and (n in late) == group["waits"]
-            and (p.ndim > 1 and not n.endswith(".bias")) == group["decay"]
+            if p.requires_grad and (n in late) == group["waits"] and _is_vector(n, p) != group["decay"]
         ]
         places |= zip(names, group["params"], strict=True)
     state = {
@@ -69,9 +67,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 
+def _is_vector(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim <= 1 or name.endswith(".bias")
+
+
 def peak_lr(options: OptimOptions, batch_size: int) -> float:
     """Peak learning rate: lr_per_256 * batch / 256, or lr_per_256 itself."""
-    return options.lr_per_256 if options.lr_is_peak else options.lr_per_256 * batch_size / 256
+    return options.lr_per_256 * _scale(options, batch_size)
+
+
+def _scale(options: OptimOptions, batch_size: int) -> float:
+    return 1.0 if options.lr_is_peak else batch_size / 256
 
 
 def set_schedule(
@@ -83,9 +89,10 @@ def set_schedule(
     """
     peak = peak_lr(options, batch_size)
     warmup = warmup_steps(options, progress.total, progress.steps_per_epoch)
-    lr = warmup_cosine(progress, peak, min(options.final_lr, peak), warmup_steps=warmup)
+    first, last = min(options.start_lr * _scale(options, batch_size), peak), min(options.final_lr, peak)
+    lr = warmup_cosine(progress, peak, last, warmup_steps=warmup, start=first, stretch=options.stretch)
     end = options.weight_decay if options.final_weight_decay is None else options.final_weight_decay
-    decay = cosine(progress, options.weight_decay, end)
+    decay = cosine(progress, options.weight_decay, end, stretch=options.stretch)
     late = 1.0
     if head_steps:
         late = min(1.0, max(0, progress.step - head_steps + 1) / max(1, warmup))
@@ -96,13 +103,16 @@ def set_schedule(
 
 
 def warmup_steps(options: OptimOptions, steps: int, steps_per_epoch: int) -> int:
-    """Steps in which the learning rate rises; at most a third of the run."""
-    return min(round(options.warmup_epochs * steps_per_epoch), steps // 3)
+    """Steps in which the learning rate rises; at most `warmup_limit` of the run."""
+    most = int(options.warmup_limit * steps + 1e-9)  # a third of three steps is one
+    return min(round(options.warmup_epochs * steps_per_epoch), most)
 
 
 @torch.no_grad()
-def clip_per_tensor(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
-    """Scale each tensor's gradient by min(1, max_norm / (norm + 1e-6)); max_norm 0 leaves them.
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float, over: Literal["tensor", "all"] = "tensor"
+) -> torch.Tensor:
+    """Scale gradients by min(1, max_norm / (norm + 1e-6)), the norm being each tensor's own or that of all; 0 leaves them.
 
     Returns the norm over all gradients before clipping; it is not finite if any gradient is not.
     """
@@ -110,10 +120,11 @@ def clip_per_tensor(parameters: Iterable[nn.Parameter], max_norm: float) -> torc
     if not gradients:
         return torch.zeros(())
     norms = torch.stack(torch._foreach_norm(gradients))
-    if max_norm > 0:
-        scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, list(scale.unbind()))
     total: torch.Tensor = torch.linalg.vector_norm(norms)
+    if max_norm > 0:
+        which = norms if over == "tensor" else total.expand_as(norms)
+        scale = (max_norm / (which + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, list(scale.unbind()))
     return total
 
 

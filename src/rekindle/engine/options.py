@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from rekindle.core.options import Options
@@ -18,14 +20,22 @@ class OptimOptions(Options):
     final_lr: float = Field(1e-5, ge=0)
     """Learning rate at the last step (cosine); never above the peak."""
     warmup_epochs: float = Field(1.0, ge=0)
-    """Epochs of linear warm-up from 0; at most a third of the run."""
+    """Epochs of linear warm-up; at most `warmup_limit` of the run."""
+    warmup_limit: float = Field(1 / 3, ge=0, lt=1)
+    """Largest share of the run's steps that the warm-up takes (FLSL, whose warm-up is a tenth of the epochs: 0.1)."""
+    start_lr: float = Field(0.0, ge=0)
+    """Learning rate at the first step of the warm-up, counted like `lr_per_256`; never above the peak (MSN: 5e-5)."""
+    stretch: float = Field(1.0, ge=1)
+    """The schedules of learning rate and decay are made for this many times the run's steps, and cut at its end (MSN: 1.25)."""
     head_warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps, at the start, in which the method's heads alone move, so that a fresh head does not spoil a pretrained
     backbone. Only where there are such: not from random weights, and not where the checkpoint brings its head."""
     weight_decay: float = Field(0.1, ge=0)
-    """Weight decay at the start; biases and 1-D tensors are never decayed."""
+    """Weight decay at the start. What is decayed is the method's to say: usually all but biases and 1-D tensors."""
     final_weight_decay: float | None = Field(None, ge=0)
     """Weight decay at the end (cosine); None: constant."""
+    decay_vectors: bool = False
+    """Decay biases and 1-D tensors as well (MoCo v3's code)."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's first decay."""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -33,7 +43,9 @@ class OptimOptions(Options):
     eps: float = Field(1e-8, gt=0)
     """AdamW's epsilon."""
     clip_norm: float = Field(3.0, ge=0)
-    """Largest norm of each tensor's gradient (per tensor, as DINO does); 0 switches clipping off."""
+    """Largest norm of a gradient; 0 switches clipping off."""
+    clip_over: Literal["tensor", "all"] = "tensor"
+    """What that norm is of: each tensor by itself (DINO), or all gradients together (LOCA, MSN)."""
 
 
 class EngineOptions(Options):

@@ -18,7 +18,7 @@ from rekindle.core.errors import RekindleError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.engine.checkpoints import TrainingPlan
-from rekindle.engine.optimizer import build_optimizer, clip_per_tensor, set_schedule
+from rekindle.engine.optimizer import build_optimizer, clip_gradients, set_schedule
 from rekindle.engine.options import OptimOptions
 from rekindle.engine.precision import ComputeCopies
 from rekindle.methods.base import LossBreakdown, Method, ViewBatch
@@ -136,7 +136,7 @@ class Stepper:
                 self._fabric.backward(breakdown.total / accumulate)
             for name, value in scalars.items():
                 values[name] += value / accumulate
-        norm = float(clip_per_tensor(self.trained, self._optim.clip_norm))
+        norm = float(clip_gradients(self.trained, self._optim.clip_norm, self._optim.clip_over))
         if not math.isfinite(norm):
             raise NotFinite("a gradient", step, seen)
         self.method.before_step(start)

@@ -179,9 +179,10 @@ class Method(nn.Module, ABC):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay pulls at a parameter of this method.
 
-        As in DINO's code, whatever is no bias and has more than one axis; a method whose authors decay otherwise says so.
+        As in DINO's code, whatever is no bias and has more than one axis; and mask tokens, which have as many axes as the tokens
+        that they stand in for in the codes of iBOT and MAE. A method whose authors decay otherwise says so.
         """
-        return parameter.ndim > 1 and not name.endswith(".bias")
+        return name.endswith("mask_token") or (parameter.ndim > 1 and not name.endswith(".bias"))
 
     def frozen_names(self) -> frozenset[str]:
         """Names in `state_dict()` of what never changes (the base), which a checkpoint need not hold."""

@@ -50,8 +50,8 @@ class Loca(Method):
     """Query patches predict which reference patch shows the same, and in which cluster the teacher puts that one.
 
     The reference is the first large view, the first query the second one with some of its patches, the others the small ones.
-    Deviations: the teacher runs in evaluation mode; brightness is multiplied, as everywhere here; gradients are clipped per
-    tensor; sums over valid patches run over all processes. A backbone's class token stays in its sequence. Targets are
+    Deviations: the teacher runs in evaluation mode; brightness is multiplied, as everywhere here;
+    sums over valid patches run over all processes. A backbone's class token stays in its sequence. Targets are
     balanced, and predictions averaged, over the images that are computed at a time (without `engine.micro-batch-size` a
     process's batch).
     """
@@ -71,6 +71,7 @@ class Loca(Method):
         "optim.final_lr": 1e-5,
         "optim.weight_decay": 0.1,
         "optim.clip_norm": 1.0,
+        "optim.clip_over": "all",
     }
 
     def __init__(self, config: LocaOptions, backbone: Backbone) -> None:
@@ -103,6 +104,10 @@ class Loca(Method):
         """Count the reference's patches where nobody did."""
         assert isinstance(config, LocaOptions)
         return config if config.reference_grid else config.model_copy(update={"reference_grid": grid[0]})
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """The authors' biases of queries, keys and values have an axis of heads besides, and are decayed."""
+        return name.endswith((".qkv.bias", ".query.bias", ".key_value.bias")) or super().decays(name, parameter)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Return L_pos + L_clu + L_me (eqs. 1 and 2).
