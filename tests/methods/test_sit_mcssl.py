@@ -16,6 +16,7 @@ from rekindle.methods.mcssl import Mcssl, McsslOptions
 from rekindle.methods.shared.corruption import corrupt_views
 from rekindle.methods.sit import Sit, SitOptions
 from rekindle.objectives import plain
+from rekindle.pretraining.options import resolve
 from tests.methods.scene import SMALL_HEAD, tiny_backbone, tiny_batch
 from tests.methods.test_mmc import SMALL, plain_pixel_error, plain_terms, tiny_mmc
 
@@ -36,7 +37,8 @@ def tiny_mcssl(**options: Any) -> Mcssl:
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_sit_is_mmc_without_patches(role: Any) -> None:
     batch = tiny_batch(4)
-    own, other = tiny_sit(multicrop_role=role), tiny_mmc(pat_weight=0.0, replace_p=0.5, multicrop_role=role)
+    own = tiny_sit(multicrop_role=role)
+    other = tiny_mmc(pat_weight=0.0, replace_p=0.5, norm_views="together", multicrop_role=role)
     other.load_state_dict(own.state_dict())
     found, expected = (method(batch, Progress(2, 10)) for method in (own, other))
     torch.testing.assert_close(found.terms, expected.terms)
@@ -51,10 +53,35 @@ def test_sit_is_mmc_without_patches(role: Any) -> None:
 
 @torch.no_grad()
 def test_the_terms_of_sit_are_the_plain_equations() -> None:
-    method, batch = tiny_sit().eval(), tiny_batch(3)
+    method, batch = tiny_sit(norm_views="each").eval(), tiny_batch(3)
     found = method(batch, START)
     expected = plain_terms(method, batch)
     assert {name: float(value) for name, value in found.terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_heads_of_sit_normalise_both_views_together() -> None:
+    """Its code runs student and teacher on the two crops in one batch: `student(torch.cat(corrupted_crops))`."""
+    method, tokens = tiny_sit(), torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    together = method.student.rows("cls", tokens)
+    torch.testing.assert_close(together.flatten(0, 1), method.student.heads["cls"](tokens.flatten(0, 1)))
+    apart = tiny_sit(norm_views="each").student.rows("cls", tokens)
+    torch.testing.assert_close(apart[0], method.student.heads["cls"](tokens[0]))
+    assert not torch.allclose(together, apart, atol=0.1)
+
+
+def test_from_scratch_sit_has_the_settings_of_its_code() -> None:
+    """Sara-Ahmed/SiT at 7f22e9c, main.py and datasets_utils.py: two crops, zeros over half of each, off the patch grid."""
+    resolved = resolve({}, {"method": "sit", "init": "random", "train": "all"})
+    options, views = resolved.method_options(), resolved.options.views
+    assert isinstance(options, SitOptions)
+    assert (options.fill, options.noise_area, options.align_px, options.replace_p) == ("zeros", (0.5, 0.5), 1, 0.5)
+    assert (views.num_local, views.global_scale, views.saturation, views.hue) == (0, (0.2, 1.0), 0.2, 0.1)
+    assert resolved.options.optim.final_weight_decay == 0.1
+    assert options.scale_2tau and options.cls_weight == 2.0  # both directions are summed
+    method = tiny_sit(pixel_hidden=None, pixel_layers=4)
+    widths = [layer.out_features for layer in method.pixel_head if isinstance(layer, torch.nn.Linear)]
+    assert widths == [32, 32, 32, 3 * 8 * 8]
 
 
 def test_sit_weighs_its_two_terms_and_refuses_one_image() -> None:

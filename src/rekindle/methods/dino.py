@@ -48,6 +48,7 @@ class Dino(Method):
         "views.global_scale": (0.4, 1.0),
         "views.local_scale": (0.05, 0.4),
         "views.num_local": 8,
+        "dino.num_prototypes": 65536,
     }
 
     def __init__(self, config: DinoOptions, backbone: Backbone) -> None:

@@ -80,8 +80,15 @@ class Flsl(Method):
     }
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,
+        "optim.warmup_epochs": 30.0,  # of the published 300
+        "optim.warmup_limit": 0.1,
+        "optim.final_lr": 1e-6,
         "optim.weight_decay": 0.04,
         "optim.final_weight_decay": 0.4,
+        "views.blur_p": (0.3, 0.3, 0.3),  # half of the views at 0.5, the others at 0.1
+        "views.solarize_p": (0.1, 0.1, 0.1),
+        "network.positions": "sincos",
+        "flsl.num_prototypes": 4096,
     }
 
     @classmethod

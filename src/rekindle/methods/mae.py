@@ -55,6 +55,7 @@ class Mae(Method):
         "optim.weight_decay": 0.05,
         "optim.beta2": 0.95,
         "optim.clip_norm": 0.0,
+        "network.positions": "sincos",
     }
 
     def __init__(self, config: MaeOptions, backbone: Backbone) -> None:

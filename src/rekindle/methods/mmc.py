@@ -80,6 +80,9 @@ class Mmc(Method):
     the teacher's of the other clean view; L_PAT compares each patch with the teacher's same patch of the same clean view, against
     patches of other images. Small views are never corrupted and take part in L_CLS alone.
 
+    L_CLS is the plain mean over all pairs of views, as DINO and iBOT weigh small ones: with ten of them, the pairs of corrupted
+    views that eq. 3 speaks of weigh 2/22 (eq. 3 has no small views; `views.num_local = 0` leaves it alone).
+
     Deviations, where the paper is silent or at odds with itself: noise and another image's pixels are alternatives per view;
     groups of pixels are aligned to the backbone's patches; the student and not the teacher sees the small views; no factor
     2 * tau, no predictor; heads normalise by the batch's own statistics, in the teacher as well, without running ones; the

@@ -64,8 +64,10 @@ class Mocov3(Method):
         "optim.warmup_epochs": 40.0,
         "optim.final_lr": 0.0,
         "optim.weight_decay": 0.1,
+        "optim.decay_vectors": True,
         "optim.clip_norm": 0.0,
         "network.drop_path": 0.0,
+        "network.positions": "sincos",
     }
 
     def __init__(self, config: Mocov3Options, backbone: Backbone) -> None:

@@ -77,8 +77,8 @@ class Msn(Method):
     ("focal" masks). The prototypes train and serve both sides.
 
     The head, with its batch statistics, runs once for the large anchors and once for the small ones, and prototypes are never
-    decayed, as in the authors' code. Deviation: the share of dropped patches is chosen by the network's width unless the options
-    name it.
+    decayed, as in the authors' code. Deviations: the share of dropped patches is chosen by the network's width unless the options
+    name it; the prototypes' gradient counts in the norm that is clipped.
     """
 
     Config = MsnOptions
@@ -93,10 +93,13 @@ class Msn(Method):
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 2.5e-4,
         "optim.warmup_epochs": 15.0,
+        "optim.start_lr": 5e-5,
+        "optim.stretch": STRETCH,
         "optim.final_lr": 1e-6,
         "optim.weight_decay": 0.04,
         "optim.final_weight_decay": 0.4,
         "optim.clip_norm": 3.0,
+        "optim.clip_over": "all",
         "network.drop_path": 0.0,
     }
 

@@ -14,6 +14,7 @@ from rekindle.methods.base import LossBreakdown, Method, PictureRows
 from rekindle.methods.shared.class_contrast import (
     ContrastOptions,
     ContrastStudent,
+    NormViews,
     by_view,
     check_images,
     class_contrast,
@@ -38,6 +39,8 @@ from rekindle.views.batch import ViewBatch
 class SitOptions(ContrastOptions, CorruptionOptions):
     """Options of SiT, read as MMC without its contrast of patches (MMC, table 4)."""
 
+    norm_views: NormViews = "together"
+    """Batch statistics of the heads are of one view at a time, or of all views that are encoded together (its code)."""
     replace_p: float = Field(0.5, ge=0, le=1)
     """Probability that a view is corrupted with pixels of another image instead (as in its code)."""
     rec_weight: float = Field(1.0, gt=0)
@@ -49,22 +52,31 @@ class SitOptions(ContrastOptions, CorruptionOptions):
 class Sit(Method):
     """The student restores corrupted pixels, and its class token finds the clean other view of its image among all images.
 
-    The reading is the row REC + CLS of MMC's table 4, with the momentum teacher of SiT's code: MMC with pat_weight = 0 and
-    replace_p = 0.5. Missing from the original: the prediction of rotations and the learnt uncertainty weights of its first
-    version, the colour distortions it counts among corruptions, and groups of pixels that are not aligned to patches
-    (align_px = 1 brings these back).
+    The reading is the row REC + CLS of MMC's table 4, with the momentum teacher of SiT's code: MMC with pat_weight = 0,
+    replace_p = 0.5 and norm_views = together. Training from scratch has the settings of that code (zeros over half of a view, of
+    groups off the patch grid; no small views). Missing from the original: the prediction of rotations and the learnt uncertainty
+    weights of its first version, and the colour distortions it counts among corruptions. Deviations: the error of corrupted
+    pixels is the mean of both views' means; the second activation of the contrast's head is a ReLU (GELU in its code).
     """
 
     Config = SitOptions
     COMPARES_IMAGES: ClassVar[bool] = True
-    NEEDS: ClassVar[Mapping[str, object]] = {"views.saturation": 0.4, "views.hue": 0.0}
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,
         "optim.warmup_epochs": 10.0,
         "optim.final_lr": 1e-6,
         "optim.weight_decay": 0.04,
-        "optim.final_weight_decay": 0.4,
+        "optim.final_weight_decay": 0.1,
         "optim.clip_norm": 3.0,
+        "views.num_local": 0,
+        "views.global_scale": (0.2, 1.0),
+        "sit.fill": "zeros",
+        "sit.noise_area": (0.5, 0.5),
+        "sit.align_px": 1,
+        "sit.pixel_hidden": None,
+        "sit.pixel_layers": 4,
+        "sit.scale_2tau": True,
+        "sit.cls_weight": 2.0,  # the sum of both directions, of which the term is the mean
     }
 
     def __init__(self, config: SitOptions, backbone: Backbone) -> None:

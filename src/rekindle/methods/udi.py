@@ -71,6 +71,11 @@ class Udi(Method):
         "optim.warmup_epochs": 10.0,
         "optim.weight_decay": 0.04,
         "optim.final_weight_decay": 0.1,
+        "views.num_local": 6,
+        "views.overlap": "shift",
+        "views.blur_p": (0.425, 0.425, 0.425),  # half of the views at 0.75, the others at 0.1
+        "views.solarize_p": (0.1, 0.1, 0.1),
+        "udi.num_prototypes": 65536,
     }
 
     @classmethod

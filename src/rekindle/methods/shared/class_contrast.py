@@ -25,6 +25,8 @@ from rekindle.networks.parts.mlp_head import HeadNorm, MlpHead
 from rekindle.objectives.contrast import cross_view_nce
 from rekindle.views.batch import ViewBatch
 
+NormViews = Literal["each", "together"]
+
 
 class ContrastOptions(Options):
     """Contrast with a momentum teacher; defaults are MMC's."""
@@ -45,6 +47,8 @@ class ContrastOptions(Options):
     """Width of queries and keys."""
     head_norm: HeadNorm = "bn"
     """Norm in these heads: over the batch of all processes, of each row (for tiny batches), or none."""
+    norm_views: NormViews = "each"
+    """Batch statistics of the heads are of one view at a time, or of all views that are encoded together."""
     momentum: tuple[float, float] = (0.996, 1.0)
     """Weight of the teacher's old value, cosine from the first step to the last."""
     export: Literal["teacher", "student"] = "teacher"
@@ -59,14 +63,18 @@ class ContrastStudent(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self._apart = config.norm_views == "each"
         hidden = [config.head_hidden] * (config.head_layers - 1)
         self.heads = nn.ModuleDict(
             {level: MlpHead(backbone.width, *hidden, config.head_out, norm=config.head_norm) for level in levels}
         )
 
     def rows(self, level: Literal["cls", "patch"], tokens: Float[Tensor, "V *rows D"]) -> Float[Tensor, "V *rows C"]:
-        """Queries or keys of several views; batch statistics are of one view at a time, over images (and patches)."""
+        """Queries or keys of several views; batch statistics are over images (and patches), of each view or of all together."""
         head = self.heads[level]
+        if not self._apart:
+            together: Tensor = head(tokens.flatten(0, -2)).view(*tokens.shape[:-1], -1)
+            return together
         return torch.stack([head(view.flatten(0, -2)).view(*view.shape[:-1], -1) for view in tokens])
 
 

@@ -43,8 +43,8 @@ class CorruptionOptions(Options):
     """Longest side of a rectangle, as a share of the view's side."""
     rec_norm: Literal["masked", "all"] = "masked"
     """The mean of the reconstruction error runs over corrupted pixels, or over all (eq. 1 as printed)."""
-    pixel_hidden: int = Field(4096, ge=1)
-    """Width of the hidden layers of the head that reconstructs pixels."""
+    pixel_hidden: int | None = Field(4096, ge=1)
+    """Width of the hidden layers of the head that reconstructs pixels; None: the backbone's."""
     pixel_layers: int = Field(3, ge=1)
     """Layers of that head."""
 
@@ -58,7 +58,7 @@ class CorruptionOptions(Options):
 
 def new_pixel_head(config: CorruptionOptions, backbone: Backbone) -> MlpHead:
     """Return a fresh head from a patch token to the pixels of its patch: linear maps with GELU in between."""
-    hidden = [config.pixel_hidden] * (config.pixel_layers - 1)
+    hidden = [config.pixel_hidden or backbone.width] * (config.pixel_layers - 1)
     return MlpHead(backbone.width, *hidden, 3 * backbone.patch_size**2, norm="none", activation=nn.GELU)
 
 
