@@ -19,7 +19,7 @@ from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.stochastic_depth import BranchPath
 from tests.bench.measures_off import kept_logits, one_graph
-from tests.contracts.test_methods import TRAIN, _build
+from tests.contracts.test_methods import TRAIN, build
 from tests.methods.scene import assert_same_gradients, tiny_batch
 
 
@@ -48,7 +48,7 @@ def _take_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _step(name: str, train: str, *, skip: bool) -> tuple[Method, dict[str, Tensor]]:
-    method = _build(name, train).double()  # in float32 the gradients of small batches lose digits in either form
+    method = build(name, train).double()  # in float32 the gradients of small batches lose digits in either form
     draw = torch.Generator().manual_seed(1)
     for parameter in method.parameters():
         if parameter.requires_grad:  # so that nothing is zero, or equal, by accident

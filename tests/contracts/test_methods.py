@@ -54,7 +54,7 @@ SHARED_OPTIONS: dict[str, type[Options]] = {
 """Options that several methods inherit, and the module that reads them."""
 
 
-def _build(name: str, train: str | None = None, *, options: Mapping[str, object] | None = None) -> Method:
+def build(name: str, train: str | None = None, *, options: Mapping[str, object] | None = None) -> Method:
     """Args: train, what moves; None is what the method needs, else adapters."""
     method = import_named(METHODS, "method", name)
     train = train or str(method.NEEDS.get("train", "adapters"))
@@ -132,7 +132,7 @@ def test_the_papers_settings_name_options_that_exist(name: str) -> None:
 @pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_finite_and_every_trainable_tensor_gets_a_gradient_and_no_other(name: str, train: str) -> None:
-    method = _build(name, train)
+    method = build(name, train)
     found = method(tiny_batch(), Progress(0, 10))
     assert bool(found.total.isfinite())
     assert all(not v.requires_grad for v in [*found.terms.values(), *found.stats.values()])
@@ -144,7 +144,7 @@ def test_the_loss_is_finite_and_every_trainable_tensor_gets_a_gradient_and_no_ot
 @pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("name", METHODS)
 def test_thirty_steps_on_one_batch_lower_the_loss_while_the_teacher_stands_still(name: str, train: str) -> None:
-    method, batch = _build(name, train), tiny_batch(4)
+    method, batch = build(name, train), tiny_batch(4)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     progress = Progress(3, 100)
     first = float(method(batch, progress).total.detach())
@@ -157,7 +157,7 @@ def test_thirty_steps_on_one_batch_lower_the_loss_while_the_teacher_stands_still
 
 @pytest.mark.parametrize("name", METHODS)
 def test_state_round_trips_bit_for_bit(name: str) -> None:
-    first, second = _build(name), _build(name)
+    first, second = build(name), build(name)
     batch: Any = tiny_batch()
     optimizer = torch.optim.AdamW([p for p in first.parameters() if p.requires_grad], lr=1e-2)
     for step in range(2):
@@ -175,7 +175,7 @@ def test_batch_order_does_not_matter_to_the_loss(name: str, monkeypatch: pytest.
     from rekindle.views.batch import Crops, ViewBatch, Views
 
     method, batch = (
-        _build(name, options={"regional_weight": 0.0, "replace_p": 0.0, "fill": "zeros"}).eval(),
+        build(name, options={"regional_weight": 0.0, "replace_p": 0.0, "fill": "zeros"}).eval(),
         tiny_batch(4),
     )
     for module in [
@@ -195,9 +195,9 @@ def test_batch_order_does_not_matter_to_the_loss(name: str, monkeypatch: pytest.
 @pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("name", METHODS)
 def test_in_bfloat16_the_loss_is_close_and_gradients_are_float32(name: str, train: str) -> None:
-    method, batch = _build(name, train).eval(), tiny_batch()
-    found = ComputeCopies(method, torch.bfloat16).call(method, batch, Progress(0, 10))
-    found.total.backward()  # type: ignore[no-untyped-call]
+    method, batch = build(name, train).eval(), tiny_batch()
+    found = ComputeCopies(method, torch.bfloat16).call(method, lambda: method(batch, Progress(0, 10)))
+    found.total.backward()
     assert found.total.dtype == torch.float32
     torch.testing.assert_close(found.total, method(batch, Progress(0, 10)).total, atol=0.05, rtol=0.05)
     for label, parameter in method.named_parameters():
@@ -210,7 +210,7 @@ def _same_for_all_rows(purpose: str, progress: Progress, rows: int, *shape: int)
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_exported_backbone_sees_images_of_any_size_that_the_patch_divides(name: str) -> None:
-    exported = _build(name).exported()
+    exported = build(name).exported()
     with torch.no_grad():
         tokens = exported(torch.randn(1, 3, 40, 64))
     assert tokens.patches.shape == (1, 5, 8, 32)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from rekindle.core.errors import RekindleError
 from rekindle.core.progress import Progress
+from rekindle.core.short_memory import is_out_of_memory
 from rekindle.engine.precision import ComputeCopies
-from rekindle.engine.step import is_out_of_memory
 from rekindle.methods.glare import Glare
 from tests.engine.running import Recorder, assert_same_training, checkpoint, metrics, run, stop_after, write_images
 from tests.methods.scene import tiny_batch, tiny_glare
@@ -34,8 +35,8 @@ def test_bfloat16_copies_give_nearly_the_float32_loss_and_float32_gradients() ->
     exact, low, batch = tiny_glare("all").eval(), tiny_glare("all").eval(), tiny_batch(4)
     expected = exact(batch, START)
     expected.total.backward()
-    found = ComputeCopies(low, torch.bfloat16).call(low, batch, START)
-    found.total.backward()  # type: ignore[no-untyped-call]
+    found = ComputeCopies(low, torch.bfloat16).call(low, lambda: low(batch, START))
+    found.total.backward()
     assert found.total.dtype == torch.float32
     torch.testing.assert_close(found.total, expected.total, rtol=0.02, atol=0.0)
     assert not torch.equal(found.total, expected.total)
@@ -60,18 +61,18 @@ def test_activations_are_bfloat16_and_prototypes_are_rounded_only_after_weight_n
         return original()
 
     method.student.head.prototypes = prototypes  # type: ignore[method-assign]
-    ComputeCopies(method, torch.bfloat16).call(method, batch, START)
+    ComputeCopies(method, torch.bfloat16).call(method, lambda: method(batch, START))
     assert seen == {"stream": torch.bfloat16, "norm": torch.bfloat16, "prototypes": torch.float32}
 
 
 def test_bfloat16_copies_follow_the_weights_and_the_teachers_averages() -> None:
     method, batch = tiny_glare().eval(), tiny_batch()
     copies = ComputeCopies(method, torch.bfloat16)
-    before = float(copies.call(method, batch, START).total.detach())
+    before = float(copies.call(method, lambda: method(batch, START)).total.detach())
     for parameters in ([p for p in method.parameters() if p.requires_grad], method.teacher.averaged_parameters()):
         for parameter in parameters:
             parameter.data += 0.1
-        after = float(copies.call(method, batch, START).total.detach())
+        after = float(copies.call(method, lambda: method(batch, START)).total.detach())
         assert after != before
         before = after
 
@@ -101,7 +102,7 @@ def test_recomputing_blocks_changes_neither_loss_nor_gradients(images: Path, tmp
     low = []
     for method in (plain, again):
         method.zero_grad()
-        ComputeCopies(method, torch.bfloat16).call(method, batch, START).total.backward()  # type: ignore[no-untyped-call]
+        ComputeCopies(method, torch.bfloat16).call(method, partial(method, batch, START)).total.backward()
         low.append(_gradients(method))
     torch.testing.assert_close(low[0], low[1])
     one = run(images, tmp_path / "one", network__drop_path=0.3)
@@ -122,16 +123,18 @@ def test_recomputing_keeps_less() -> None:
 
 def _short_memory(monkeypatch: pytest.MonkeyPatch, *, limit: int, error: type[Exception], after: int = 0) -> list[int]:
     """Let the loss run out of memory, from call `after` on, for micro-batches of more than `limit` images."""
-    original, sizes = Glare.loss, []
+    original, sizes = Glare.parts, []
 
-    def loss(self: Glare, batch: Any, progress: Any) -> Any:
-        sizes.append(len(batch))
-        if len(sizes) > after and len(batch) > limit:
-            original(self, batch, progress)  # what has been observed by then must not count
-            raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes")
-        return original(self, batch, progress)
+    def parts(self: Glare, micro_batches: Any) -> Any:
+        held = list(micro_batches)
+        for part in original(self, held):
+            sizes.append(len(held[0][0]))
+            if len(sizes) > after and sizes[-1] > limit:
+                part()  # what has been observed by then must not count
+                raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes")
+            yield part
 
-    monkeypatch.setattr(Glare, "loss", loss)
+    monkeypatch.setattr(Glare, "parts", parts)
     return sizes
 
 

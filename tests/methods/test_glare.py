@@ -14,7 +14,8 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown
-from rekindle.methods.glare import Glare, take_patches
+from rekindle.methods.glare import Glare
+from rekindle.methods.glare_matching import take_patches
 from rekindle.methods.glare_options import GlareOptions
 from rekindle.views.batch import Crops, ViewBatch, Views
 from rekindle.views.geometry import match_patches

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,31 +44,29 @@ def test_mean_entropy_has_its_limits() -> None:
     assert -math.log(64) < float(volume(drawn / drawn.sum())) - math.log(64) < 0
 
 
-def test_tokens_without_a_match_are_inert() -> None:
+def test_tokens_without_a_match_are_inert(monkeypatch: pytest.MonkeyPatch) -> None:
     """Property 11: their logits change neither L_pos nor L_clu nor the gradients of the others; they do change L_me."""
     method, batch = tiny_loca("all"), tiny_batch()
-    reference = batch.global_views.pixels[0]
-    index = torch.arange(8).expand(len(batch), -1)
-    with torch.no_grad():
-        target, visible = method._reference(reference, index)
-        queries = method._queries(batch, START)
-    assert target is not None
+    part = method._see(batch, START)
+    shift, queries = method._balance([part]), method._queries(batch, START)
     noise = [torch.randn(q.tokens.shape, generator=generator(0, "n")) * (~q.valid)[..., None] for q in queries]
     assert any(bool((~q.valid).any()) for q in queries)
     found = []
     for amount in (0.0, 3.0):
         moved = [
-            type(q)(q.tokens + amount * n, q.cls, q.index, q.valid, q.central, q.box, q.has_box)
+            replace(q, tokens=(q.tokens + amount * n).detach().requires_grad_())
             for q, n in zip(queries, noise, strict=True)
         ]
         method.zero_grad()
-        position = method._position(moved, visible, {})
-        cluster, memax = method._cluster(moved, target, START, {})
-        (position + cluster).backward()  # type: ignore[no-untyped-call]
+        monkeypatch.setattr(method, "_queries", lambda batch, progress, moved=moved: moved)
+        sums = method._encode(shift, part)
+        terms = method._compare(START, sums, {}).terms
+        (sums["position"].sum() + sums["entropy"].sum()).backward()  # type: ignore[no-untyped-call]
         locate = method.student.locate
         assert locate is not None
         gradients = [p.grad.clone() for p in locate.predict.parameters() if p.grad is not None]
-        found.append((position.detach(), cluster.detach(), memax.detach(), gradients))
+        assert gradients
+        found.append((terms["position"], terms["cluster"], terms["memax"], gradients))
     torch.testing.assert_close(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1])
     assert float((found[0][2] - found[1][2]).abs()) > 1e-4

@@ -14,7 +14,13 @@ from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.mmc import Mmc, MmcOptions, drawn_positions
 from rekindle.methods.shared.class_contrast import ContrastOptions, compared_views
-from rekindle.methods.shared.corruption import CorruptionOptions, corrupt_views, reconstruction
+from rekindle.methods.shared.corruption import (
+    CorruptionOptions,
+    corrupt_views,
+    corrupted_pixels,
+    reconstruction,
+    reconstruction_mean,
+)
 from rekindle.methods.sit import Sit
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
@@ -83,13 +89,12 @@ def test_property_3_only_errors_of_corrupted_pixels_count() -> None:
     pixels = torch.randn(6, 4, 3)
     mask = torch.zeros(6, 4, dtype=torch.bool)
     mask[:3, 1:] = True
-    assert float(corrupted_pixel_error(pixels, pixels, mask)) == 0.0
+    assert corrupted_pixel_error(pixels, pixels, mask).tolist() == [0.0] * 6
     outside = pixels + 7.0 * ~mask[..., None]
-    assert float(corrupted_pixel_error(outside, pixels, mask)) == 0.0
+    assert corrupted_pixel_error(outside, pixels, mask).tolist() == [0.0] * 6
     inside = pixels + 0.25 * mask[..., None]
-    assert float(corrupted_pixel_error(inside, pixels, mask)) == pytest.approx(0.25, rel=1e-5)
-    coverage = float(mask.float().mean())
-    assert float(corrupted_pixel_error(inside, pixels, mask, num_pixels=24)) == pytest.approx(0.25 * coverage, rel=1e-5)
+    wanted = [0.25 * 3] * 3 + [0.0] * 3  # three pixels each
+    assert corrupted_pixel_error(inside, pixels, mask).tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("align_px", [1, 4, 8, 16])
@@ -106,8 +111,11 @@ def test_property_3_the_target_is_the_clean_crop_whatever_the_groups(align_px: i
         def forward(self, rows: Tensor) -> Tensor:
             return rows + 0.5
 
-    perfect = reconstruction(config, torch.nn.Identity(), patches, clean, corrupted, 8)
-    wrong = reconstruction(config, Off(), patches, clean, corrupted, 8)
+    counts = corrupted_pixels(config, corrupted).sum(dim=1)
+    perfect, wrong = (
+        reconstruction_mean(reconstruction(config, head, patches, clean, corrupted, 8), counts)
+        for head in (torch.nn.Identity(), Off())
+    )
     coverage = float(corrupted.mask().float().mean())
     assert float(perfect) == 0.0
     if rec_norm == "masked":
@@ -302,5 +310,5 @@ def test_wrong_requests_are_refused_with_the_fix() -> None:
         MmcOptions(noise_area=(0.8, 0.7))
     with pytest.raises(ValueError, match="one per image, so leave it out"):
         MmcOptions(max_negatives=3, patch_negatives="other_images_same_position")
-    with pytest.raises(RequestError, match="at least two at a time"):
+    with pytest.raises(RequestError, match="compares the images of a step"):
         tiny_mmc()(tiny_batch(1), START)

@@ -11,7 +11,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
 from rekindle.methods.mocov3 import Mocov3, Mocov3Options
-from rekindle.networks.parts.projector import Projector
+from rekindle.networks.parts.mlp_head import MlpHead
 from rekindle.objectives import plain
 from rekindle.objectives.contrast import info_nce
 from tests.methods.scene import tiny_backbone, tiny_batch
@@ -64,13 +64,19 @@ def test_identical_keys_give_the_logarithm_of_their_number() -> None:
 
 
 def test_the_projector_normalises_by_the_batch_in_both_modes_and_ends_without_affine_map() -> None:
-    projector = Projector(8, 16, 4)
+    projector = MlpHead(8, 16, 4)
     x = torch.randn(32, 8)
     assert torch.equal(projector(x), projector.eval()(x))
     out = projector(x)
     torch.testing.assert_close(out.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var(dim=0, unbiased=False), torch.ones(4), atol=1e-3, rtol=0)
-    assert [type(layer).__name__ for layer in projector] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert [type(layer).__name__ for layer in projector] == [
+        "Linear",
+        "SharedBatchNorm",
+        "ReLU",
+        "Linear",
+        "SharedBatchNorm",
+    ]
     assert all(layer.bias is None for layer in projector if isinstance(layer, torch.nn.Linear))
 
 
@@ -82,5 +88,5 @@ def test_the_patch_projection_never_trains_unless_told() -> None:
 
 
 def test_one_image_alone_is_refused() -> None:
-    with pytest.raises(RequestError, match="at least two at a time"):
+    with pytest.raises(RequestError, match="at least two"):
         tiny_moco()(tiny_batch(1), START)

@@ -87,7 +87,7 @@ def test_from_scratch_sit_has_the_settings_of_its_code() -> None:
 def test_sit_weighs_its_two_terms_and_refuses_one_image() -> None:
     found = tiny_sit(rec_weight=2.0, cls_weight=0.5)(tiny_batch(3), START)
     torch.testing.assert_close(found.total.detach(), 2 * found.terms["rec"] + 0.5 * found.terms["cls"])
-    with pytest.raises(RequestError, match="SiT contrasts images with each other"):
+    with pytest.raises(RequestError, match="SiT compares the images of a step with each other"):
         tiny_sit()(tiny_batch(1), START)
 
 

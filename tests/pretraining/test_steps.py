@@ -89,6 +89,30 @@ def test_precision_on_a_cpu_is_low_only_where_asked_for(asked: str, expected: st
     assert (machine.is_gpu, machine.precision, machine.is_bf16) == (False, expected, expected == "bf16")
 
 
+def test_processes_take_what_fits_into_the_one_with_least(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "free_bytes", lambda: int(64e9))
+    monkeypatch.setattr(planning, "all_max", lambda tensor: tensor.clamp_min(-2))  # another process has room for two
+    plan = _plan(_options(batch_size=64, devices=2), 1000, backbone)
+    assert (plan.batch_size, plan.num_slots) == (64, 32)
+
+
+def test_processes_of_one_machine_share_its_memory(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "free_bytes", lambda: int(1.2e9))
+    alone = _plan(_options(batch_size=64), 1000, backbone)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert _plan(_options(batch_size=64), 1000, backbone).num_slots > alone.num_slots
+
+
+def test_a_method_that_compares_images_is_cut_only_where_memory_asks_for_it(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "free_bytes", lambda: int(64e9))
+    assert _plan(_options(method="mocov3", batch_size=48), 1000, backbone).num_slots == 1
+    monkeypatch.setattr(planning, "free_bytes", lambda: int(2e9))
+    short = _plan(_options(method="mocov3", batch_size=48), 1000, backbone)
+    assert short.num_slots > 1 and short.batch_size == 48
+
+
 def test_a_method_that_compares_images_computes_the_batch_whole_unless_a_size_is_asked_for() -> None:
     assert _plan(_options(method="mocov3", batch_size=48), 1000).num_slots == 1
     two = _options(method="mocov3", batch_size=48, engine={"micro_batch_size": 24})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
-from rekindle.views.group_masks import BlockFill, corrupt_groups, draw_groups
+from rekindle.views.group_masks import BlockFill, Lenders, corrupt_groups, draw_groups
 
 START = Progress(step=0, total=10)
 
@@ -82,18 +82,22 @@ def test_rectangles_stop_as_soon_as_the_share_is_covered() -> None:
 
 @pytest.mark.parametrize("fill", get_args(BlockFill))
 @pytest.mark.parametrize("replace_p", [0.0, 1.0])
-def test_two_halves_of_a_batch_are_corrupted_like_the_whole_but_for_the_lender(
-    fill: BlockFill, replace_p: float
-) -> None:
+def test_two_halves_of_a_batch_are_corrupted_like_the_whole(fill: BlockFill, replace_p: float) -> None:
     pixels = clean(4, 64)
     whole = corrupt_groups(pixels, Progress(3, 10), fill=fill, replace_p=replace_p, align_px=8)
     for slot in range(2):
         rows = slice(2 * slot, 2 * slot + 2)
         share = Progress(3, 10, slot=slot, num_slots=2)
-        half = corrupt_groups(pixels[:, rows], share, fill=fill, replace_p=replace_p, align_px=8)
+        half = corrupt_groups(
+            pixels[:, rows],
+            share,
+            fill=fill,
+            replace_p=replace_p,
+            align_px=8,
+            lenders=Lenders.of_step(torch.split(pixels, 2, dim=1)),
+        )
         assert torch.equal(half.cells, whole.cells[:, rows])
-        if not replace_p:
-            assert torch.equal(half.pixels, whole.pixels[:, rows])
+        assert torch.equal(half.pixels, whole.pixels[:, rows])
     other = corrupt_groups(pixels, Progress(4, 10), fill=fill, replace_p=replace_p, align_px=8)
     assert not torch.equal(other.cells, whole.cells)
 
@@ -114,7 +118,7 @@ def test_zeros_and_the_views_own_pixels_fill_as_well() -> None:
 
 
 def test_wrong_requests_are_refused_with_the_fix() -> None:
-    with pytest.raises(RequestError, match="at least two at a time"):
+    with pytest.raises(RequestError, match="at least two in a step"):
         corrupt_groups(clean(1, 32), START, align_px=8, max_block=0.6)
     with pytest.raises(RequestError, match="16 px do not tile a view of 40 x 40 px at least twice"):
         corrupt_groups(clean(2, 40), START)

@@ -50,9 +50,10 @@ def all_rows(tensor: Tensor) -> tuple[Tensor, int]:
     """
     if not is_distributed():
         return tensor.detach(), 0
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.detach().contiguous())
-    return torch.cat(parts), rank() * len(tensor)
+    own = tensor.detach().contiguous()
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own)
+    return torch.cat(parts), rank() * len(own)
 
 
 def all_sum_with_gradient(tensor: Tensor) -> Tensor:

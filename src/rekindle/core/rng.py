@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,6 +42,47 @@ def row_normal(purpose: str, progress: Progress, rows: int, *shape: int) -> Tens
     source = generator(progress.seed, purpose, progress.step)
     everything = torch.randn(progress.num_slots * rows, *shape, generator=source)
     return everything[progress.slot * rows : (progress.slot + 1) * rows]
+
+
+@dataclass
+class _PartDraws:
+    progress: Progress
+    images: int
+    purpose: str
+    calls: int = 0
+
+
+_part: ContextVar[_PartDraws | None] = ContextVar("part", default=None)
+
+
+@contextmanager
+def part_draws(progress: Progress, images: int, purpose: str = "part") -> Iterator[None]:
+    """Let `view_uniform` draw for a micro-batch of `images` images, the same numbers each time that this is entered.
+
+    An image's numbers do not depend on how many micro-batches or processes its step is cut into.
+    """
+    token = _part.set(_PartDraws(progress, images, purpose))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def view_uniform(rows: int, width: int) -> Tensor:
+    """Uniform numbers in [0, 1) of shape [rows, width] on the CPU, one row per view of each image, views first.
+
+    Inside `part_draws` they belong to the images of the step; outside they come from torch's default generator.
+    """
+    part = _part.get()
+    if part is None:
+        return torch.rand(rows, width)
+    progress, views = part.progress, rows // part.images
+    if views * part.images != rows:
+        raise ValueError(f"{rows} rows are no whole number of views of {part.images} images")
+    source = generator(progress.seed, part.purpose, progress.step, part.calls)
+    part.calls += 1
+    everything = torch.rand(views, progress.num_slots, part.images, width, generator=source)
+    return everything[:, progress.slot].flatten(0, 1)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 
 from rekindle.core.distributed import all_sum, rank, world_size
 from rekindle.core.errors import RekindleError
+from rekindle.core.short_memory import is_out_of_memory
 from rekindle.engine.checkpoints import TrainingPlan, has_checkpoint, load_checkpoint, save_checkpoint
 from rekindle.engine.metrics_log import MetricsLog, Pictures
 from rekindle.engine.optimizer import total_norm
@@ -23,7 +24,7 @@ from rekindle.engine.options import EngineOptions, OptimOptions
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.speed import SpeedClock, UsedResources
-from rekindle.engine.step import NotFinite, StepOutcome, Stepper, is_out_of_memory
+from rekindle.engine.step import NotFinite, StepOutcome, Stepper
 from rekindle.engine.watcher import Watcher
 from rekindle.methods.base import Method, ViewBatch
 
@@ -236,7 +237,7 @@ class _Training:
         self._start_reading(step)
         self._watcher.message(
             f"memory ran out at step {step}; going on with micro-batches of {smaller} images. The batch stays "
-            f"{self._plan.batch_size}; averages over the patches of a micro-batch now run over these"
+            f"{self._plan.batch_size}, and so does its loss"
         )
 
     def _write(self, step: int, outcome: StepOutcome) -> None:

@@ -10,12 +10,28 @@ computed from others (weight norm) is computed from float32 ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
-from rekindle.methods.base import LossBreakdown, Method, Progress, ViewBatch
+from rekindle.methods.base import Method
+
+Result = TypeVar("Result")
+
+
+class _Work(nn.Module):
+    """A method as the module in which weights are replaced while something is computed with it."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, work: Callable[[], Result]) -> Result:
+        return work()
 
 
 class ComputeCopies:
@@ -55,12 +71,12 @@ class ComputeCopies:
         """Copies that are there from the first step to the last: of what is frozen, and of the averages."""
         return list(self._kept.values())
 
-    def call(self, method: Method, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Call the method on the copies."""
+    def call(self, method: Method, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns where the method computes with the copies."""
         if self._averages:
             torch._foreach_copy_([copy for copy, _ in self._averages], [p.detach() for _, p in self._averages])
         tensors = dict(self._kept)
         tensors.update({id(p): p.to(self._dtype) for p in self._trained})
-        named = {name: tensors[key] for key, names in self._names.items() for name in names}
-        found: LossBreakdown = functional_call(method, named, (batch, progress))
+        named = {f"method.{name}": tensors[key] for key, names in self._names.items() for name in names}
+        found: Result = functional_call(_Work(method), named, (work,))
         return found

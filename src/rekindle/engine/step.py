@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,15 +16,16 @@ from torch import nn
 from rekindle.core.distributed import all_sum, rank, world_size
 from rekindle.core.errors import RekindleError
 from rekindle.core.progress import Progress
-from rekindle.core.rng import seeded_default
+from rekindle.core.rng import part_draws
 from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.optimizer import build_optimizer, clip_gradients, set_schedule
 from rekindle.engine.options import OptimOptions
 from rekindle.engine.precision import ComputeCopies
-from rekindle.methods.base import LossBreakdown, Method, ViewBatch
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch, ViewBatch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricModule
 
 Value = TypeVar("Value")
 
@@ -67,14 +68,10 @@ class _Stepped(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
-        self.copies: ComputeCopies | None = None
 
-    def forward(self, call: _Sealed[tuple[ViewBatch, Progress]]) -> _Sealed[LossBreakdown]:
-        """Compute the loss of one micro-batch."""
-        batch, progress = call.value
-        if self.copies is None:
-            return _Sealed(self.method(batch, progress))
-        return _Sealed(self.copies.call(self.method, batch, progress))
+    def forward(self, part: _Sealed[Callable[[], LossBreakdown]]) -> _Sealed[LossBreakdown]:
+        """Compute one of the method's parts of a step."""
+        return _Sealed(part.value())
 
 
 class Stepper:
@@ -91,21 +88,20 @@ class Stepper:
         self._fabric, self._optim, self._head_steps = fabric, optim, head_steps
         self._waiting = method.backbone_parameters() if head_steps else []
         optimizer = build_optimizer(method, optim, self._waiting)
-        stepped = self._stepped = _Stepped(method)
+        stepped = _Stepped(method)
         with warnings.catch_warnings():
             # Newer torch calls the switch forward_sync_buffers; ours must stay off under either name, because the sums that
             # a centre has observed belong to their process until the step ends.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             self._module, self.optimizer = fabric.setup(stepped, optimizer)
         method.train()
-        if precision == "bf16":
-            stepped.copies = ComputeCopies(method, torch.bfloat16)
+        self._copies = ComputeCopies(method, torch.bfloat16) if precision == "bf16" else None
         self.trained = [p for p in method.parameters() if p.requires_grad]
 
     @property
     def standing(self) -> list[torch.Tensor]:
         """Tensors that are there whatever a step keeps: parameters, and low-precision copies of what is frozen."""
-        copies = [] if self._stepped.copies is None else self._stepped.copies.standing
+        copies = [] if self._copies is None else self._copies.standing
         return [*self.method.parameters(), *copies]
 
     def step(self, step: int, plan: TrainingPlan, next_micro_batch: Callable[[], ViewBatch]) -> StepOutcome:
@@ -116,29 +112,14 @@ class Stepper:
         """
         start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
         lr, decay = set_schedule(self.optimizer, self._optim, start, plan.batch_size, self._head_steps)
-        accumulate = plan.num_slots // world_size()
-        values: dict[str, float] = defaultdict(float)
-        seen: list[int] = []
-        for micro in range(accumulate):
-            batch = next_micro_batch()
-            seen += batch.image_index.tolist()
-            slot = micro * world_size() + rank()
-            progress = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, slot, plan.num_slots)
-            with self._fabric.no_backward_sync(self._module, enabled=micro < accumulate - 1):
-                with seeded_default(plan.seed, "step", step, slot):
-                    breakdown: LossBreakdown = self._module(_Sealed((batch, progress))).value
-                scalars = _scalars(breakdown)
-                if not math.isfinite(scalars["loss"]):
-                    bad = [name for name in breakdown.terms if not math.isfinite(scalars[name])] or list(
-                        breakdown.terms
-                    )
-                    raise NotFinite(f"the loss (term {', '.join(bad)})", step, batch.image_index.tolist())
-                self._fabric.backward(breakdown.total / accumulate)
-            for name, value in scalars.items():
-                values[name] += value / accumulate
+        work = _Accumulation(self._module, self._fabric, self.method, step, plan, next_micro_batch)
+        if self._copies is None:
+            work.run()
+        else:
+            self._copies.call(self.method, work.run)
         norm = float(clip_gradients(self.trained, self._optim.clip_norm, self._optim.clip_over))
         if not math.isfinite(norm):
-            raise NotFinite("a gradient", step, seen)
+            raise NotFinite("a gradient", step, [image for images in work.read for image in images])
         self.method.before_step(start)
         if step < self._head_steps:
             for parameter in self._waiting:
@@ -146,7 +127,7 @@ class Stepper:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(start)
-        return StepOutcome(dict(values), lr, decay, norm)
+        return StepOutcome(dict(work.values), lr, decay, norm)
 
     def abandon(self) -> None:
         """Forget a step that did not end: its gradients, and what centres have observed."""
@@ -156,11 +137,53 @@ class Stepper:
             torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that host or device memory is short."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+class _Accumulation:
+    """The parts of one step in this process, forward and backward.
+
+    Attributes: values, of the loss, its terms and stats, averaged; read, the images of each micro-batch, in order.
+    """
+
+    def __init__(
+        self,
+        module: _FabricModule,
+        fabric: Fabric,
+        method: Method,
+        step: int,
+        plan: TrainingPlan,
+        next_micro_batch: Callable[[], ViewBatch],
+    ) -> None:
+        self._module, self._fabric, self._method, self._next = module, fabric, method, next_micro_batch
+        self._step, self._plan, self._number = step, plan, plan.num_slots // world_size()
+        self._sizes: list[tuple[Progress, int]] = []
+        self.values: dict[str, float] = defaultdict(float)
+        self.read: list[list[int]] = []
+
+    def _micro_batches(self) -> Iterator[MicroBatch]:
+        plan = self._plan
+        for micro in range(self._number):
+            batch = self._next()
+            slot = micro * world_size() + rank()
+            progress = Progress(self._step, plan.steps, plan.steps_per_epoch, plan.seed, slot, plan.num_slots)
+            self.read.append(batch.image_index.tolist())
+            self._sizes.append((progress, len(batch)))
+            yield batch, progress
+
+    def run(self) -> None:
+        """Compute them all; gradients add up to those of their mean."""
+        done = 0
+        for part in self._method.parts(self._micro_batches()):
+            with self._fabric.no_backward_sync(self._module, enabled=done < self._number - 1):
+                with part_draws(*self._sizes[done]):
+                    breakdown = self._module(_Sealed(part)).value
+                scalars = _scalars(breakdown)
+                if not math.isfinite(scalars["loss"]):
+                    bad = [name for name in breakdown.terms if not math.isfinite(scalars[name])]
+                    images = [image for images in self.read[done:] for image in images]
+                    raise NotFinite(f"the loss (term {', '.join(bad or breakdown.terms)})", self._step, images)
+                self._fabric.backward(breakdown.total / self._number)
+            for name, value in scalars.items():
+                self.values[name] += value / self._number
+            done += 1
 
 
 def _scalars(breakdown: LossBreakdown) -> dict[str, float]:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from rekindle.networks.parts.heads import DinoHead
 from rekindle.views.batch import ViewBatch as ViewBatch
 
 PictureRows = Mapping[str, Mapping[str, Tensor]]
+MicroBatch: TypeAlias = tuple[ViewBatch, Progress]
+"""Views of some images of a step, and which of them they are."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ class Method(nn.Module, ABC):
     """Settings, by dotted name, that belong to the method however it is trained: its crops, for example. They stand in place of
     the shared defaults; a run file and the command line override them."""
     COMPARES_IMAGES: ClassVar[bool] = False
-    """The loss of an image depends on the others that are computed with it (negatives, batch statistics). The batch is then not
-    cut into micro-batches, unless a size of these is asked for."""
+    """The student's gradient of an image depends on the other images of its step (negatives, batch statistics), so that a step of
+    several micro-batches encodes each of them twice. It is then cut where memory asks for it, or a size is asked for."""
 
     @classmethod
     def fitted(cls, config: Options, grid: tuple[int, int]) -> Options:
@@ -126,10 +129,26 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        """Compute the loss of one micro-batch of a step.
+        """Compute the loss of a step that is one micro-batch.
 
         Its docstring names the function of `objectives.plain` that prints what it equals.
         """
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """Yield, for each micro-batch of a step in this process, a function that computes its part of the step's loss.
+
+        The mean of all parts of all processes is the loss over the step's images and rows, and the mean of their gradients its
+        gradient, however the step is cut. What is yielded is called, and gone back through, before the next is asked for. A
+        method whose parts need something of each other (counts, balanced targets, negatives) reads all of them first; here
+        each is on its own, which is right where the loss is a mean over images.
+        """
+        for batch, progress in micro_batches:
+            yield partial(self.loss, batch, progress)
+
+    def only_part(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
+        """The loss of a step that is one micro-batch, for methods that define `parts`."""
+        (part,) = self.parts([(batch, progress)])
+        return part()
 
     def forward(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Call `loss`, so that DDP and torch.compile wrap a method unchanged."""
@@ -170,6 +189,10 @@ class Method(nn.Module, ABC):
     def heads(self) -> tuple[DinoHead, DinoHead] | None:
         """Return the heads of student and teacher that a checkpoint may bring along; None where there are none such."""
         return None if self.upkeep is None else self.upkeep.heads()
+
+    def trained(self) -> list[Tensor]:
+        """Return what trains, as the step computes with it (copies in low precision)."""
+        return [p for p in self.parameters() if p.requires_grad]
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the student's backbone that train; everything else that trains belongs to heads."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch
 from rekindle.methods.shared.distillation import Distillation, StudentWithHead, new_head
 from rekindle.methods.shared.distillation_options import DistillationOptions
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage, compared_in_parts
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.soft_clustering import mean_shift_error, soft_read, volume
@@ -63,8 +65,8 @@ class Flsl(Method):
     """Tokens shift towards the means of their view, and those means fall into the clusters of the teacher's view.
 
     Views: the teacher's crop, and the student's crops cut out of it, unmirrored. Tokens are patches alone; class token and
-    registers of a backbone stay in its sequence. Deviations: the multi-stage mixing of attentions is left out. Means of a step
-    that is computed in several micro-batches are those of one (without `engine.micro_batch_size` a process's batch is one).
+    registers of a backbone stay in its sequence. Means run over the step. Deviations: the multi-stage mixing of attentions is
+    left out.
     """
 
     Config = FlslOptions
@@ -110,38 +112,63 @@ class Flsl(Method):
         Means over all queries of `objectives.plain.mean_shift_error` to where `objectives.plain.mean_shift` leads, and of
         `objectives.plain.row_cross_entropy`; and log K plus `objectives.plain.mean_negative_entropy`.
         """
-        config, teacher = self.config, self.teacher.network
-        outer, inner = batch.global_views.pixels
-        with torch.no_grad():
-            target: Tokens = teacher.backbone(outer)
-        memory = target.patches.flatten(1, 2)  # Z', [B, P, D]
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """The mean assignment of L_vmr is that of all queries of the step."""
+        parts = [self._see(batch, progress) for batch, progress in micro_batches]
+        stage = Stage("queries", self._encode, partial(self._compare, parts[0].progress))
+        yield from compared_in_parts(parts, [stage], self.trained())
+
+    @torch.no_grad()
+    def _see(self, batch: ViewBatch, progress: Progress) -> Part:
+        """Z', the teacher's tokens of the outer view, [1, B, P, D]."""
+        target: Tokens = self.teacher.network.backbone(batch.global_views.pixels[0])
+        return Part(batch, progress, {"memory": target.patches.flatten(1, 2)[None]})
+
+    def _encode(self, part: Part) -> Joined:
+        """Sums over each image's queries: of both errors, of the student's and the teacher's distributions; [1, B, ...]."""
+        config, batch, memory = self.config, part.batch, part.known["memory"][0]
         shifts, means, found = [], [], []
-        views = [(inner, 1, config.window)]
+        views = [(batch.global_views.pixels[1], 1, config.window)]
         if batch.local_views is not None:
             views.append((batch.local_views.pixels.flatten(0, 1), batch.num_local, config.local_window))
         for pixels, count, window in views:
             tokens: Tokens = self.student.backbone(pixels)
             z = tokens.patches.flatten(1, 2)
-            query = self._queries(z, tokens.grid, count, window, progress)  # z_i, [count * B, M, D]
+            query = self._queries(z, tokens.grid, count, window, part.progress)  # z_i, [count * B, M, D]
             mean = soft_read(query, z, temperature=config.shift_temperature)  # z^_i
-            shifts.append(mean_shift_error(query, mean).flatten())
-            means.append(mean.flatten(0, 1).to(z.dtype))
+            shifts.append(of_images(mean_shift_error(query, mean), len(batch)))
+            means.append(of_images(mean.to(z.dtype), len(batch)))
             with torch.no_grad():
                 there = soft_read(query, memory.repeat(count, 1, 1), temperature=config.cluster_temperature)  # z^+_i
-                found.append(there.flatten(0, 1).to(z.dtype))
-        log_p = self._log_probs(torch.cat(means))
-        targets = self._targets(torch.cat(found), progress)
-        assigned = all_sum_with_gradient(log_p.exp().sum(dim=0)) / (len(log_p) * world_size())  # mean assignment
-        terms = {
-            "ms": torch.cat(shifts).mean(),
-            "km": -(targets * log_p).sum(dim=-1).mean(),
-            "vmr": volume(assigned),
+                found.append(of_images(there.to(z.dtype), len(batch)))
+        log_p = self._log_probs(torch.cat(means, dim=1).flatten(0, 1))
+        log_p = log_p.view(len(batch), -1, log_p.shape[-1])  # [B, M of all, K]
+        targets = self._targets(torch.cat(found, dim=1).flatten(0, 1), part.progress).view_as(log_p)
+        sums = {
+            "ms": torch.cat(shifts, dim=1).sum(dim=1),
+            "km": -(targets * log_p).sum(dim=(1, 2)),
+            "assigned": log_p.exp().sum(dim=1),
+            "targets": targets.sum(dim=1),
+            "entropy": -torch.special.xlogy(targets, targets).sum(dim=(1, 2)),
+            "queries": torch.full((len(batch),), float(log_p.shape[1]), device=log_p.device),
         }
+        return {name: value[None] for name, value in sums.items()}
+
+    def _compare(self, progress: Progress, student: Joined, teacher: Joined) -> LossBreakdown:
+        """The terms, from the sums over all images of the step."""
+        config, sums = self.config, {name: value.sum(dim=(0, 1)) for name, value in student.items()}
+        count = sums["queries"]
+        assigned = all_sum_with_gradient(sums["assigned"]) / (count * world_size())  # mean assignment
+        terms = {"ms": sums["ms"] / count, "km": sums["km"] / count, "vmr": volume(assigned)}
         weights = {"ms": config.shift_weight, "km": config.cluster_weight, "vmr": config.volume_weight}
-        stats = {"entropy_patch": -torch.special.xlogy(targets, targets).sum(dim=-1).mean()}
-        mean_target = targets.mean(dim=0)
-        stats["divergence_patch"] = torch.special.xlogy(mean_target, mean_target * len(mean_target)).sum()
-        return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, targets))
+        mean_target = sums["targets"] / count
+        stats = {
+            "entropy_patch": sums["entropy"] / count,
+            "divergence_patch": torch.special.xlogy(mean_target, mean_target * len(mean_target)).sum(),
+        }
+        return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, count))
 
     def _queries(self, z: Tensor, grid: tuple[int, int], views: int, window: int, progress: Progress) -> Tensor:
         """One token of each window, [views * B, M, D]."""
@@ -165,3 +192,8 @@ class Flsl(Method):
         """softmax(g'(z^+_i) / tau_t), without centre."""
         logits = self.teacher.network.head(found).float()
         return F.softmax(logits / self.upkeep.temperature(progress), dim=-1)
+
+
+def of_images(rows: Tensor, images: int) -> Tensor:
+    """Rows of queries [V * B, M, ...] beside each other for each image: [B, V * M, ...]."""
+    return rows.view(-1, images, *rows.shape[1:]).transpose(0, 1).flatten(1, 2)

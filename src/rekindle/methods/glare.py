@@ -3,34 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from rekindle.adapters.attach import adapters_enabled
 from rekindle.core.progress import Progress
-from rekindle.core.rng import generator
-from rekindle.methods.base import LossBreakdown, Method
-from rekindle.methods.glare_matching import Matching
+from rekindle.core.rng import generator, part_draws
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch
+from rekindle.methods.glare_matching import Level, LocalPairs, Matching, Regions, Seen, take_patches
 from rekindle.methods.glare_options import GlareOptions
-from rekindle.methods.shared.distillation import Distillation, HeadPair, class_comparison, new_centres, new_head
+from rekindle.methods.shared.distillation import (
+    Centre,
+    Distillation,
+    HeadPair,
+    class_comparison,
+    new_centres,
+    new_head,
+)
 from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.cross_attention import CrossAttention
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import Pairs, region_pairs, used_rows
+from rekindle.objectives.pairs import Pairs, count_per_part, region_pairs, used_rows
 from rekindle.objectives.prototypes import Compared, TargetRows
 from rekindle.views.batch import ViewBatch
 from rekindle.views.distortion import distort, draw_patch_mask
 from rekindle.views.geometry import region_partner
 from rekindle.views.regions import sample_regions
 
-Level = Literal["cls", "patch", "region"]
 LEVELS: tuple[Level, ...] = ("cls", "patch", "region")
 
 
@@ -44,27 +49,6 @@ class GlareStudent(nn.Module):
         self.attention = attention
 
 
-@dataclass(frozen=True)
-class LocalPairs:
-    """What eqs. 8 and 9 compare.
-
-    Attributes:
-        targets: the teacher's distributions of the patches that are used.
-        image: [T] the image of each of them.
-        num_images: B.
-        same: pairs of eq. 8, if patches are distorted.
-        matched: pairs of eq. 9 between the large views.
-        small: pairs of eq. 9 of the small crops, if they take part.
-    """
-
-    targets: TargetRows
-    image: Tensor
-    num_images: int
-    same: Pairs | None
-    matched: Pairs
-    small: Pairs | None
-
-
 class Glare(Method):
     """Consistency of class tokens, of regions and of patches between a student and its momentum teacher (section 4).
 
@@ -73,7 +57,7 @@ class Glare(Method):
 
     Deviations, each an option: sums of eqs. 7-9 are averages (`reduction`); one student pass on the distorted view
     (`student_input`); eq. 6 read with the teacher's own region (`region_target`); both directions between the global
-    views (`symmetric`). A micro-batch is normalised by its own counts of matched patches and regions.
+    views (`symmetric`). Targets are balanced, and means run, over the rows of the step, however it is cut.
     """
 
     Config = GlareOptions
@@ -102,33 +86,56 @@ class Glare(Method):
         L_glob equals `objectives.plain.cross_view_entropy`. The others average `objectives.plain.row_cross_entropy`: L_reg as
         `objectives.plain.region_mean`, L_loc1 as `objectives.plain.masked_patch_mean`, L_loc2 as
         `objectives.plain.matched_patch_mean`. Centred targets are `objectives.plain.centred_softmax`.
-
-        The small crops' part of the loss and the large views' need nothing of each other's graph, so each gradient is taken
-        at once, and the activations of the first are gone before those of the second exist.
         """
-        config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
-        with torch.no_grad():
-            target: Tokens = self.teacher.network.backbone(clean, cls_attention=self._needs_teacher_attention)
-        heads = self.upkeep.head_pair(progress)
-        hit = self.draw_hit(batch, target.grid, progress)  # [2B, gh, gw]
-        match = Matching(config, batch, self.student.backbone.patch_size)  # C(s)
-        cls = self._targets("cls", heads, target.class_token) if config.global_weight else None
-        local = self._local_pairs(match, hit, target, heads) if config.local_weight else None
+        return self.only_part(batch, progress)
 
-        stats = {"matched": match.large.valid.float().mean()}
-        levels = {} if cls is None else {"cls": cls}
-        if local is not None:
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """First the teacher sees all views of the step and its rows are balanced together; then the student learns by parts."""
+        with torch.no_grad():
+            seen = [self._see(batch, progress) for batch, progress in micro_batches]
+            heads = self.upkeep.head_pair(seen[0].progress)
+            shifts = {
+                level: heads.balance([own.rows[level] for own in seen], self.config.sinkhorn_iterations)
+                for level in seen[0].rows
+                if self.config.balance == "sinkhorn"
+            }
+        counts = {name: count_per_part([own.counts[name] for own in seen]) for name in seen[0].counts}
+        for own in seen:
+            yield partial(self._part, own, shifts, counts)
+
+    def _part(self, seen: Seen, shifts: dict[Level, Tensor], counts: dict[str, Tensor]) -> LossBreakdown:
+        """A micro-batch's part of the loss.
+
+        The small crops' part and the large views' need nothing of each other's graph, so each gradient is taken at once, and the
+        activations of the first are gone before those of the second exist.
+
+        Args: shifts, that balance the targets of each level; counts, this part's share of those of the step.
+        """
+        config, batch, progress = self.config, seen.batch, seen.progress
+        heads = self.upkeep.head_pair(progress)
+
+        def targets(level: Level, used: Tensor | None = None) -> TargetRows:
+            """The teacher's distributions of the rows of a level, or of the `used` ones."""
+            rows = seen.rows[level] if used is None else seen.rows[level][used]
+            return heads.balanced(rows, shifts[level]) if shifts else heads.centred(rows, self._centre(level))
+
+        levels: dict[str, TargetRows] = {level: targets(level) for level in seen.rows if level != "patch"}
+        cls, local = levels.get("cls"), None
+        if config.local_weight:
+            local = self._local_pairs(seen, counts, partial(targets, "patch"))
             levels["patch"] = local.targets
+        stats = {"matched": seen.match.large.valid.float().mean()}
+        if seen.regions is not None:
+            stats["regions"] = seen.regions.usable.any(dim=-1).float().sum() / seen.match.num_views
 
         def large_part() -> LossBreakdown:
-            distorted = self.student_pass(clean, hit, progress)
-            large = self.student.backbone(clean) if config.student_input == "two_pass" else distorted
+            distorted = self.student_pass(seen.clean, seen.hit, progress)
+            large = self._clean_pass(seen.clean, progress) if config.student_input == "two_pass" else distorted
             compared: list[Compared] = []
             if cls is not None:
                 compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
-            if config.regional_weight:
-                compared.append(self._regional(clean, large, target, match, heads, progress, stats))  # eqs. 5-7
-                levels["region"] = compared[-1].targets
+            if seen.regions is not None:
+                compared.append(self._regional(large, seen.regions, levels["region"], counts))  # eqs. 5-7
             if local is not None:
                 compared.extend(self._local(distorted, large, local))  # eqs. 8 and 9
             return heads.losses(compared)
@@ -145,12 +152,67 @@ class Glare(Method):
         if self.mask_token is not None:
             yield self.mask_token
 
-    # Passes
+    # What is known before any loss
+
+    def _see(self, batch: ViewBatch, progress: Progress) -> Seen:
+        """The teacher's pass, its rows on each level, and which patches and regions count; centres take note of the rows."""
+        config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
+        teacher, heads = self.teacher.network, self.upkeep.head_pair(progress)
+        target: Tokens = teacher.backbone(clean, cls_attention=self._needs_teacher_attention)
+        hit = self.draw_hit(batch, target.grid, progress)
+        match = Matching(config, batch, self.student.backbone.patch_size)  # C(s)
+        rows: dict[Level, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        regions = None
+        if config.global_weight:
+            rows["cls"] = heads.project(target.class_token)
+        if config.regional_weight:
+            regions, tokens = self._see_regions(clean, hit, target, match, progress)
+            rows["region"] = heads.project(tokens)
+            counts["reg"] = regions.usable.any(dim=-1).sum()
+        if config.local_weight:
+            rows["patch"] = heads.project(target.patches.flatten(0, 2))
+            counts["loc2"] = match.num_matched()
+        if config.balance == "centre":
+            for level, own in rows.items():
+                heads.observe(own, self._centre(level))
+        return Seen(batch, progress, clean, target.grid, hit, match, rows, regions, counts)
+
+    def _see_regions(
+        self, clean: Tensor, hit: Tensor, target: Tokens, match: Matching, progress: Progress
+    ) -> tuple[Regions, Tensor]:
+        """Regions R, and eq. 6: the teacher's partners of their usable patches read R' alone; [T, D]."""
+        config = self.config
+        assert self.teacher.network.attention is not None
+        region = self.draw_regions(clean, target, progress)  # [2B, M, N]
+        partner, matched = match.partner.to(clean.device), match.large
+        region_there = region_partner(region, matched.relation)  # R', [2B, M, N']
+
+        longest = min(config.region_max_patches**2, region.shape[-1])
+        index = region.float().topk(longest, dim=-1).indices  # patches of R first, then padding; [2B, M, L]
+        nearest = take_patches(matched.nearest[..., None], index).squeeze(-1)
+        usable = region.gather(-1, index) & take_patches(matched.valid[..., None], index).squeeze(-1)
+        usable = match.directions(usable & region_there.gather(-1, nearest))
+        valid = usable.sum(dim=-1) >= config.min_region_patches  # [2B, M]
+        usable = usable & valid[..., None]
+
+        there = target.patches.flatten(1, 2)[partner]
+        here = target.patches.flatten(1, 2)
+        if config.region_source == "student" and config.region_target != "within":
+            is_clean = config.student_input == "two_pass"
+            large = self._clean_pass(clean, progress) if is_clean else self.student_pass(clean, hit, progress)
+            here = large.patches.flatten(1, 2)
+        query = take_patches(here, index) if config.region_target == "query_R" else take_patches(there, nearest)
+        source, keys = (here, region) if config.region_target == "eq6" else (there, region_there)
+        return Regions(index, usable), self.teacher.network.attention(query, source, key_mask=keys)[usable]  # eq. 6
 
     @property
     def _needs_teacher_attention(self) -> bool:
         regional = self.config.regional_weight > 0 and self.config.region_start == "attention"
         return regional and self.config.attention_source == "teacher"
+
+    def _centre(self, level: Level) -> Centre:
+        return self.upkeep.centre(LEVELS[min(LEVELS.index(level), self.config.num_centres - 1)])
 
     def draw_hit(self, batch: ViewBatch, grid: tuple[int, int], progress: Progress) -> Tensor:
         """Patches to distort, [2B, gh, gw]."""
@@ -176,7 +238,14 @@ class Glare(Method):
             num_views=2,
         )
         hidden = None if self.mask_token is None else hit
-        tokens: Tokens = self.student.backbone(pixels, patch_mask=hidden, mask_token=self.mask_token)
+        with part_draws(progress, len(clean) // 2, "distorted views"):
+            tokens: Tokens = self.student.backbone(pixels, patch_mask=hidden, mask_token=self.mask_token)
+        return tokens
+
+    def _clean_pass(self, clean: Tensor, progress: Progress) -> Tokens:
+        """The student on the global views as they are."""
+        with part_draws(progress, len(clean) // 2, "clean views"):
+            tokens: Tokens = self.student.backbone(clean)
         return tokens
 
     def _blur_sigma(self, progress: Progress) -> float:
@@ -185,15 +254,6 @@ class Glare(Method):
             return low
         draw = torch.rand((), generator=generator(progress.seed, "blur sigma", progress.step))
         return low + (high - low) * float(draw)
-
-    # Targets
-
-    def _targets(self, level: Level, heads: HeadPair, tokens: Tensor, used: Tensor | None = None) -> TargetRows:
-        """The teacher's distributions of tokens [T, D], of all or of the `used` rows."""
-        if self.config.balance == "sinkhorn":
-            return heads.balanced_targets(tokens, self.config.sinkhorn_iterations, used)
-        centre = self.upkeep.centre(LEVELS[min(LEVELS.index(level), self.config.num_centres - 1)])
-        return heads.targets(tokens, centre, used)
 
     # Terms, in the order of the paper
 
@@ -224,51 +284,26 @@ class Glare(Method):
 
         return [part]
 
-    def _regional(
-        self,
-        clean: Tensor,
-        large: Tokens,
-        target: Tokens,
-        match: Matching,
-        heads: HeadPair,
-        progress: Progress,
-        stats: dict[str, Tensor],
-    ) -> Compared:
-        """Eqs. 5-7: patches of a region R read their whole view; their partners read R' alone."""
-        config = self.config
-        assert self.student.attention is not None and self.teacher.network.attention is not None
-        region = self.draw_regions(clean, target, progress)  # [2B, M, N]
-        partner, matched = match.partner.to(clean.device), match.large
-        region_there = region_partner(region, matched.relation)  # R', [2B, M, N']
-
-        longest = min(config.region_max_patches**2, region.shape[-1])
-        index = region.float().topk(longest, dim=-1).indices  # patches of R first, then padding; [2B, M, L]
-        nearest = take_patches(matched.nearest[..., None], index).squeeze(-1)
-        usable = region.gather(-1, index) & take_patches(matched.valid[..., None], index).squeeze(-1)
-        usable = match.directions(usable & region_there.gather(-1, nearest))
-        valid = usable.sum(dim=-1) >= config.min_region_patches  # [2B, M]
-        usable = usable & valid[..., None]
-        stats["regions"] = valid.float().sum() / match.num_views
-
+    def _regional(self, large: Tokens, regions: Regions, targets: TargetRows, counts: dict[str, Tensor]) -> Compared:
+        """Eqs. 5 and 7: patches of a region R read their whole view; their partners have read R' alone."""
+        config, usable = self.config, regions.usable
+        assert self.student.attention is not None
         student_tokens = large.patches.flatten(1, 2)
         memory = large.sequence if config.attention_prefix else student_tokens
         z_s = self.student.attention(student_tokens, memory).flatten(0, 1)  # eq. 5, once for all regions of a patch
-
-        with torch.no_grad():
-            there = target.patches.flatten(1, 2)[partner]
-            here = target.patches.flatten(1, 2) if config.region_source == "teacher" else student_tokens.detach()
-            query = take_patches(here, index) if config.region_target == "query_R" else take_patches(there, nearest)
-            source, keys = (here, region) if config.region_target == "eq6" else (there, region_there)
-            z_t = self.teacher.network.attention(query, source, key_mask=keys)[usable]  # eq. 6
-            targets = self._targets("region", heads, z_t)
-        pairs = {"reg": region_pairs(index, usable, student_tokens.shape[1], reduction=config.reduction)}  # eq. 7
+        num_patches = student_tokens.shape[1]
+        pairs = {
+            "reg": region_pairs(
+                regions.index, usable, num_patches, reduction=config.reduction, count=counts["reg"]
+            )  # eq. 7
+        }
         used, pairs = used_rows(pairs, "student", len(z_s))
         return Compared(
             z_s[used],
             targets,
             pairs,
             {"reg": config.regional_weight},
-            student_image=used // student_tokens.shape[1],  # pairs stay within a view
+            student_image=used // num_patches,  # pairs stay within a view
             teacher_image=usable.nonzero()[:, 0],
         )
 
@@ -296,19 +331,21 @@ class Glare(Method):
         )
         return regions.mask.flatten(2).to(clean.device)
 
-    def _local_pairs(self, match: Matching, hit: Tensor, target: Tokens, heads: HeadPair) -> LocalPairs:
+    def _local_pairs(
+        self, seen: Seen, counts: dict[str, Tensor], targets: Callable[[Tensor], TargetRows]
+    ) -> LocalPairs:
         """Which patches eqs. 8 and 9 compare, and the teacher's distributions of those that they use."""
-        images = hit.shape[0] // 2
-        terms = {f"loc2/{place}": pairs for place, pairs in enumerate(match.matched_pairs(hit.device))}
+        hit, match = seen.hit, seen.match
+        found = match.matched_pairs(hit.device, counts["loc2"])
+        terms = {f"loc2/{place}": pairs for place, pairs in enumerate(found)}
         if self.config.distortion != "none":
             terms["loc1"] = match.distorted_pairs(hit)
-        tokens = target.patches.flatten(0, 2)
-        used, terms = used_rows(terms, "teacher", len(tokens))
+        used, terms = used_rows(terms, "teacher", len(seen.rows["patch"]))
         small = [terms[name] for name in terms if name.startswith("loc2/") and name != "loc2/0"]
         return LocalPairs(
-            targets=self._targets("patch", heads, tokens, used),
-            image=used // (target.grid[0] * target.grid[1]) % images,
-            num_images=images,
+            targets=targets(used),
+            image=used // (seen.grid[0] * seen.grid[1]) % len(seen.batch),
+            num_images=len(seen.batch),
             same=terms.get("loc1"),
             matched=terms["loc2/0"],
             small=Pairs.join(small) if small else None,
@@ -336,9 +373,3 @@ class Glare(Method):
             student_image=used // patches.shape[1] % local.num_images,
             teacher_image=local.image,
         )
-
-
-def take_patches(values: Tensor, index: Tensor) -> Tensor:
-    """Gather values [N, P, C] at patch indices [N, M, L] -> [N, M, L, C]."""
-    rows = torch.arange(values.shape[0], device=values.device).view(-1, 1, 1)
-    return values[rows, index]

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -16,16 +17,17 @@ from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
 from rekindle.methods.loca_matching import Queries, kept_with
 from rekindle.methods.loca_options import LocaOptions
 from rekindle.methods.shared.distillation import Distillation, new_head
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage, compared_in_parts
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.locator import Locator
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.assignment import sinkhorn_shift
 from rekindle.objectives.location import box_error
 from rekindle.objectives.pairs import count_per_process
 from rekindle.objectives.soft_clustering import volume
@@ -50,10 +52,9 @@ class Loca(Method):
     """Query patches predict which reference patch shows the same, and in which cluster the teacher puts that one.
 
     The reference is the first large view, the first query the second one with some of its patches, the others the small ones.
-    Deviations: the teacher runs in evaluation mode; brightness is multiplied, as everywhere here;
-    sums over valid patches run over all processes. A backbone's class token stays in its sequence. Targets are
-    balanced, and predictions averaged, over the images that are computed at a time (without `engine.micro-batch-size` a
-    process's batch).
+    Deviations: the teacher runs in evaluation mode; brightness is multiplied, as everywhere here. A backbone's class token stays
+    in its sequence. Targets are balanced, predictions averaged, and valid patches counted over the images of the step, in all
+    processes.
     """
 
     Config = LocaOptions
@@ -115,36 +116,23 @@ class Loca(Method):
         They equal `objectives.plain.position_cross_entropy`, the mean of `objectives.plain.row_cross_entropy` over query patches
         that the reference holds, and `objectives.plain.mean_negative_entropy` over all query patches.
         """
-        config = self.config
-        reference = batch.global_views.pixels[0]
-        grid = self._grid(reference)
-        if grid != (self.side, self.side):
-            raise RequestError(
-                f"the reference view has {grid[0]} x {grid[1]} patches and the classifier {self.side} x {self.side} places; "
-                f"set --loca.reference-grid {grid[0]}, or leave it out"
-            )
-        visible_index = self._draw(
-            progress, len(batch), grid, self._num_visible, config.mask_shape, "visible reference"
-        )
-        if config.position_mode == "single":
-            return self._single(reference, visible_index.to(reference.device), progress)
-        target, visible = self._reference(reference, visible_index.to(reference.device))
-        queries = self._queries(batch, progress)
-        terms: dict[str, Tensor] = {}
-        weights: dict[str, float] = {}
-        matched = torch.cat([q.valid.flatten() for q in queries]).float().mean()
-        stats = {"matched": matched}
-        if self.student.locate is not None:
-            terms["position"] = self._position(queries, visible, stats)
-            weights["position"] = config.position_weight
-        if target is not None:
-            terms["cluster"], terms["memax"] = self._cluster(queries, target, progress, stats)
-            weights |= {"cluster": config.cluster_weight, "memax": config.memax_weight}
-        return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, matched))
+        return self.only_part(batch, progress)
 
-    def _single(self, pixels: Tensor, index: Tensor, progress: Progress) -> LossBreakdown:
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """The teacher sees all references of the step, and its assignments are balanced together, before a query is encoded."""
+        if self.config.position_mode == "single":
+            for batch, progress in micro_batches:
+                yield partial(self._single, batch, progress)
+            return
+        parts = [self._see(batch, progress) for batch, progress in micro_batches]
+        encode = partial(self._encode, self._balance(parts))
+        stage = Stage("queries", encode, partial(self._compare, parts[0].progress))
+        yield from compared_in_parts(parts, [stage], self.trained())
+
+    def _single(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
         """Every patch of a view is classified by its own place; keys and values are the visible patches alone."""
         assert self.student.locate is not None
+        pixels, index = batch.global_views.pixels[0], self._visible_index(batch, progress)
         unread = torch.ones(len(pixels), self.side**2, dtype=torch.bool, device=pixels.device).scatter_(1, index, False)
         tokens: Tokens = self.student.backbone(pixels, positions=False, unread=unread.view(-1, self.side, self.side))
         patches = tokens.patches.flatten(1, 2)
@@ -167,23 +155,40 @@ class Loca(Method):
         patch = self.student.backbone.patch_size
         return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 
+    def _visible_index(self, batch: ViewBatch, progress: Progress) -> Tensor:
+        """Patches [B, L] of the references that may be read. Raises: RequestError for references of another grid."""
+        reference = batch.global_views.pixels[0]
+        grid = self._grid(reference)
+        if grid != (self.side, self.side):
+            raise RequestError(
+                f"the reference view has {grid[0]} x {grid[1]} patches and the classifier {self.side} x {self.side} places; "
+                f"set --loca.reference-grid {grid[0]}, or leave it out"
+            )
+        shape = self.config.mask_shape
+        index = self._draw(progress, len(batch), grid, self._num_visible, shape, "visible reference")
+        return index.to(reference.device)
+
+    @torch.no_grad()
+    def _see(self, batch: ViewBatch, progress: Progress) -> Part:
+        """Which patches of the reference may be read; with clusters, the teacher's tokens of all, and its rows to be balanced."""
+        known = {"index": self._visible_index(batch, progress)[None]}
+        if self.config.cluster_weight:
+            teacher = self.teacher.network
+            target: Tokens = teacher.backbone(batch.global_views.pixels[0])
+            known["patches"] = target.patches.flatten(1, 2)[None]
+            rows = teacher.head.project(self._level(known["patches"][0], target.cls))
+            known["rows"] = rows.view(1, len(batch), -1, rows.shape[-1])
+        return Part(batch, progress, known)
+
     def _draw(
         self, progress: Progress, rows: int, grid: tuple[int, int], count: int, shape: VisibleShape, purpose: str
     ) -> Tensor:
         return draw_kept(progress, rows, grid, count, shape=shape, shared=self.config.shared_masks, purpose=purpose)
 
-    def _reference(self, pixels: Tensor, index: Tensor) -> tuple[Tokens | None, Tensor]:
-        """The teacher's tokens of the reference, and those of its patches that queries may read (late dropping).
-
-        Without clusters no target is wanted: the student encodes the visible patches alone, with gradient (early dropping).
-        """
-        backbone = self.student.backbone
-        if not self.config.cluster_weight:
-            return None, backbone.visible_tokens(pixels, index)[:, backbone.num_prefix :]
-        with torch.no_grad():
-            target: Tokens = self.teacher.network.backbone(pixels)
-        patches = target.patches.flatten(1, 2)
-        return target, patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
+    @staticmethod
+    def _reference_tokens(patches: Tensor, index: Tensor) -> Tensor:
+        """Some of the tokens [B, P, D] of each reference."""
+        return patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
 
     def _queries(self, batch: ViewBatch, progress: Progress) -> list[Queries]:
         """The large query with the patches it keeps, then the small ones."""
@@ -242,7 +247,10 @@ class Loca(Method):
         for ratio in ratios:
             count = int((1 - ratio) * self.side**2 + 1e-9)
             index = self._draw(progress, len(batch), grid, count, self.config.mask_shape, "picture").to(small.device)
-            _, visible = self._reference(reference, index)
+            known = {"index": index[None]}
+            if self.config.cluster_weight:
+                known["patches"] = self.teacher.network.backbone(reference).patches.flatten(1, 2)[None]
+            visible = self._visible(Part(batch, progress, known))
             placed = self.student.locate(query, visible).argmax(dim=-1).cpu()
             is_visible = torch.zeros(len(batch), self.side**2, dtype=torch.bool).scatter_(1, index.cpu(), True)
             title = {0.0: "all visible", 1.0: "nothing visible"}.get(ratio, f"{ratio:.0%} hidden")
@@ -251,57 +259,97 @@ class Loca(Method):
 
     # Terms
 
-    def _position(self, queries: list[Queries], visible: Tensor, stats: dict[str, Tensor]) -> Tensor:
-        """Eq. 1: each query patch that the reference holds is classified by its place there."""
-        assert self.student.locate is not None
-        losses, hits, counts = [], [], []
+    def _encode(self, shift: Tensor | None, part: Part) -> Joined:
+        """Sums over each image's query patches: of the errors, of the distributions, and of how many there are; [1, B, ...]."""
+        queries, images = self._queries(part.batch, part.progress), len(part.batch)
+        visible = self._visible(part) if self.student.locate is not None else None
+        wanted = self._targets(part.known["rows"], part.progress, shift) if self.config.cluster_weight else None
+        found: dict[str, Tensor] = {}
         for query in queries:
-            memory = visible.repeat(len(query.tokens) // len(visible), 1, 1)
-            found = self.student.locate(query.tokens, memory).float()
-            if self.config.position_target == "box":
-                losses.append((box_error(found, query.box) * query.has_box).sum())
-                counts.append(query.has_box.sum())
-                continue
-            index, valid = query.index, query.valid
-            if self.config.position_target == "central":
-                at = slice(query.central, query.central + 1)
-                found, index, valid = found[:, at], index[:, at], valid[:, at]
-            losses.append(F.cross_entropy(found[valid], index[valid], reduction="sum"))
-            hits.append((found[valid].argmax(dim=-1) == index[valid]).sum())
-            counts.append(valid.sum())
-        total = torch.stack(counts).sum()
-        if hits:
-            stats["position_accuracy"] = torch.stack(hits).sum() / total.clamp_min(1)
-        return torch.stack(losses).sum() / count_per_process(total)
+            new = {"valid": query.valid.float(), "queries": torch.ones_like(query.valid, dtype=torch.float32)}
+            sums = {name: _per_image(value, images) for name, value in new.items()}
+            if visible is not None:
+                sums |= {name: _per_image(value, images) for name, value in self._position(query, visible).items()}
+            if wanted is not None:
+                sums |= self._cluster(query, wanted)
+            found = {name: found[name] + value if name in found else value for name, value in sums.items()}
+        if wanted is not None:
+            found["confidence"] = wanted.amax(dim=-1).mean(dim=-1)[None]
+            found["target_entropy"] = -torch.special.xlogy(wanted, wanted).sum(dim=-1).mean(dim=-1)[None]
+        return found
 
-    def _cluster(
-        self, queries: list[Queries], target: Tokens, progress: Progress, stats: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Eq. 2 and the mean-entropy maximisation."""
-        images, level = target.patches.shape[0], self.config.cluster_level
-        wanted = self._targets(self._level(target.patches.flatten(1, 2), target.cls), progress)
-        log_p, row, valid = [], [], []
-        for query in queries:
-            rows = self._level(query.tokens, query.cls)
-            log_p.append(F.log_softmax(self.student.head(rows).float() / self.config.student_temperature, dim=-1))
-            image = torch.arange(len(query.tokens), device=rows.device) % images
-            if level == "patch":
-                row.append((image[:, None] * self.side**2 + query.index).flatten())
-                valid.append(query.valid.flatten())
-            else:
-                row.append(image)
-                valid.append(torch.ones_like(image, dtype=torch.bool))
-        scores, at, counts = torch.cat(log_p), torch.cat(row), torch.cat(valid)
-        entropy = -(wanted[at[counts]] * scores[counts]).sum() / count_per_process(counts.sum())
-        mean = all_sum_with_gradient(scores.exp().sum(dim=0)) / (len(scores) * world_size())
+    def _visible(self, part: Part) -> Tensor:
+        """Tokens of the reference that queries may read, [B, L, D]: the teacher's (late dropping).
+
+        Without clusters no target is wanted: the student encodes the visible patches alone, with gradient (early dropping).
+        """
+        index = part.known["index"][0]
+        if self.config.cluster_weight:
+            return self._reference_tokens(part.known["patches"][0], index)
+        backbone = self.student.backbone
+        return backbone.visible_tokens(part.batch.global_views.pixels[0], index)[:, backbone.num_prefix :]
+
+    def _position(self, query: Queries, visible: Tensor) -> dict[str, Tensor]:
+        """Eq. 1: each query patch that the reference holds is classified by its place there; errors, hits, whether it counts."""
+        assert self.student.locate is not None
+        found = self.student.locate(query.tokens, visible.repeat(len(query.tokens) // len(visible), 1, 1)).float()
+        if self.config.position_target == "box":
+            return {"position": box_error(found, query.box) * query.has_box, "located": query.has_box.float()}
+        index, valid = query.index, query.valid
+        if self.config.position_target == "central":
+            at = slice(query.central, query.central + 1)
+            found, index, valid = found[:, at], index[:, at], valid[:, at]
+        error = F.cross_entropy(found.flatten(0, 1), index.clamp_min(0).flatten(), reduction="none").view(valid.shape)
+        hits = (found.argmax(dim=-1) == index) & valid
+        return {"position": error * valid, "located": valid.float(), "hits": hits.float()}
+
+    def _cluster(self, query: Queries, wanted: Tensor) -> dict[str, Tensor]:
+        """Eq. 2, and the sum of the predicted distributions. Args: wanted [B, P, K], or [B, 1, K] of whole images."""
+        images, num_prototypes = len(wanted), wanted.shape[-1]
+        rows = self._level(query.tokens, query.cls)
+        log_p = F.log_softmax(self.student.head(rows).float() / self.config.student_temperature, dim=-1)
+        log_p = log_p.view(-1, images, len(rows) // len(query.tokens), num_prototypes)  # [V, B, Q or 1, K]
+        counts = torch.ones(log_p.shape[:3], dtype=torch.bool, device=rows.device)
+        place = torch.zeros_like(counts, dtype=torch.int64)
+        if self.config.cluster_level == "patch":
+            counts, place = query.valid.view_as(counts), query.index.view_as(counts)
+        view, image, patch = counts.nonzero(as_tuple=True)
+        error = -(wanted[image, place[view, image, patch]] * log_p[view, image, patch]).sum(dim=-1)
+        sums = {
+            "entropy": error.new_zeros(images).index_add(0, image, error),
+            "compared": counts.sum(dim=(0, 2)).float(),
+            "mass": log_p.exp().sum(dim=(0, 2)),
+        }
         with torch.no_grad():
-            stats["prediction_entropy"] = -torch.special.xlogy(mean, mean).sum()
-            stats["target_confidence"] = wanted.amax(dim=-1).mean()
-            stats["used_prototypes"] = (
-                (torch.bincount(scores.argmax(dim=-1), minlength=scores.shape[1]) > 0).sum().float()
+            best = log_p.argmax(dim=-1).transpose(0, 1).flatten(1)
+            sums["used"] = torch.zeros_like(sums["mass"]).scatter_add_(
+                1, best, torch.ones_like(best, dtype=sums["mass"].dtype)
             )
-            stats["entropy_patch"] = -torch.special.xlogy(wanted, wanted).sum(dim=-1).mean()
-        return entropy, volume(mean) - math.log(len(mean))
+        return {name: value[None] for name, value in sums.items()}
+
+    def _compare(self, progress: Progress, student: Joined, teacher: Joined) -> LossBreakdown:
+        """The terms, from the sums over all images of the step."""
+        config, sums = self.config, {name: value.sum(dim=(0, 1)) for name, value in student.items()}
+        terms: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        stats = {"matched": sums["valid"] / sums["queries"]}
+        if "position" in sums:
+            terms["position"] = sums["position"] / count_per_process(sums["located"])
+            weights["position"] = config.position_weight
+        if "hits" in sums:
+            stats["position_accuracy"] = sums["hits"] / sums["located"].clamp_min(1)
+        if "entropy" in sums:
+            count = sums["mass"].detach().sum().round()  # a distribution of each query row
+            mean = all_sum_with_gradient(sums["mass"]) / (count * world_size())
+            terms |= {"cluster": sums["entropy"] / count_per_process(sums["compared"])}
+            terms |= {"memax": volume(mean) - math.log(len(mean))}
+            weights |= {"cluster": config.cluster_weight, "memax": config.memax_weight}
+            with torch.no_grad():
+                stats["prediction_entropy"] = -torch.special.xlogy(mean, mean).sum()
+                stats["target_confidence"] = student["confidence"].mean()
+                stats["used_prototypes"] = (sums["used"] > 0).sum().float()
+                stats["entropy_patch"] = student["target_entropy"].mean()
+        return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, stats["matched"]))
 
     def _level(self, patches: Tensor, cls: Tensor | None) -> Tensor:
         """Rows that are clustered: patches [N * Q, D], class tokens or means [N, D]."""
@@ -313,12 +361,32 @@ class Loca(Method):
         return cls
 
     @torch.no_grad()
-    def _targets(self, rows: Tensor, progress: Progress) -> Tensor:
-        """The teacher's assignments of the reference's rows, sharpened and balanced over all of them, float32."""
-        sharp: Tensor = (self.teacher.network.head(rows).float() / self.upkeep.temperature(progress)).log_softmax(
-            dim=-1
-        )
-        if not self.config.sinkhorn:
-            return sharp.exp()
-        balanced: Tensor = sinkhorn(sharp, temperature=1.0, iterations=self.config.sinkhorn_iterations)
-        return balanced
+    def _sharp(self, rows: Tensor, progress: Progress) -> Tensor:
+        """Logarithm of the teacher's sharpened assignments, [..., K] in float32."""
+        logits = (rows @ self.teacher.network.head.prototypes().to(rows.dtype).T).float()
+        sharp: Tensor = (logits / self.upkeep.temperature(progress)).log_softmax(dim=-1)
+        return sharp
+
+    @torch.no_grad()
+    def _balance(self, parts: Sequence[Part]) -> Tensor | None:
+        """The shift that balances the teacher's assignments over the references of the step; None where nothing does."""
+        if not (self.config.cluster_weight and self.config.sinkhorn):
+            return None
+        start = self.teacher.network.head.prototypes().new_zeros(self.config.num_prototypes)
+
+        def blocks() -> Iterator[Tensor]:
+            for part in parts:
+                yield self._sharp(part.known["rows"].flatten(0, 2), part.progress)
+
+        return sinkhorn_shift(blocks, start, self.config.sinkhorn_iterations)
+
+    @torch.no_grad()
+    def _targets(self, rows: Tensor, progress: Progress, shift: Tensor | None) -> Tensor:
+        """The teacher's assignments of the references' rows [1, B, ., C], balanced if there is a shift: [B, ., K]."""
+        sharp = self._sharp(rows[0], progress)
+        return sharp.exp() if shift is None else (sharp + shift).softmax(dim=-1)
+
+
+def _per_image(values: Tensor, images: int) -> Tensor:
+    """Sum of values [V * B, ...] over all but the images: [1, B]."""
+    return values.reshape(-1, images, values[0].numel()).sum(dim=(0, 2))[None]

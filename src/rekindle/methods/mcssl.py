@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,22 +12,25 @@ from pydantic import Field
 from torch import Tensor
 
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
-    corrupt_views,
+    corrupt_step,
+    corrupted_pixels,
     corruption_pictures,
     new_pixel_head,
     reconstruction,
+    reconstruction_mean,
 )
 from rekindle.methods.shared.distillation import Distillation, StudentWithHead, new_centres, new_head
 from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import same_patch_pairs
+from rekindle.objectives.pairs import count_per_part, same_patch_pairs
 from rekindle.objectives.prototypes import Compared
 from rekindle.views.batch import ViewBatch
+from rekindle.views.group_masks import CorruptedViews
 
 
 class McsslOptions(CentredOptions, CorruptionOptions):
@@ -76,9 +80,18 @@ class Mcssl(Method):
         They equal `objectives.plain.corrupted_pixel_error`, mean over both views, and the mean over all patches of
         `objectives.plain.row_cross_entropy` to `objectives.plain.centred_softmax`.
         """
-        config, clean = self.config, batch.global_views.pixels
-        backbone = self.student.backbone
-        corrupted = corrupt_views(config, clean, backbone.patch_size, progress)
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """Any image of the step lends its pixels, and corrupted pixels are counted over the step."""
+        held = list(micro_batches)
+        views = corrupt_step(self.config, held, self.student.backbone.patch_size)
+        counts = count_per_part([corrupted_pixels(self.config, corrupted).sum(dim=1) for corrupted in views])
+        for (batch, progress), corrupted in zip(held, views, strict=True):
+            yield partial(self._part, batch, progress, corrupted, counts)
+
+    def _part(self, batch: ViewBatch, progress: Progress, corrupted: CorruptedViews, counts: Tensor) -> LossBreakdown:
+        config, clean, backbone = self.config, batch.global_views.pixels, self.student.backbone
         heads = self.upkeep.head_pair(progress)
         with torch.no_grad():
             target: Tokens = self.teacher.network.backbone(clean.flatten(0, 1))
@@ -96,9 +109,9 @@ class Mcssl(Method):
             teacher_image=image,
         )
         parts = [heads.losses([concepts])]
-        error = reconstruction(
-            config, self.pixel_head, patches.view(2, -1, *patches.shape[1:]), clean, corrupted, backbone.patch_size
-        )
+        by_image = patches.view(2, -1, *patches.shape[1:])
+        errors = reconstruction(config, self.pixel_head, by_image, clean, corrupted, backbone.patch_size)
+        error = reconstruction_mean(errors, counts.to(errors.device))
         parts.append(LossBreakdown.weigh({"rec": error}, {"rec": config.rec_weight}))
         stats = self.upkeep.stats(progress, {"patch": targets}, error)
         coverage = corrupted.cells.float().mean().to(clean.device, non_blocking=True)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,32 +15,34 @@ from torch import Tensor
 from rekindle.core.distributed import all_rows
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
-from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
 from rekindle.methods.shared.class_contrast import (
-    ClassKeys,
     ContrastOptions,
     ContrastStudent,
-    by_view,
-    check_images,
     class_contrast,
     class_keys,
+    class_tokens,
     exported,
     momentum,
-    small_views_part,
+    small_views_stage,
 )
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
-    corrupt_views,
+    corrupt_step,
+    corrupted_pixels,
     corruption_pictures,
     hidden_patches,
     new_pixel_head,
     reconstruction,
+    reconstruction_mean,
 )
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage, by_slot, check_images, compared_in_parts
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.contrast import PatchNegatives, patch_nce
-from rekindle.views.batch import ViewBatch
+from rekindle.objectives.pairs import count_per_process
+from rekindle.views.batch import ViewBatch, by_view
 from rekindle.views.group_masks import CorruptedViews
 
 
@@ -58,8 +61,9 @@ class MmcOptions(ContrastOptions, CorruptionOptions):
     """Negatives of a patch at most: patches drawn anew at each step, equally many of each other image; None: all."""
     masked_only: bool = False
     """Contrast only patches that have corrupted pixels, and not all of them."""
-    gather_patches: bool = False
-    """Patches of the images of all processes are negatives, and not only those of this one."""
+    gather_patches: bool = True
+    """Patches of the images of all processes are negatives; off: those of this one's alone, so that the loss depends on how many
+    processes there are."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MmcOptions:
@@ -85,8 +89,7 @@ class Mmc(Method):
 
     Deviations, where the paper is silent or at odds with itself: noise and another image's pixels are alternatives per view;
     groups of pixels are aligned to the backbone's patches; the student and not the teacher sees the small views; no factor
-    2 * tau, no predictor; heads normalise by the batch's own statistics, in the teacher as well, without running ones; the
-    image that lends its pixels is one of the same micro-batch (a process's batch, unless `engine.micro_batch_size` cuts it).
+    2 * tau, no predictor; heads normalise by the statistics of the step's images, in the teacher as well, without running ones.
     """
 
     Config = MmcOptions
@@ -114,74 +117,86 @@ class Mmc(Method):
         They equal `objectives.plain.corrupted_pixel_error`, mean over both large views; `objectives.plain.info_nce`, mean over
         the pairs of views; and `objectives.plain.patch_nce`, mean over patches and both large views.
         """
-        config, student, clean = self.config, self.student, batch.global_views.pixels
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """Views are corrupted and keys are made for the whole step; then its images and patches are told from each other."""
+        config, teacher, held = self.config, self.teacher.network, list(micro_batches)
         if config.cls_weight or config.pat_weight:
-            check_images("MMC", batch)
-        corrupted = corrupt_views(config, clean, student.backbone.patch_size, progress)
-        class_key, patch_key, first = self._keys(batch)
-        terms: dict[str, Tensor] = {}
-        weights: dict[str, float] = {}
-        stats = {
-            "coverage": corrupted.cells.float().mean(),
-            "replaced": corrupted.replaced.float().mean(),
-            "momentum": torch.tensor(momentum(config, progress)),
-        }
-        stats = {name: value.to(clean.device, non_blocking=True) for name, value in stats.items()}
-        parts = []
-        if class_key is not None:  # before the large views' graph is there
-            parts = small_views_part(config, student, batch, class_key, config.cls_weight)
-        cls, patches = self._tokens(corrupted.pixels)
-        if self.pixel_head is not None and patches is not None:
-            terms["rec"] = reconstruction(
-                config, self.pixel_head, patches, clean, corrupted, student.backbone.patch_size
-            )
-            weights["rec"] = config.rec_weight
-        if class_key is not None and cls is not None:
-            terms["cls"], stats["accuracy_cls"] = class_contrast(
-                config, student.rows("cls", cls), class_key, num_local=batch.num_local, start=0
-            )
-            weights["cls"] = config.cls_weight
-        if patch_key is not None and patches is not None:
-            queries = student.rows("patch", patches)
-            terms["pat"], stats["accuracy_pat"] = self._patches(queries, patch_key, first, corrupted, progress)
-            weights["pat"] = config.pat_weight
-        return LossBreakdown.join([*parts, LossBreakdown.weigh(terms, weights)], stats)
+            check_images("MMC", held)
+        views = corrupt_step(config, held, self.student.backbone.patch_size)
+        parts = [self._see(*micro, corrupted) for micro, corrupted in zip(held, views, strict=True)]
+        stages = []
+        if config.cls_weight:  # before the large views' graph is there
+            stages += small_views_stage(config, self.student, teacher, parts[0], config.cls_weight)
+        encode, compare = partial(self._encode, by_slot(parts, views)), partial(self._compare, parts[0])
+        yield from compared_in_parts(parts, [*stages, Stage("large views", encode, compare)], self.trained())
 
     @torch.no_grad()
-    def _keys(self, batch: ViewBatch) -> tuple[ClassKeys | None, Tensor | None, int]:
-        """The teacher's keys of clean views: of classes; of patches [V, G, P, C], and the first image of this process there."""
-        config, teacher = self.config, self.teacher.network
-        pixels = batch.global_views.pixels.flatten(0, 1)
-        if not config.pat_weight:
-            if not config.cls_weight:
-                return None, None, 0
-            return class_keys(config, teacher, batch, teacher.backbone.class_token(pixels)), None, 0
-        tokens: Tokens = teacher.backbone(pixels)
-        keys, first = teacher.rows("patch", by_view(tokens.patches.flatten(1, 2), 2)), 0
+    def _see(self, batch: ViewBatch, progress: Progress, corrupted: CorruptedViews) -> Part:
+        """The teacher's tokens of clean views, as far as a term wants them, and what is corrupted."""
+        config, teacher, clean = self.config, self.teacher.network, batch.global_views.pixels
+        known: dict[str, Tensor] = {}
+        if config.pat_weight:
+            tokens: Tokens = teacher.backbone(clean.flatten(0, 1))
+            known["patches"] = by_view(tokens.patches.flatten(1, 2), 2)
+            if config.cls_weight:
+                known |= class_tokens(config, teacher, batch, tokens.class_token)
+        elif config.cls_weight:
+            known |= class_tokens(config, teacher, batch, teacher.backbone.class_token(clean.flatten(0, 1)))
+        of_views = {
+            "pixels": corrupted_pixels(config, corrupted),
+            "hidden": hidden_patches(corrupted, self.student.backbone.patch_size).float(),
+            "coverage": corrupted.cells.float().mean(dim=(2, 3)),
+            "replaced": corrupted.replaced.float(),
+        }
+        known |= {name: value.to(clean.device, non_blocking=True) for name, value in of_views.items()}
+        return Part(batch, progress, known)
+
+    def _encode(self, views: Mapping[int, CorruptedViews], part: Part) -> Joined:
+        """The student's class tokens [2, B, D], patches [2, B, P, D] and errors of restored pixels [2, B], as terms want them."""
+        config, backbone, corrupted = self.config, self.student.backbone, views[part.progress.slot]
+        pixels, clean = corrupted.pixels.flatten(0, 1), part.batch.global_views.pixels
+        if not (config.rec_weight or config.pat_weight):
+            return {"cls": by_view(backbone.class_token(pixels), 2)}
+        tokens: Tokens = backbone(pixels)
+        patches = by_view(tokens.patches.flatten(1, 2), 2)
+        found = {"cls": by_view(tokens.class_token, 2)} if config.cls_weight else {}
+        if self.pixel_head is not None:
+            errors = reconstruction(config, self.pixel_head, patches, clean, corrupted, backbone.patch_size)
+            found["errors"] = errors
+        return found | ({"patches": patches} if config.pat_weight else {})
+
+    def _compare(self, part: Part, student: Joined, known: Joined) -> LossBreakdown:
+        """The terms of the large views."""
+        config, terms, weights = self.config, {}, {}
+        stats = {name: known[name].mean() for name in ("coverage", "replaced")}
+        stats["momentum"] = stats["coverage"].new_tensor(momentum(config, part.progress))
+        if "errors" in student:
+            terms["rec"] = reconstruction_mean(student["errors"], count_per_process(known["pixels"].sum(dim=1)))
+            weights["rec"] = config.rec_weight
+        if config.cls_weight:
+            keys, queries = class_keys(self.teacher.network, known), self.student.rows("cls", student["cls"])
+            terms["cls"], stats["accuracy_cls"] = class_contrast(
+                config, queries, keys, num_local=part.batch.num_local, start=0
+            )
+            weights["cls"] = config.cls_weight
+        if config.pat_weight:
+            terms["pat"], stats["accuracy_pat"] = self._patches(student["patches"], known, part.progress)
+            weights["pat"] = config.pat_weight
+        return LossBreakdown.weigh(terms, weights, stats)
+
+    def _patches(self, patches: Tensor, known: Joined, progress: Progress) -> tuple[Tensor, Tensor]:
+        """L_PAT, mean over both views, and the fraction of patches whose own key is the nearest."""
+        config, positions, first = self.config, None, 0
+        queries = self.student.rows("patch", patches)
+        with torch.no_grad():
+            keys = self.teacher.network.rows("patch", known["patches"])
         if config.gather_patches:
             gathered, first = all_rows(keys.transpose(0, 1))
             keys = gathered.transpose(0, 1)
-        classes = class_keys(config, teacher, batch, tokens.class_token) if config.cls_weight else None
-        return classes, keys, first
-
-    def _tokens(self, pixels: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The student's class tokens [V, B, D] and patches [V, B, P, D], as far as a term wants them."""
-        config, backbone, views = self.config, self.student.backbone, pixels.flatten(0, 1)
-        if not (config.rec_weight or config.pat_weight):
-            return by_view(backbone.class_token(views), 2), None
-        tokens: Tokens = backbone(views)
-        cls = by_view(tokens.class_token, 2) if config.cls_weight else None
-        return cls, by_view(tokens.patches.flatten(1, 2), 2)
-
-    def _patches(
-        self, queries: Tensor, keys: Tensor, first: int, corrupted: CorruptedViews, progress: Progress
-    ) -> tuple[Tensor, Tensor]:
-        """L_PAT, mean over both views, and the fraction of patches whose own key is the nearest."""
-        config, positions, weight = self.config, None, None
         if config.max_negatives is not None:
             positions = drawn_positions(progress, keys.shape[1], keys.shape[2], config.max_negatives).to(keys.device)
-        if config.masked_only:
-            weight = hidden_patches(corrupted, self.student.backbone.patch_size).float().to(keys.device)
         found = [
             patch_nce(
                 queries[view],
@@ -190,7 +205,7 @@ class Mmc(Method):
                 first=first,
                 negatives=config.patch_negatives,
                 positions=positions,
-                weight=None if weight is None else weight[view],
+                weight=known["hidden"][view] if config.masked_only else None,
             )
             for view in range(2)
         ]

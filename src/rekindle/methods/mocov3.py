@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -11,16 +12,16 @@ from pydantic import Field
 from torch import nn
 
 from rekindle.core.distributed import all_rows
-from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage, check_images, compared_in_parts
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.parts.projector import Projector
+from rekindle.networks.parts.mlp_head import MlpHead
 from rekindle.objectives.contrast import info_nce
-from rekindle.views.batch import ViewBatch
+from rekindle.views.batch import ViewBatch, by_view
 
 
 class Mocov3Options(Options):
@@ -43,7 +44,7 @@ class Mocov3Options(Options):
 class StudentWithProjector(nn.Module):
     """A backbone and its projector: what the teacher holds an average of."""
 
-    def __init__(self, backbone: Backbone, projector: Projector) -> None:
+    def __init__(self, backbone: Backbone, projector: MlpHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -52,8 +53,8 @@ class StudentWithProjector(nn.Module):
 class Mocov3(Method):
     """A view's query finds the key of the other view of its image among the keys of all images (algorithm 1).
 
-    Deviations: batch normalisation is per process; images of a step that is computed in several micro-batches are
-    negatives of their own only (`engine.micro_batch_size`; without it a process's batch is one). Two large crops, no small ones.
+    Negatives are the images of the step, and batch statistics are those of its rows, in all processes. Two large crops, no small
+    ones. Deviations: GLARE's colour changes.
     """
 
     Config = Mocov3Options
@@ -76,8 +77,8 @@ class Mocov3(Method):
         if config.freeze_patch_projection:
             backbone.vit.patch_embed.requires_grad_(False)
         hidden, out = config.projector_hidden, config.projector_out
-        self.student = StudentWithProjector(backbone, Projector(backbone.width, hidden, hidden, out))
-        self.predictor = Projector(out, hidden, out)
+        self.student = StudentWithProjector(backbone, MlpHead(backbone.width, hidden, hidden, out))
+        self.predictor = MlpHead(out, hidden, out)
         self.teacher = EmaTeacher(self.student)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
@@ -85,17 +86,33 @@ class Mocov3(Method):
 
         ctr equals `objectives.plain.info_nce`, with the keys of all processes.
         """
-        if len(batch) < 2:
-            raise RequestError(
-                "MoCo v3 contrasts images with each other and needs at least two at a time; raise --batch-size or "
-                "--engine.micro-batch-size"
-            )
-        temperature, views = self.config.temperature, batch.global_views.pixels
-        teacher = self.teacher.network
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """The teacher encodes all views of the step first: its class tokens become the keys of every part."""
+        held = list(micro_batches)
+        check_images("MoCo v3", held)
+        parts = [self._see(batch, progress) for batch, progress in held]
+        compare = partial(self._compare, parts[0].progress)
+        yield from compared_in_parts(parts, [Stage("views", self._encode, compare)], self.trained())
+
+    @torch.no_grad()
+    def _see(self, batch: ViewBatch, progress: Progress) -> Part:
+        """The teacher's class tokens, [2, B, D]."""
+        cls = [self.teacher.network.backbone.class_token(view) for view in batch.global_views.pixels]
+        return Part(batch, progress, {"cls": torch.stack(cls)})
+
+    def _encode(self, part: Part) -> Joined:
+        """The student's class tokens, [2, B, D]."""
+        views = part.batch.global_views.pixels
+        return {"cls": by_view(self.student.backbone.class_token(views.flatten(0, 1)), 2)}
+
+    def _compare(self, progress: Progress, student: Joined, teacher: Joined) -> LossBreakdown:
+        """Queries against keys; the heads see all images of the step, one view at a time."""
+        temperature = self.config.temperature
         with torch.no_grad():
-            keys = [all_rows(teacher.projector(teacher.backbone.class_token(v))) for v in views]
-        tokens = self.student.backbone.class_token(views.flatten(0, 1)).chunk(2)
-        queries = [self.predictor(self.student.projector(t)) for t in tokens]  # statistics of one view at a time
+            keys = [all_rows(self.teacher.network.projector(cls)) for cls in teacher["cls"]]
+        queries = [self.predictor(self.student.projector(cls)) for cls in student["cls"]]
         terms = {
             f"ctr{place + 1}": info_nce(queries[place], keys[1 - place][0], temperature=temperature, first=keys[0][1])
             for place in range(2)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -18,13 +19,14 @@ from rekindle.core.options import Options
 from rekindle.core.precision import full_precision
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import linear
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage, check_images, compared_in_parts
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.mlp_head import HeadNorm, MlpHead
 from rekindle.objectives.assignment import sinkhorn
 from rekindle.objectives.soft_clustering import volume
-from rekindle.views.batch import ViewBatch
+from rekindle.views.batch import ViewBatch, by_view
 from rekindle.views.token_masks import draw_kept
 
 STRETCH = 1.25  # the authors' schedules are made for so many times the run's steps
@@ -126,20 +128,46 @@ class Msn(Method):
         They equal the mean of `objectives.plain.row_cross_entropy` of cosines to prototypes, and log K plus
         `objectives.plain.mean_negative_entropy` of the anchors' distributions.
         """
-        config, teacher = self.config, self.teacher.network
-        if len(batch) < 2:
-            raise RequestError(
-                "MSN normalises over the images of a batch and needs at least two at a time; raise --batch-size or "
-                "--engine.micro-batch-size"
-            )
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """Targets are balanced, and anchors averaged and normalised, over the images of the step."""
+        held = list(micro_batches)
+        check_images("MSN", held)
+        parts = [self._see(batch, progress) for batch, progress in held]
+        stage = Stage("anchors", self._encode, partial(self._compare, held[0][1]))
+        yield from compared_in_parts(parts, [stage], self.trained())
+
+    @torch.no_grad()
+    def _see(self, batch: ViewBatch, progress: Progress) -> Part:
+        """The teacher's class tokens of the target view, [1, B, D]."""
+        return Part(
+            batch, progress, {"cls": self.teacher.network.backbone.class_token(batch.global_views.pixels[0])[None]}
+        )
+
+    def _encode(self, part: Part) -> Joined:
+        """Class tokens of the anchors: the large one [1, B, D], from the patches that it keeps, and the small ones [A, B, D]."""
+        batch, backbone, pixels = part.batch, self.student.backbone, part.batch.global_views.pixels[1]
+        grid = pixels.shape[-2] // backbone.patch_size, pixels.shape[-1] // backbone.patch_size
+        count = max(1, math.floor(grid[0] * grid[1] * (1 - self.mask_ratio)))
+        keep = draw_kept(part.progress, len(batch), grid, count, purpose="anchor patches")
+        found = {"large": backbone.visible_tokens(pixels, keep.to(pixels.device))[None, :, 0]}
+        if batch.local_views is not None:
+            found["small"] = by_view(backbone.class_token(batch.local_views.pixels.flatten(0, 1)), batch.num_local)
+        return found
+
+    def _compare(self, progress: Progress, student: Joined, teacher: Joined) -> LossBreakdown:
+        """The terms; each size of anchors has batch statistics of its own."""
+        config, head = self.config, self.student.head
         with torch.no_grad():
-            rows = teacher.head(teacher.backbone.class_token(batch.global_views.pixels[0]))
+            rows = self.teacher.network.head(teacher["cls"][0])
             sharp = prototype_scores(rows, self.prototypes, config.temperature * config.sharpening)
             targets = sharp.exp()
             if config.sinkhorn:
                 targets = sinkhorn(sharp, temperature=1.0, iterations=config.sinkhorn_iterations)
-        scores = prototype_scores(self._anchors(batch, progress), self.prototypes, config.temperature)
-        scores = scores.view(-1, len(batch), scores.shape[-1])
+        anchors = torch.cat([head(cls.flatten(0, 1)) for cls in student.values()])
+        scores = prototype_scores(anchors, self.prototypes, config.temperature)
+        scores = scores.view(-1, len(targets), scores.shape[-1])
         terms = {"msn": -(targets * scores).sum(dim=-1).mean()}
         weights = {"msn": 1.0}
         probs = scores.exp().flatten(0, 1)
@@ -154,17 +182,6 @@ class Msn(Method):
                 "momentum": mean.new_tensor(self._momentum(progress)),
             }
         return LossBreakdown.weigh(terms, weights, stats)
-
-    def _anchors(self, batch: ViewBatch, progress: Progress) -> Tensor:
-        """The head's rows [A * B, C] of the anchor views, the large one first; each size has batch statistics of its own."""
-        backbone, pixels = self.student.backbone, batch.global_views.pixels[1]
-        grid = pixels.shape[-2] // backbone.patch_size, pixels.shape[-1] // backbone.patch_size
-        count = max(1, math.floor(grid[0] * grid[1] * (1 - self.mask_ratio)))
-        keep = draw_kept(progress, len(batch), grid, count, purpose="anchor patches")
-        rows = [self.student.head(backbone.visible_tokens(pixels, keep.to(pixels.device))[:, 0])]
-        if batch.local_views is not None:
-            rows.append(self.student.head(backbone.class_token(batch.local_views.pixels.flatten(0, 1))))
-        return torch.cat(rows)
 
     def _momentum(self, progress: Progress) -> float:
         return linear(progress, *self.config.momentum, stretch=STRETCH)

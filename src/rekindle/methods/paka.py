@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
 from rekindle.objectives.alignment import kernel_alignment
-from rekindle.objectives.pairs import count_per_process
+from rekindle.objectives.pairs import count_per_part
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.geometry import bilinear_rows, places_in, shared_region
 
@@ -59,12 +60,35 @@ class Paka(Method):
 
         CKA equals `objectives.plain.kernel_alignment` of the tokens of one image at the places of one pair of views.
         """
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """Pairs of views that share enough are counted over the step."""
+        held = list(micro_batches)
+        count = count_per_part([self._num_usable(batch) for batch, _ in held])
+        for batch, progress in held:
+            yield partial(self._part, batch, progress, count)
+
+    def _num_usable(self, batch: ViewBatch) -> Tensor:
+        """Pairs of a view and a large view of the same image that share enough of it."""
+        groups = [batch.global_views] + ([] if batch.local_views is None else [batch.local_views])
+        teacher, found = batch.global_views.crops, []
+        for group, views in enumerate(groups):
+            for place in range(2):
+                for number in range(len(views.pixels)):
+                    if group or number != place:
+                        _, area = shared_region(views.crops[number], teacher[place])
+                        found.append((area >= self.config.min_shared_area).sum())
+        return torch.stack(found).sum()
+
+    def _part(self, batch: ViewBatch, progress: Progress, count: Tensor) -> LossBreakdown:
+        """A micro-batch's part of the loss. Args: count, its share of the pairs that the mean runs over."""
         large = batch.global_views.pixels.flatten(0, 1)
         with torch.no_grad():
             target: Tokens = self.teacher.network(large)
         losses, counted = zip(*self._pairs(batch, target), strict=True)
         loss, usable = torch.cat(losses), torch.cat(counted)
-        alignment = (loss * usable).sum() / count_per_process(usable.sum())
+        alignment = (loss * usable).sum() / count.to(loss.device)
         stats = {"usable": usable.float().mean()}
         stats["momentum"] = alignment.new_tensor(cosine(progress, *self.config.momentum)).detach()
         return LossBreakdown.weigh({"paka": alignment}, {"paka": 1.0}, stats)

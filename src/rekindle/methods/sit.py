@@ -3,37 +3,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
 from rekindle.methods.shared.class_contrast import (
     ContrastOptions,
     ContrastStudent,
     NormViews,
-    by_view,
-    check_images,
     class_contrast,
     class_keys,
+    class_tokens,
     exported,
     momentum,
-    small_views_part,
+    small_views_stage,
 )
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
-    corrupt_views,
+    corrupt_step,
+    corrupted_pixels,
     corruption_pictures,
     new_pixel_head,
     reconstruction,
+    reconstruction_mean,
 )
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage, by_slot, check_images, compared_in_parts
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
-from rekindle.views.batch import ViewBatch
+from rekindle.objectives.pairs import count_per_process
+from rekindle.views.batch import ViewBatch, by_view
+from rekindle.views.group_masks import CorruptedViews
 
 
 class SitOptions(ContrastOptions, CorruptionOptions):
@@ -92,28 +97,49 @@ class Sit(Method):
         They equal `objectives.plain.corrupted_pixel_error`, mean over both large views, and `objectives.plain.info_nce`, mean
         over the pairs of views.
         """
-        config, student, clean = self.config, self.student, batch.global_views.pixels
-        check_images("SiT", batch)
-        patch_size = student.backbone.patch_size
-        corrupted = corrupt_views(config, clean, patch_size, progress)
-        with torch.no_grad():
-            teacher = self.teacher.network
-            keys = class_keys(config, teacher, batch, teacher.backbone.class_token(clean.flatten(0, 1)))
-        parts = small_views_part(config, student, batch, keys, config.cls_weight)
-        tokens: Tokens = student.backbone(corrupted.pixels.flatten(0, 1))
-        patches = by_view(tokens.patches.flatten(1, 2), 2)
-        queries = student.rows("cls", by_view(tokens.class_token, 2))
-        contrast, hits = class_contrast(config, queries, keys, num_local=batch.num_local, start=0)
-        error = reconstruction(config, self.pixel_head, patches, clean, corrupted, patch_size)
-        parts.append(
-            LossBreakdown.weigh({"rec": error, "cls": contrast}, {"rec": config.rec_weight, "cls": config.cls_weight})
-        )
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """Views are corrupted and keys are made for the whole step; then its images are told from each other."""
+        config, teacher, held = self.config, self.teacher.network, list(micro_batches)
+        check_images("SiT", held)
+        views = corrupt_step(config, held, self.student.backbone.patch_size)
+        parts = [self._see(*micro, corrupted) for micro, corrupted in zip(held, views, strict=True)]
+        stages = [
+            *small_views_stage(config, self.student, teacher, parts[0], config.cls_weight),
+            Stage("large views", partial(self._encode, by_slot(parts, views)), partial(self._compare, parts[0])),
+        ]
+        yield from compared_in_parts(parts, stages, self.trained())
+
+    @torch.no_grad()
+    def _see(self, batch: ViewBatch, progress: Progress, corrupted: CorruptedViews) -> Part:
+        """The teacher's class tokens of the clean views, and how many pixels are corrupted."""
+        teacher, clean = self.teacher.network, batch.global_views.pixels
+        known = class_tokens(self.config, teacher, batch, teacher.backbone.class_token(clean.flatten(0, 1)))
+        known["pixels"] = corrupted_pixels(self.config, corrupted).to(clean.device)
+        known["coverage"] = corrupted.cells.float().mean(dim=(2, 3)).to(clean.device)
+        return Part(batch, progress, known)
+
+    def _encode(self, views: Mapping[int, CorruptedViews], part: Part) -> Joined:
+        """The student's class tokens [2, B, D], and the error of the pixels that it restores [2, B]."""
+        backbone, corrupted = self.student.backbone, views[part.progress.slot]
+        tokens: Tokens = backbone(corrupted.pixels.flatten(0, 1))
+        patches, clean = by_view(tokens.patches.flatten(1, 2), 2), part.batch.global_views.pixels
+        errors = reconstruction(self.config, self.pixel_head, patches, clean, corrupted, backbone.patch_size)
+        return {"cls": by_view(tokens.class_token, 2), "errors": errors}
+
+    def _compare(self, part: Part, student: Joined, known: Joined) -> LossBreakdown:
+        config = self.config
+        queries, keys = self.student.rows("cls", student["cls"]), class_keys(self.teacher.network, known)
+        contrast, hits = class_contrast(config, queries, keys, num_local=part.batch.num_local, start=0)
+        error = reconstruction_mean(student["errors"], count_per_process(known["pixels"].sum(dim=1)))
         stats = {
             "accuracy_cls": hits,
-            "coverage": corrupted.cells.float().mean().to(clean.device, non_blocking=True),
-            "momentum": hits.new_tensor(momentum(config, progress)),
+            "coverage": known["coverage"].mean(),
+            "momentum": hits.new_tensor(momentum(config, part.progress)),
         }
-        return LossBreakdown.join(parts, stats)
+        terms, weights = {"rec": error, "cls": contrast}, {"rec": config.rec_weight, "cls": config.cls_weight}
+        return LossBreakdown.weigh(terms, weights, stats)
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher."""

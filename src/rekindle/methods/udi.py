@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch
 from rekindle.methods.shared.distillation import Distillation, HeadPair, new_centres, new_head
 from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.parts import gradient_in_advance
@@ -23,7 +24,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
 from rekindle.networks.parts.sparse_read import SparseRead, one_hot_rows
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.pairs import Pairs, cross_view_pairs, own_target_pairs
+from rekindle.objectives.pairs import Pairs, count_per_part, cross_view_pairs, own_target_pairs
 from rekindle.objectives.prototypes import Compared, TargetRows
 from rekindle.views.batch import Crops, ViewBatch
 from rekindle.views.geometry import bilinear_rows, patch_centres, places_in
@@ -51,6 +52,70 @@ class UdiStudent(nn.Module):
         self.backbone = backbone
         self.head = head
         self.read = read
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """The teacher's unit rows of sampled places.
+
+    Attributes:
+        rows: [2B, M, C], M = num_large + num_local * m: in each large view, the places of the other large view and of each
+            small one.
+        valid: [2B, M], False where the view does not hold the place.
+        num_large: n, places of a large view.
+        num_local: small views.
+    """
+
+    rows: Tensor
+    valid: Tensor
+    num_large: int
+    num_local: int
+
+    def of_partner(self) -> tuple[Tensor, Tensor]:
+        """Targets [R, C] of the places that the large views sampled, and which of those [2B * n] they are (indices)."""
+        n = self.num_large
+        rows, valid = (
+            t[:, :n].reshape(2, -1, n, t.shape[-1]).flip(0).flatten(0, 2) for t in (self.rows, self.valid[..., None])
+        )
+        used = valid[:, 0].nonzero()[:, 0]
+        return rows[used], used
+
+    def of_small(self) -> Tensor:
+        """Rows [R, C] of the places that small views sampled, as far as a large view holds them."""
+        rows: Tensor = self.rows[:, self.num_large :][self.valid[:, self.num_large :]]
+        return rows
+
+    def by_view(self) -> list[tuple[Tensor, Tensor]]:
+        """(rows, valid) of each view other than the teacher's own: the other large one, then the small ones."""
+        n = self.num_large
+        groups = [(self.rows[:, :n], self.valid[:, :n])]
+        if self.num_local:
+            groups.extend(
+                zip(
+                    self.rows[:, n:].chunk(self.num_local, dim=1),
+                    self.valid[:, n:].chunk(self.num_local, dim=1),
+                    strict=True,
+                )
+            )
+        return groups
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a micro-batch is before any loss.
+
+    Attributes:
+        batch: its views, and progress.
+        index: [2, B, n] patches that the large views sample.
+        there: what the teacher makes of the sampled places.
+        rows: its unit rows that become targets, by level.
+    """
+
+    batch: ViewBatch
+    progress: Progress
+    index: Tensor
+    there: TeacherRows
+    rows: Mapping[str, Tensor]
 
 
 class Udi(Method):
@@ -108,33 +173,54 @@ class Udi(Method):
         Each equals the mean of `objectives.plain.row_cross_entropy`, over pairs of views and images or over sampled places, to
         targets that are `objectives.plain.centred_softmax` of the teacher's logits, mixed for L_cls+.
         """
-        large, backbone = batch.global_views.pixels.flatten(0, 1), self.student.backbone
-        grid = large.shape[-2] // backbone.patch_size, large.shape[-1] // backbone.patch_size
-        heads = self.upkeep.head_pair(progress)
-        index, points = self._sample(batch, grid, progress)
-        with torch.no_grad():
-            target: Tokens = self.teacher.network.backbone(large, norm=False)
-            there = self._read_by_teacher(batch, target, points, index.shape[-1], heads)
-            unit = heads.project(self.teacher.network.backbone.vit.norm(target.class_token))
-        cls = heads.targets_of(unit, self.upkeep.centre("cls"))
-        plus = heads.targets_of(mixed_rows(unit, there, self.config.mixture), self.upkeep.centre("cls+"))
-        rows, own_rows = there.of_partner()
-        observed = torch.cat([rows, there.of_small()])
-        used = torch.arange(len(rows), device=rows.device)
-        patch = heads.targets_of(observed, self.upkeep.centre("patch"), used)
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """The teacher reads its places in all views of the step, so that the mean over sampled places is that of the step."""
+        seen = [self._see(batch, progress) for batch, progress in micro_batches]
+        count = count_per_part(
+            [own.there.valid.new_tensor(len(own.there.of_partner()[1]), dtype=torch.float32) for own in seen]
+        )
+        for own in seen:
+            yield partial(self._part, own, count)
+
+    @torch.no_grad()
+    def _see(self, batch: ViewBatch, progress: Progress) -> Seen:
+        """What the teacher makes of the large views; centres take note of its rows."""
+        large, heads, teacher = (
+            batch.global_views.pixels.flatten(0, 1),
+            self.upkeep.head_pair(progress),
+            self.teacher.network,
+        )
+        patch = self.student.backbone.patch_size
+        index, points = self._sample(batch, (large.shape[-2] // patch, large.shape[-1] // patch), progress)
+        target: Tokens = teacher.backbone(large, norm=False)
+        there = self._read_by_teacher(batch, target, points, index.shape[-1], heads)
+        cls = heads.project(teacher.backbone.vit.norm(target.class_token))
+        rows = {"cls": cls, "cls+": mixed_rows(cls, there, self.config.mixture), "patch": there.of_partner()[0]}
+        for level, own in rows.items():
+            observed = torch.cat([own, there.of_small()]) if level == "patch" else own
+            heads.observe(observed, self.upkeep.centre(level))
+        return Seen(batch, progress, index, there, rows)
+
+    def _part(self, seen: Seen, count: Tensor) -> LossBreakdown:
+        """A micro-batch's part of the loss. Args: count, its share of the sampled places that the mean of L_patch runs over."""
+        batch, backbone, heads = seen.batch, self.student.backbone, self.upkeep.head_pair(seen.progress)
+        large = batch.global_views.pixels.flatten(0, 1)
+        cls, plus, patch = (heads.centred(seen.rows[level], self.upkeep.centre(level)) for level in LEVELS)
 
         parts = self._small_part(batch, heads, cls, plus)
         tokens: Tokens = backbone(large, norm=False)
         prefix = backbone.vit.norm(torch.stack([tokens.class_token, tokens.registers[:, 0]], dim=1))
         compared = self._class_tokens(prefix, range(2), batch, cls, plus)
-        sampling = one_hot_rows(index.flatten(0, 1), grid[0] * grid[1], prefix.dtype)
-        own = self.student.read(tokens.patches.flatten(1, 2), sampling).flatten(0, 1)[own_rows]
-        pairs = own_target_pairs(len(own), device=own.device)
+        sampling = one_hot_rows(seen.index.flatten(0, 1), tokens.grid[0] * tokens.grid[1], prefix.dtype)
+        own = self.student.read(tokens.patches.flatten(1, 2), sampling).flatten(0, 1)[seen.there.of_partner()[1]]
+        pairs = own_target_pairs(len(own), device=own.device, count=count)
         compared.append(Compared(own, patch, {"patch": pairs}, {"patch": 1 / 3}))
         parts.append(heads.losses(compared))
 
-        inside = there.valid.float().mean()
-        stats = self.upkeep.stats(progress, dict(zip(LEVELS, (cls, plus, patch), strict=True)), inside)
+        inside = seen.there.valid.float().mean()
+        stats = self.upkeep.stats(seen.progress, dict(zip(LEVELS, (cls, plus, patch), strict=True)), inside)
         return LossBreakdown.join(parts, stats | {"sampled_inside": inside})
 
     def _sample(self, batch: ViewBatch, grid: tuple[int, int], progress: Progress) -> tuple[Tensor, list[Tensor]]:
@@ -197,52 +283,6 @@ class Udi(Method):
             return heads.losses(compared)
 
         return [gradient_in_advance([part], [*backbone.parameters(), *heads.inputs])]
-
-
-@dataclass(frozen=True)
-class TeacherRows:
-    """The teacher's unit rows of sampled places.
-
-    Attributes:
-        rows: [2B, M, C], M = num_large + num_local * m: in each large view, the places of the other large view and of each
-            small one.
-        valid: [2B, M], False where the view does not hold the place.
-        num_large: n, places of a large view.
-        num_local: small views.
-    """
-
-    rows: Tensor
-    valid: Tensor
-    num_large: int
-    num_local: int
-
-    def of_partner(self) -> tuple[Tensor, Tensor]:
-        """Targets [R, C] of the places that the large views sampled, and which of those [2B * n] they are (indices)."""
-        n = self.num_large
-        rows, valid = (
-            t[:, :n].reshape(2, -1, n, t.shape[-1]).flip(0).flatten(0, 2) for t in (self.rows, self.valid[..., None])
-        )
-        used = valid[:, 0].nonzero()[:, 0]
-        return rows[used], used
-
-    def of_small(self) -> Tensor:
-        """Rows [R, C] of the places that small views sampled, as far as a large view holds them."""
-        rows: Tensor = self.rows[:, self.num_large :][self.valid[:, self.num_large :]]
-        return rows
-
-    def by_view(self) -> list[tuple[Tensor, Tensor]]:
-        """(rows, valid) of each view other than the teacher's own: the other large one, then the small ones."""
-        n = self.num_large
-        groups = [(self.rows[:, :n], self.valid[:, :n])]
-        if self.num_local:
-            groups.extend(
-                zip(
-                    self.rows[:, n:].chunk(self.num_local, dim=1),
-                    self.valid[:, n:].chunk(self.num_local, dim=1),
-                    strict=True,
-                )
-            )
-        return groups
 
 
 def mixed_rows(cls: Tensor, there: TeacherRows, mixture: float) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rekindle.core.rng import view_uniform
+
 
 @dataclass(frozen=True)
 class BranchPath:
@@ -40,7 +42,8 @@ def draw_paths(keep: Float[Tensor, " branches"], images: int, *, skip: bool = Fa
     Args: keep, p of each block's attention and MLP branch in turn; skip, name the images that keep a branch, so that it is
     computed for them alone. A branch that all images drop is computed: what trains in it has a gradient, which is zero.
     """
-    drawn = torch.bernoulli(keep[:, None].expand(-1, images)).div_(keep[:, None])
+    kept_at = keep[:, None]
+    drawn = (view_uniform(images, len(keep)).T.to(keep.device) < kept_at).to(keep.dtype).div_(kept_at)
     paths = [BranchPath(factor) for factor in drawn[:, :, None, None].unbind()]
     if skip:
         for branch, factors in enumerate(drawn.tolist()):

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,13 +24,35 @@ def sinkhorn(logits: Float[Tensor, "R K"], *, temperature: float, iterations: in
     Args: logits [R, K] of this process (R may be 0); temperature > 0; iterations >= 1.
     Returns: probabilities without gradient, [R, K].
     """
-    rows, num_prototypes = logits.shape
-    total_rows = all_sum(logits.new_tensor(float(rows)))
     scaled = logits.detach() / temperature
-    largest = all_max(scaled.amax() if rows else scaled.new_tensor(-torch.inf))
-    weights = (scaled - largest).exp()  # one constant over everything cancels, and keeps the exponential in range
-    for _ in range(iterations):
-        column_sum = all_sum(weights.sum(dim=0)).clamp_min(1e-30)
-        weights = weights / column_sum * (total_rows / num_prototypes)
-        weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-30)
-    return weights
+    return (scaled + sinkhorn_shift(lambda: [scaled], scaled.new_zeros(scaled.shape[1]), iterations)).softmax(dim=-1)
+
+
+@torch.no_grad()
+def sinkhorn_shift(
+    blocks: Callable[[], Iterable[Float[Tensor, "r K"]]], start: Float[Tensor, " K"], iterations: int
+) -> Float[Tensor, " K"]:
+    """Logarithm of the columns' scales that Sinkhorn-Knopp ends with: its assignment is softmax(logits + shift), row by row.
+
+    So rows can be balanced over a whole step and computed a block at a time: what a block needs of the others is this. In
+    logarithms a prototype that is far from all rows keeps its share, where exp(logits) would be 0.
+
+    Args: blocks, gives the logits of all rows of this process, divided by the temperature, anew at each call; start, zeros [K]
+    where the logits are; iterations >= 1.
+    """
+    shift = start
+    rows = 0
+    for iteration in range(iterations):
+        if iteration == 0:
+            logs = [(len(block), block.logsumexp(dim=0)) for block in blocks() if len(block)]
+            rows = int(all_sum(shift.new_tensor(float(sum(n for n, _ in logs)), dtype=torch.float64)))
+            if rows == 0:
+                return shift
+            own = torch.stack([v for _, v in logs]).logsumexp(dim=0) if logs else torch.full_like(shift, -math.inf)
+            largest = all_max(own)
+            column = largest + all_sum((own - largest).exp()).log()
+        else:
+            sums = torch.stack([shift, *((block + shift).softmax(dim=-1).sum(dim=0) for block in blocks())])[1:].sum(0)
+            column = all_sum(sums).log()
+        shift = shift + math.log(rows / len(shift)) - column
+    return shift

@@ -88,12 +88,11 @@ def matched_patch_pairs(
 ) -> Pairs:
     """A patch s with each patch C(s) that corresponds to it; GLARE, eq. 9 (L_loc2). Without a match a patch does not count.
 
-    Mean over C(s), then over the matched patches of the batch and of all processes, scaled so that the usual average of
-    gradients over processes is the gradient of that mean. match_reduction="sum" adds over C(s); reduction="sum" is the
-    printed form, averaged over views.
+    Mean over C(s), then over the matched patches of the step (`count_per_part`). match_reduction="sum" adds over C(s);
+    reduction="sum" is the printed form, averaged over views.
 
-    Args: relation, C(s) of each student view; teacher_view, the view that C(s) lies in; count, matched patches that the
-    mean runs over, if this is a part of them.
+    Args: relation, C(s) of each student view; teacher_view, the view that C(s) lies in; count, this part's share of the matched
+    patches that the mean runs over; None: those of `relation`, in each process.
     """
     partners = relation.sum(dim=-1)
     view, student, teacher = relation.nonzero(as_tuple=True)
@@ -103,12 +102,17 @@ def matched_patch_pairs(
     if reduction == "sum":
         weight = weight / num_views
     else:
-        weight = weight / count_per_process((partners > 0).sum() if count is None else count)
+        weight = weight / (count_per_process((partners > 0).sum()) if count is None else count)
     return Pairs(view * relation.shape[1] + student, teacher_view[view] * relation.shape[2] + teacher, weight)
 
 
 def region_pairs(
-    patch: Int[Tensor, "V M L"], usable: Bool[Tensor, "V M L"], num_patches: int, *, reduction: Reduction = "mean"
+    patch: Int[Tensor, "V M L"],
+    usable: Bool[Tensor, "V M L"],
+    num_patches: int,
+    *,
+    reduction: Reduction = "mean",
+    count: Tensor | None = None,
 ) -> Pairs:
     """A patch of a region with its counterpart: mean over the usable patches of each region, then over the valid regions.
 
@@ -116,33 +120,43 @@ def region_pairs(
     regions that hold it; the teacher's rows are the usable ones in order.
 
     Args: patch, index of each patch within its view; usable, those that count. reduction="sum" sums over patches, then
-    averages over the valid regions. Valid regions are counted over all processes, as in `matched_patch_pairs`.
+    averages over the valid regions; count, this part's share of the valid regions, as in `matched_patch_pairs`.
     """
     view, region, _ = usable.nonzero(as_tuple=True)
     sizes = usable.sum(dim=-1)
-    weight = _equal(view, 1.0) / count_per_process((sizes > 0).sum())
+    weight = _equal(view, 1.0) / (count_per_process((sizes > 0).sum()) if count is None else count)
     if reduction == "mean":
         weight = weight / sizes[view, region]
     student, order = (view * num_patches + patch[usable]).sort(stable=True)
     return Pairs(student, order, weight[order])
 
 
-def own_target_pairs(num_rows: int, *, device: torch.device) -> Pairs:
-    """Row i with target i, mean over the rows of all processes (as in `matched_patch_pairs`). UDI, L_patch; FLSL, L_km."""
+def own_target_pairs(num_rows: int, *, device: torch.device, count: Tensor | None = None) -> Pairs:
+    """Row i with target i, mean over the rows of the step (as in `matched_patch_pairs`). UDI, L_patch."""
     row = torch.arange(num_rows, device=device)
-    return Pairs(row, row, _equal(row, 1.0) / count_per_process(torch.tensor(num_rows, device=device)))
+    share = count_per_process(torch.tensor(num_rows, device=device)) if count is None else count
+    return Pairs(row, row, _equal(row, 1.0) / share)
 
 
 def _equal(like: Tensor, value: float) -> Tensor:
     return torch.full((like.shape[0],), value, dtype=torch.float32, device=like.device)
 
 
-def count_per_process(count: Tensor) -> Tensor:
-    """Return a count over all processes, divided by their number; at least what one row among them makes.
+def count_per_part(counts: Sequence[Tensor]) -> Tensor:
+    """Return the count of a whole step, divided by the number of its parts: a part's share of the rows of a mean.
 
-    A sum divided by it has, after the usual average of gradients over processes, the gradient of the mean over all of them.
+    A part is a micro-batch of one process. A part's sum divided by it has, after the usual average of gradients over parts and
+    processes, the gradient of the mean over the step's rows, however the step is cut. At least what one row of the step makes.
+
+    Args: counts, of this process's parts; every process has the same number of parts.
     """
-    return (all_sum(count.float()) / world_size()).clamp_min(1.0 / world_size())
+    parts = len(counts) * world_size()
+    return (all_sum(torch.stack([count.float() for count in counts]).sum(dim=0)) / parts).clamp_min(1.0 / parts)
+
+
+def count_per_process(count: Tensor) -> Tensor:
+    """`count_per_part` of a step that has one part in each process."""
+    return count_per_part([count])
 
 
 def used_rows(

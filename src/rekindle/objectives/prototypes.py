@@ -72,9 +72,16 @@ class TargetRows:
         return TargetRows(rows.shape[0], compute, rows.device)
 
     @staticmethod
-    def given(probs: Float[Tensor, "T K"]) -> TargetRows:
-        """Distributions that are already there (Sinkhorn-Knopp needs all rows at once)."""
-        return TargetRows(probs.shape[0], lambda index: probs if index is None else probs[index], probs.device)
+    def balanced(
+        rows: Float[Tensor, "T C"], prototypes: Float[Tensor, "K C"], shift: Float[Tensor, " K"], *, temperature: float
+    ) -> TargetRows:
+        """softmax(W z / temperature + shift) in float32: Sinkhorn's assignment, whose shift `objectives.assignment` found."""
+
+        def compute(index: Tensor | None) -> Tensor:
+            own = rows if index is None else rows[index]
+            return torch.addmm(shift, own.to(shift.dtype), prototypes.T, alpha=1.0 / temperature).softmax(dim=-1)
+
+        return TargetRows(rows.shape[0], compute, rows.device)
 
     @torch.no_grad()
     def probs(self, index: Int[Tensor, " t"] | None = None, own: slice = slice(None)) -> Float[Tensor, "t K"]:

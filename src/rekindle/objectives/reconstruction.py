@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rekindle.core.precision import full_precision
-from rekindle.objectives.pairs import count_per_process
 
 TargetNorm = Literal["none", "channel", "patch"]
 _EPS = 1e-6
@@ -61,19 +60,11 @@ def hidden_patch_error(
 
 @full_precision
 def corrupted_pixel_error(
-    predicted: Float[Tensor, "R Q 3"],
-    pixels: Float[Tensor, "R Q 3"],
-    corrupted: Bool[Tensor, "R Q"],
-    *,
-    num_pixels: int | None = None,
-) -> Float[Tensor, ""]:
-    """Absolute error of corrupted pixels, mean over these and the colours; 0 if nothing is corrupted.
+    predicted: Float[Tensor, "R Q 3"], pixels: Float[Tensor, "R Q 3"], corrupted: Bool[Tensor, "R Q"]
+) -> Float[Tensor, " R"]:
+    """Absolute error of the corrupted pixels of each patch: sum over these, mean over the colours.
 
-    MMC, L_REC: sum(M |x - x^|) / (3 sum(M)), the sum in the denominator over all processes. R patches of Q pixels.
-
-    Args: num_pixels, what the mean counts instead of the corrupted pixels (all of this process: eq. 1 as printed).
+    MMC, L_REC: sum(M |x - x^|) / (3 sum(M)), of which this is a patch's share of sum(M |x - x^|) / 3. R patches of Q pixels.
     """
-    count = count_per_process(corrupted.sum()) if num_pixels is None else num_pixels
-    error = (predicted - pixels).abs().sum(dim=-1)
-    total: Tensor = (error * corrupted).sum() / (3 * count)
-    return total
+    error: Tensor = (predicted - pixels).abs().mean(dim=-1)
+    return (error * corrupted).sum(dim=-1)

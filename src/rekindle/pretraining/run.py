@@ -239,8 +239,7 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     check_views(options, backbone)
     base = copy.deepcopy(backbone) if options.engine.pictures_every > 0 and rank() == 0 else None
     method, attachment = build_method(resolved, backbone, machine)
-    if fabric.world_size == 1:
-        plan = fitted_to_memory(plan, options, machine, backbone)
+    plan = fitted_to_memory(plan, options, machine, backbone, fabric.device)
     watcher.message(_describe(options, plan, method, attachment, len(images)))
     return Prepared(resolved, images, machine, fabric, backbone, base_hash, method, attachment, plan, budget, base)
 

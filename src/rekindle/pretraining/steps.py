@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import torch
 
+from rekindle.core.distributed import all_max, world_size
 from rekindle.core.errors import RequestError
 from rekindle.core.tables import import_named
 from rekindle.data.memory import free_bytes
@@ -37,7 +39,7 @@ def plan_steps(options: PretrainOptions, num_images: int, machine: Machine) -> T
     if wanted < options.devices:
         raise RequestError(f"{num_images} images cannot be shared by {options.devices} devices; use --devices 1")
     usual = 64 if machine.is_gpu else 16
-    largest = options.engine.micro_batch_size or (wanted if _needs_whole_batch(options) else usual)
+    largest = options.engine.micro_batch_size or (wanted if _prefers_whole_batch(options) else usual)
     micro = min(largest, wanted // options.devices)
     accumulate = max(1, wanted // (micro * options.devices))
     batch_size = micro * options.devices * accumulate
@@ -47,18 +49,26 @@ def plan_steps(options: PretrainOptions, num_images: int, machine: Machine) -> T
 
 
 def fitted_to_memory(
-    plan: TrainingPlan, options: PretrainOptions, machine: Machine, backbone: Backbone
+    plan: TrainingPlan,
+    options: PretrainOptions,
+    machine: Machine,
+    backbone: Backbone,
+    device: torch.device | str = "cpu",
 ) -> TrainingPlan:
-    """The plan with micro-batches small enough for free memory, unless their size is asked for; the batch stays what it is."""
-    if options.engine.micro_batch_size is not None or _needs_whole_batch(options):
+    """The plan with micro-batches small enough for free memory, unless their size is asked for; the batch stays what it is.
+
+    All processes take what fits into the one that has least. Args: device, on which they tell each other.
+    """
+    if options.engine.micro_batch_size is not None:
         return plan
     micro = micro_batch_size(plan)
     fitting = _fitting_micro_batch(options, machine, backbone, micro)
+    fitting = -int(all_max(torch.tensor(-fitting, device=device)))
     return replace(plan, num_slots=plan.batch_size // max(n for n in range(1, fitting + 1) if micro % n == 0))
 
 
-def _needs_whole_batch(options: PretrainOptions) -> bool:
-    """Whether the method compares the images of a batch with each other, so that it cannot be cut."""
+def _prefers_whole_batch(options: PretrainOptions) -> bool:
+    """Whether the method compares the images of a step with each other, so that each part of a cut one is encoded twice."""
     return bool(import_named(METHODS, "method", options.method).COMPARES_IMAGES)
 
 
@@ -99,4 +109,7 @@ def _fitting_micro_batch(options: PretrainOptions, machine: Machine, backbone: B
     number = 2 if machine.is_bf16 else 4
     if machine.is_gpu:
         return fitting(torch.cuda.mem_get_info()[0], number, at_most)
-    return fitting(free_bytes(), number, fitting(2 * CPU_MICRO_BATCH_BYTES, 4, at_most))
+    if not _prefers_whole_batch(options):
+        at_most = fitting(2 * CPU_MICRO_BATCH_BYTES, 4, at_most)
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    return fitting(free_bytes() // neighbours, number, at_most)

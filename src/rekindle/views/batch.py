@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -127,3 +128,8 @@ class ViewBatch:
         """All views as `Views.normalised` makes them."""
         local = None if self.local_views is None else self.local_views.normalised(mean, std)
         return ViewBatch(self.global_views.normalised(mean, std), local, self.image_index, self.skipped)
+
+
+def by_view(rows: Float[Tensor, "N ..."], views: int) -> Float[Tensor, "V B ..."]:
+    """Rows of several views, views first, apart."""
+    return rows.view(views, -1, *rows.shape[1:])

@@ -2,19 +2,21 @@
 """Group-masked corruption of whole views: rectangles of noise, or of another image, until a share of the view is covered.
 
 GMML (Atito et al., arXiv:2205.14986) as MMC uses it. Draws are one row per image, so that a batch split over processes is
-corrupted like the whole; only which image lends its pixels is a matter of the micro-batch.
+corrupted like the whole. The image that lends its pixels is any other of the step (`Lenders`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from rekindle.core.distributed import all_rows
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import derived_seed, row_uniform
@@ -45,6 +47,33 @@ class CorruptedViews:
     def mask(self) -> Bool[Tensor, "V B H W"]:
         """True for every corrupted pixel; on the CPU."""
         return _enlarged(self.cells, self.align_px)
+
+
+class Lenders:
+    """The views of all images of a step, of which any other may lend its pixels.
+
+    Args: parts, of equal size, images first, in the order of the step.
+    """
+
+    def __init__(self, parts: Sequence[Float[Tensor, "B V 3 H W"]]) -> None:
+        self._parts = parts
+
+    @staticmethod
+    def of_step(parts: Sequence[Float[Tensor, "V B 3 H W"]]) -> Lenders:
+        """Those of all processes. Args: parts, each micro-batch of this process; every process has as many, of as many images."""
+        # slots go round the processes, so the rows of all of them stand in the order of the step
+        return Lenders([all_rows(part.transpose(0, 1))[0] for part in parts])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def views(self, number: Int64[Tensor, "B V"]) -> Float[Tensor, "V B 3 H W"]:
+        """Views of images by their number in the step: of image `number[b, v]`, view v."""
+        part, row = number // len(self._parts[0]), number % len(self._parts[0])
+        places = zip(part.T.tolist(), row.T.tolist(), strict=True)
+        return torch.stack(
+            [torch.stack([self._parts[p][r, view] for p, r in zip(*at, strict=True)]) for view, at in enumerate(places)]
+        )
 
 
 def draw_groups(
@@ -102,6 +131,7 @@ def corrupt_groups(
     align_px: int = 16,
     max_block: float = 0.3,
     purpose: str = "corruption",
+    lenders: Lenders | None = None,
 ) -> CorruptedViews:
     """Replace groups of pixels of each view, either by `fill` or, with probability `replace_p`, by those of another image.
 
@@ -110,15 +140,16 @@ def corrupt_groups(
     same coordinates. Pixels outside the mask keep their bits, and the argument its values.
 
     Args: fill_area and replace_area, smallest and largest share of the view that is drawn to be covered (the last rectangle
-    may go beyond it).
+    may go beyond it); lenders, all images of the step; None: these are all.
 
     Raises: RequestError if another image is wanted and there is none, and for what `draw_groups` refuses.
     """
     num_views, rows, _, height, width = pixels.shape
-    if replace_p > 0 and rows < 2:
+    lenders = Lenders([pixels.transpose(0, 1)]) if lenders is None else lenders
+    if replace_p > 0 and len(lenders) < 2:
         raise RequestError(
-            "the corruption takes pixels of another image and needs at least two at a time; raise --batch-size or "
-            "--engine.micro-batch-size, or set replace_p to 0"
+            "the corruption takes pixels of another image and needs at least two in a step; raise --batch-size, give more "
+            "images, or set replace_p to 0"
         )
     draws = row_uniform(f"{purpose}/mode", progress, rows, num_views, 3).double()
     replaced = draws[..., 0] < replace_p
@@ -129,8 +160,9 @@ def corrupt_groups(
     )
     source = _filled(pixels, fill, progress, align_px, purpose)
     if replace_p > 0:
-        other = (torch.arange(rows)[:, None] + 1 + (draws[..., 2] * (rows - 1)).long()) % rows
-        lent = pixels[torch.arange(num_views)[:, None], other.T.to(pixels.device)]
+        own = progress.slot * rows + torch.arange(rows)[:, None]
+        other = (own + 1 + (draws[..., 2] * (len(lenders) - 1)).long()) % len(lenders)
+        lent = lenders.views(torch.where(replaced, other, own))
         source = torch.where(replaced.T.to(pixels.device)[..., None, None, None], lent, source)
     mask = _enlarged(cells.to(pixels.device, non_blocking=True), align_px)[:, :, None]
     return CorruptedViews(torch.where(mask, source, pixels), cells, replaced.T, align_px)

@@ -7,12 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from rekindle.networks.parts.mlp_head import MlpHead, SharedBatchNorm, _AcrossProcesses
-from rekindle.networks.parts.projector import Projector
 
 
 def test_with_batch_norm_it_is_moco_v3s_projector() -> None:
-    head, projector = MlpHead(8, 16, 16, 4), Projector(8, 16, 16, 4)
-    projector.load_state_dict(head.state_dict())
+    head, layers = MlpHead(8, 16, 16, 4), []
+    for before, after, is_last in ((8, 16, False), (16, 16, False), (16, 4, True)):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after, affine=not is_last)]
+        layers += [] if is_last else [nn.ReLU()]
+    projector = nn.Sequential(*layers)
+    projector.load_state_dict(head.state_dict(), strict=False)  # but for running statistics, which the head has not
     x = torch.randn(12, 8)
     for mode in (True, False):
         torch.testing.assert_close(head.train(mode)(x), projector(x))

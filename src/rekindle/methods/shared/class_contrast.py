@@ -13,17 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rekindle.core.distributed import all_rows
-from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown
-from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
+from rekindle.methods.shared.whole_step import Joined, Part, Stage
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.mlp_head import HeadNorm, MlpHead
 from rekindle.objectives.contrast import cross_view_nce
-from rekindle.views.batch import ViewBatch
+from rekindle.views.batch import ViewBatch, by_view
 
 NormViews = Literal["each", "together"]
 
@@ -91,23 +90,21 @@ class ClassKeys:
     first: int
 
 
-def check_images(method: str, batch: ViewBatch) -> None:
-    """Raise RequestError for a micro-batch of a single image, which has nothing to be told from."""
-    if len(batch) < 2:
-        raise RequestError(
-            f"{method} contrasts images with each other and needs at least two at a time; raise --batch-size or "
-            "--engine.micro-batch-size"
-        )
-
-
-def class_keys(
+def class_tokens(
     config: ContrastOptions, teacher: ContrastStudent, batch: ViewBatch, cls: Float[Tensor, "N D"]
-) -> ClassKeys:
-    """Keys from the teacher's class tokens of the clean large views, and of small views if the teacher sees them."""
-    rows = teacher.rows("cls", by_view(cls, 2))
+) -> dict[str, Tensor]:
+    """The teacher's class tokens [V, B, D] of the clean large views, and of small views if the teacher sees them."""
+    found = {"cls": by_view(cls, 2)}
     if config.multicrop_role == "teacher" and batch.local_views is not None:
         small = teacher.backbone.class_token(batch.local_views.pixels.flatten(0, 1))
-        rows = torch.cat([rows, teacher.rows("cls", by_view(small, batch.num_local))])
+        found["small"] = by_view(small, batch.num_local)
+    return found
+
+
+@torch.no_grad()
+def class_keys(teacher: ContrastStudent, tokens: Joined) -> ClassKeys:
+    """Keys from the class tokens of all images of the step, as `class_tokens` gives them."""
+    rows = torch.cat([teacher.rows("cls", tokens[name]) for name in ("cls", "small") if name in tokens])
     gathered, first = all_rows(rows.transpose(0, 1))
     return ClassKeys(gathered.transpose(0, 1), first)
 
@@ -134,25 +131,24 @@ def class_contrast(
     return scale * (losses * used).sum() / pairs.sum(), (hits * used).sum() / used.sum().clamp_min(1)
 
 
-def small_views_part(
-    config: ContrastOptions, student: ContrastStudent, batch: ViewBatch, keys: ClassKeys, weight: float
-) -> list[LossBreakdown]:
-    """What the small views, which are never corrupted, add to L_CLS, with its gradient in advance."""
-    if batch.local_views is None or config.multicrop_role == "teacher":
+def small_views_stage(
+    config: ContrastOptions, student: ContrastStudent, teacher: ContrastStudent, part: Part, weight: float
+) -> list[Stage]:
+    """What the small views, which are never corrupted, add to L_CLS, if the student sees any. Args: part, one of the step's."""
+    if part.batch.local_views is None or config.multicrop_role == "teacher":
         return []
-    pixels, num_local = batch.local_views.pixels.flatten(0, 1), batch.num_local
+    num_local = part.batch.num_local
 
-    def part() -> LossBreakdown:
-        tokens = by_view(student.backbone.class_token(pixels), num_local)
-        value, _ = class_contrast(config, student.rows("cls", tokens), keys, num_local=num_local, start=2)
+    def encode(part: Part) -> Joined:
+        assert part.batch.local_views is not None
+        return {"cls": by_view(student.backbone.class_token(part.batch.local_views.pixels.flatten(0, 1)), num_local)}
+
+    def compare(own: Joined, known: Joined) -> LossBreakdown:
+        queries = student.rows("cls", own["cls"])
+        value, _ = class_contrast(config, queries, class_keys(teacher, known), num_local=num_local, start=2)
         return LossBreakdown.weigh({"cls": value}, {"cls": weight})
 
-    return [gradient_in_advance([part], [*student.backbone.parameters(), *student.heads["cls"].parameters()])]
-
-
-def by_view(rows: Float[Tensor, "N ..."], views: int) -> Float[Tensor, "V B ..."]:
-    """Rows of several views, views first, apart."""
-    return rows.view(views, -1, *rows.shape[1:])
+    return [Stage("small views", encode, compare)]
 
 
 def momentum(config: ContrastOptions, progress: Progress) -> float:

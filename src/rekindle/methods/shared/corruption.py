@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
-from rekindle.methods.base import PictureRows
+from rekindle.methods.base import MicroBatch, PictureRows
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.mlp_head import MlpHead
 from rekindle.objectives.reconstruction import as_patches, corrupted_pixel_error
 from rekindle.views.batch import ViewBatch
-from rekindle.views.group_masks import AreaRange, BlockFill, CorruptedViews, corrupt_groups
+from rekindle.views.group_masks import AreaRange, BlockFill, CorruptedViews, Lenders, corrupt_groups
 from rekindle.views.marking import as_bytes
 
 LAYERS = 6  # of which the restored views are drawn
@@ -63,9 +63,13 @@ def new_pixel_head(config: CorruptionOptions, backbone: Backbone) -> MlpHead:
 
 
 def corrupt_views(
-    config: CorruptionOptions, pixels: Float[Tensor, "V B 3 H W"], patch_size: int, progress: Progress
+    config: CorruptionOptions,
+    pixels: Float[Tensor, "V B 3 H W"],
+    patch_size: int,
+    progress: Progress,
+    lenders: Lenders | None = None,
 ) -> CorruptedViews:
-    """The student's large views, corrupted as the options say."""
+    """The student's large views, corrupted as the options say. Args: lenders, all views of the step; None: these are all."""
     return corrupt_groups(
         pixels,
         progress,
@@ -75,7 +79,27 @@ def corrupt_views(
         replace_area=config.replace_area,
         align_px=config.align_px or patch_size,
         max_block=config.max_block,
+        lenders=lenders,
     )
+
+
+def corrupt_step(
+    config: CorruptionOptions, micro_batches: Sequence[MicroBatch], patch_size: int
+) -> list[CorruptedViews]:
+    """The large views of each micro-batch of a step, corrupted; pixels come from any image of the step."""
+    clean = [batch.global_views.pixels for batch, _ in micro_batches]
+    lenders = Lenders.of_step(clean) if config.replace_p > 0 else None
+    return [
+        corrupt_views(config, pixels, patch_size, progress, lenders)
+        for pixels, (_, progress) in zip(clean, micro_batches, strict=True)
+    ]
+
+
+def corrupted_pixels(config: CorruptionOptions, corrupted: CorruptedViews) -> Float[Tensor, "V B"]:
+    """How many pixels of each view the mean of L_REC runs over; on the CPU."""
+    cells = corrupted.cells.flatten(2)
+    counted = cells.sum(dim=-1) if config.rec_norm == "masked" else torch.full(cells.shape[:2], cells.shape[-1])
+    return counted.float() * corrupted.align_px**2
 
 
 def hidden_patches(corrupted: CorruptedViews, patch_size: int) -> Bool[Tensor, "V B P"]:
@@ -94,28 +118,32 @@ def reconstruction(
     clean: Float[Tensor, "V B 3 H W"],
     corrupted: CorruptedViews,
     patch_size: int,
-) -> Float[Tensor, ""]:
-    """L_REC, eq. 1: the clean pixels from the student's patch tokens; mean over views.
+) -> Float[Tensor, "V B"]:
+    """The clean pixels from the student's patch tokens: each view's absolute error, summed over corrupted pixels.
 
     The head works on each patch by itself, so where only corrupted pixels count it sees only the patches that have some.
     """
-    only_hidden = config.rec_norm == "masked"
-    device, losses = clean.device, []
+    device, errors, num_patches = clean.device, [], patches.shape[2]
     chosen = hidden_patches(corrupted, patch_size)
     mask = _pixels_of_patches(corrupted.mask(), patch_size)
     for view, tokens in enumerate(patches):
         rows = tokens.flatten(0, 1)
         target = as_patches(clean[view], patch_size).reshape(len(rows), -1, 3)
-        covered = mask[view].flatten(0, 1)
-        num_pixels = covered.numel()
-        if only_hidden:
+        covered, index = mask[view].flatten(0, 1), torch.arange(len(rows))
+        if config.rec_norm == "masked":
             index = chosen[view].flatten().nonzero()[:, 0]  # known without asking the device
-            covered, index = covered[index], index.to(device, non_blocking=True)
-            rows, target = rows[index], target[index]
+            covered = covered[index]
+        at = index.to(device, non_blocking=True)
+        rows, target = rows[at], target[at]
         predicted = head(rows).view(len(rows), -1, 3)
-        covered = covered.to(device, non_blocking=True)
-        losses.append(corrupted_pixel_error(predicted, target, covered, num_pixels=None if only_hidden else num_pixels))
-    return sum(losses[1:], losses[0]) / len(losses)
+        error = corrupted_pixel_error(predicted, target, covered.to(device, non_blocking=True))
+        errors.append(error.new_zeros(len(tokens)).index_add(0, at // num_patches, error))
+    return torch.stack(errors)
+
+
+def reconstruction_mean(errors: Float[Tensor, "V B"], counts: Float[Tensor, " V"]) -> Float[Tensor, ""]:
+    """L_REC, eq. 1: mean over the pixels that count, then over views. Args: counts, this part's share (`count_per_part`)."""
+    return (errors.sum(dim=1) / counts).mean()
 
 
 def corruption_pictures(

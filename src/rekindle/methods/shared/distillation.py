@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,11 +21,14 @@ from rekindle.methods.shared.distillation_options import CentredOptions, Distill
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
-from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.assignment import sinkhorn_shift
 from rekindle.objectives.pairs import cross_view_pairs
 from rekindle.objectives.prototypes import Compared, TargetRows, prototype_cross_entropy
 from rekindle.objectives.row_blocks import HEAD_STEP, whole_steps
 from rekindle.views.batch import ViewBatch
+
+BALANCED_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Logits that are balanced at a time: what the caches of a CPU hold, and enough to fill a GPU."""
 
 
 class StudentWithHead(nn.Module):
@@ -150,21 +153,40 @@ class HeadPair:
     @torch.no_grad()
     def targets_of(self, rows: Tensor, centre: Centre, used: Tensor | None = None) -> TargetRows:
         """What `targets` gives, from rows that `project` returned or mixtures of them."""
-        prototypes = self._teacher_prototypes
-        centre.observe_rows(rows, prototypes)
-        return TargetRows.centred(
-            rows if used is None else rows[used],
-            prototypes.to(rows.dtype),
-            centre.value,
-            temperature=self._teacher_temperature,
-        )
+        self.observe(rows, centre)
+        return self.centred(rows if used is None else rows[used], centre)
 
     @torch.no_grad()
-    def balanced_targets(self, tokens: Tensor, iterations: int, used: Tensor | None = None) -> TargetRows:
-        """Targets balanced by Sinkhorn-Knopp over all of the tokens [T, D]; of all or of the `used` rows."""
-        logits = self._teacher(tokens)
-        probs = sinkhorn(logits, temperature=self._teacher_temperature, iterations=iterations)
-        return TargetRows.given(probs if used is None else probs[used])
+    def observe(self, rows: Tensor, centre: Centre) -> None:
+        """Let the centre take note of rows that `project` returned."""
+        centre.observe_rows(rows, self._teacher_prototypes)
+
+    @torch.no_grad()
+    def centred(self, rows: Tensor, centre: Centre) -> TargetRows:
+        """Centred and sharpened targets of rows that `project` returned, of which the centre takes no note."""
+        prototypes = self._teacher_prototypes.to(rows.dtype)
+        return TargetRows.centred(rows, prototypes, centre.value, temperature=self._teacher_temperature)
+
+    @torch.no_grad()
+    def balance(self, parts: Sequence[Tensor], iterations: int) -> Tensor:
+        """Return the shift [K] with which Sinkhorn-Knopp balances the rows of all parts and processes.
+
+        Args: parts, rows [T, C] that `project` returned for each part of this process.
+        """
+        prototypes = self._teacher_prototypes
+        size = max(128, BALANCED_NUMBERS.get(prototypes.device.type, 1 << 26) // len(prototypes))
+
+        def blocks() -> Iterator[Tensor]:
+            for part in parts:
+                for rows in torch.split(part, size):
+                    yield (rows.to(prototypes.dtype) @ prototypes.T).div_(self._teacher_temperature)
+
+        return sinkhorn_shift(blocks, prototypes.new_zeros(len(prototypes)), iterations)
+
+    @torch.no_grad()
+    def balanced(self, rows: Tensor, shift: Tensor) -> TargetRows:
+        """Targets of some of the rows that `balance` has seen, with the shift that it returned."""
+        return TargetRows.balanced(rows, self._teacher_prototypes, shift, temperature=self._teacher_temperature)
 
     def losses(self, comparisons: Sequence[Compared]) -> LossBreakdown:
         """Cross-entropies of several comparisons, added up; all their tokens go through the student's head together."""
