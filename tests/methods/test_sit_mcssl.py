@@ -38,7 +38,7 @@ def tiny_mcssl(**options: Any) -> Mcssl:
 def test_sit_is_mmc_without_patches(role: Any) -> None:
     batch = tiny_batch(4)
     own = tiny_sit(multicrop_role=role)
-    other = tiny_mmc(pat_weight=0.0, replace_p=0.5, norm_views="together", multicrop_role=role)
+    other = tiny_mmc(pat_weight=0.0, replace_p=0.5, norm_views="together", rec_norm="together", multicrop_role=role)
     other.load_state_dict(own.state_dict())
     found, expected = (method(batch, Progress(2, 10)) for method in (own, other))
     torch.testing.assert_close(found.terms, expected.terms)
@@ -53,10 +53,24 @@ def test_sit_is_mmc_without_patches(role: Any) -> None:
 
 @torch.no_grad()
 def test_the_terms_of_sit_are_the_plain_equations() -> None:
-    method, batch = tiny_sit(norm_views="each").eval(), tiny_batch(3)
+    method, batch = tiny_sit(norm_views="each", rec_norm="masked").eval(), tiny_batch(3)
     found = method(batch, START)
     expected = plain_terms(method, batch)
     assert {name: float(value) for name, value in found.terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_error_of_sit_is_the_mean_over_the_corrupted_pixels_of_both_views() -> None:
+    """Its code: `recloss[torch.cat(masks_crops[0:2])==1].mean()`."""
+    method, batch = tiny_sit().eval(), tiny_batch(3)
+    clean = batch.global_views.pixels
+    hidden = corrupt_views(method.config, clean, 8, START)
+    tokens = method.student.backbone(hidden.pixels.flatten(0, 1)).patches.flatten(1, 2)
+    patches = method.pixel_head(tokens).view(6, 4, 4, 8, 8, 3)
+    restored = patches.permute(0, 5, 1, 3, 2, 4).reshape(6, 3, 32, 32)
+    mask = hidden.mask().flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+    expected = (restored - clean.flatten(0, 1)).abs()[mask].mean()
+    torch.testing.assert_close(method(batch, START).terms["rec"], expected)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from rekindle.methods.shared.class_contrast import (
 )
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
+    RecNorm,
     corrupt_step,
     corrupted_pixels,
     corruption_pictures,
@@ -46,6 +47,9 @@ class SitOptions(ContrastOptions, CorruptionOptions):
 
     norm_views: NormViews = "together"
     """Batch statistics of the heads are of one view at a time, or of all views that are encoded together (its code)."""
+    rec_norm: RecNorm = "together"
+    """The mean of the reconstruction error runs over the corrupted pixels of each view, over those of both views together (its
+    code), or over all pixels."""
     replace_p: float = Field(0.5, ge=0, le=1)
     """Probability that a view is corrupted with pixels of another image instead (as in its code)."""
     rec_weight: float = Field(1.0, gt=0)
@@ -58,10 +62,10 @@ class Sit(Method):
     """The student restores corrupted pixels, and its class token finds the clean other view of its image among all images.
 
     The reading is the row REC + CLS of MMC's table 4, with the momentum teacher of SiT's code: MMC with pat_weight = 0,
-    replace_p = 0.5 and norm_views = together. Training from scratch has the settings of that code (zeros over half of a view, of
-    groups off the patch grid; no small views). Missing from the original: the prediction of rotations and the learnt uncertainty
-    weights of its first version, and the colour distortions it counts among corruptions. Deviations: the error of corrupted
-    pixels is the mean of both views' means; the second activation of the contrast's head is a ReLU (GELU in its code).
+    replace_p = 0.5, norm_views = together and rec_norm = together. Training from scratch has the settings of that code (zeros
+    over half of a view, of groups off the patch grid; no small views). Missing from the original: the prediction of rotations
+    and the learnt uncertainty weights of its first version, and the colour distortions it counts among corruptions. Deviation:
+    the second activation of the contrast's head is a ReLU (GELU in its code).
     """
 
     Config = SitOptions

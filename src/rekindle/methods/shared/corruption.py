@@ -26,6 +26,9 @@ from rekindle.views.marking import as_bytes
 LAYERS = 6  # of which the restored views are drawn
 
 
+RecNorm = Literal["masked", "together", "all"]
+
+
 class CorruptionOptions(Options):
     """Corruption of the student's large views, and their reconstruction; defaults are MMC's."""
 
@@ -41,8 +44,9 @@ class CorruptionOptions(Options):
     """Corners and sides of the groups are multiples of this many pixels; None: the backbone's patch."""
     max_block: float = Field(0.3, gt=0, le=1)
     """Longest side of a rectangle, as a share of the view's side."""
-    rec_norm: Literal["masked", "all"] = "masked"
-    """The mean of the reconstruction error runs over corrupted pixels, or over all (eq. 1 as printed)."""
+    rec_norm: RecNorm = "masked"
+    """The mean of the reconstruction error runs over the corrupted pixels of each view, over those of both views together, or
+    over all pixels (eq. 1 as printed)."""
     pixel_hidden: int | None = Field(4096, ge=1)
     """Width of the hidden layers of the head that reconstructs pixels; None: the backbone's."""
     pixel_layers: int = Field(3, ge=1)
@@ -98,8 +102,9 @@ def corrupt_step(
 def corrupted_pixels(config: CorruptionOptions, corrupted: CorruptedViews) -> Float[Tensor, "V B"]:
     """How many pixels of each view the mean of L_REC runs over; on the CPU."""
     cells = corrupted.cells.flatten(2)
-    counted = cells.sum(dim=-1) if config.rec_norm == "masked" else torch.full(cells.shape[:2], cells.shape[-1])
-    return counted.float() * corrupted.align_px**2
+    counted = torch.full(cells.shape[:2], cells.shape[-1]) if config.rec_norm == "all" else cells.sum(dim=-1)
+    pixels = counted.float() * corrupted.align_px**2
+    return pixels.mean(dim=0).expand_as(pixels) if config.rec_norm == "together" else pixels
 
 
 def hidden_patches(corrupted: CorruptedViews, patch_size: int) -> Bool[Tensor, "V B P"]:
@@ -130,7 +135,7 @@ def reconstruction(
         rows = tokens.flatten(0, 1)
         target = as_patches(clean[view], patch_size).reshape(len(rows), -1, 3)
         covered, index = mask[view].flatten(0, 1), torch.arange(len(rows))
-        if config.rec_norm == "masked":
+        if config.rec_norm != "all":
             index = chosen[view].flatten().nonzero()[:, 0]  # known without asking the device
             covered = covered[index]
         at = index.to(device, non_blocking=True)
