@@ -65,8 +65,8 @@ class Flsl(Method):
     """Tokens shift towards the means of their view, and those means fall into the clusters of the teacher's view.
 
     Views: the teacher's crop, and the student's crops cut out of it, unmirrored. Tokens are patches alone; class token and
-    registers of a backbone stay in its sequence. Means run over the step. Deviations: the multi-stage mixing of attentions is
-    left out.
+    registers of a backbone stay in its sequence. Means run over the step. Deviations: these train along where all weights do (the
+    code's network has none); the multi-stage mixing of attentions is left out.
     """
 
     Config = FlslOptions

@@ -103,6 +103,7 @@ class Msn(Method):
         "optim.clip_norm": 3.0,
         "optim.clip_over": "all",
         "network.drop_path": 0.0,
+        "network.pos_interp": "size",
     }
 
     def __init__(self, config: MsnOptions, backbone: Backbone) -> None:

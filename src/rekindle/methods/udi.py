@@ -124,9 +124,10 @@ class Udi(Method):
     L = (L_cls + L_cls+ + L_patch) / 3. As in the authors' code, both large views of an image sample the same patches of their
     grids and all small views the same, there is one head, and the centre of the patches is the mean over all places that are
     read, those of small views among them. The second class token is the first register; where the backbone is frozen it is, too.
-    The centre of cls+ follows the mixed targets. Places of a view that the other view does not hold are left out of every mean;
-    a view with none has the class token alone as target of cls+. Deviations: crops and colour changes of GLARE's recipe, and true
-    patch centres.
+    The centre of cls+ follows the mixed targets. Places of a view that the other view does not hold are left out of every mean.
+    Deviations: crops and colour changes of GLARE's recipe, and true patch centres (the code's are those of a grid from corner to
+    corner of the crop); a view of which the other holds no place has the class token alone as target of cls+ (the code halves its
+    logits, which its shifted crops never meet).
     """
 
     Config = UdiOptions
