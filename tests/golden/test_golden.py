@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rekindle.pretraining.options import resolve
 from tests.golden.cases import OPTIONS, case, measured, settings
 from tests.golden.numbers import GOLDEN
 
@@ -48,6 +50,14 @@ def test_schedules_and_decay_from_scratch_are_those_of_the_authors_code(name: st
     for kind, numbers in found.items():
         tolerance: dict[str, Any] = {"rel": 1e-3 if name in AHEAD else 1e-6, "abs": 1e-12}
         assert numbers == pytest.approx(expected[kind], **tolerance), f"{kind}; {expected['code']}: {expected['ran']}"
+
+
+@every_method
+def test_what_is_set_from_scratch_is_what_the_authors_script_sets(name: str) -> None:
+    options = resolve({}, {"method": name, "init": "random", "train": "all"}).options
+    wanted = GOLDEN[name]["settings"]
+    found = {dotted: reduce(getattr, dotted.split("."), options) for dotted in wanted}
+    assert found == wanted, GOLDEN[name]["code"]
 
 
 def test_every_case_has_its_numbers() -> None:
