@@ -8,7 +8,7 @@ import math
 import pytest
 
 from rekindle.core.progress import Progress
-from rekindle.core.schedules import cosine, epoch_ramp, warmup_cosine
+from rekindle.core.schedules import cosine, epoch_ramp, linear, warmup_cosine
 from rekindle.methods.shared.distillation import teacher_temperature
 
 
@@ -25,6 +25,12 @@ def test_learning_rate_is_zero_at_first_peaks_after_the_warm_up_and_ends_at_its_
 def test_a_warm_up_of_one_step_starts_at_zero_and_none_starts_at_the_peak() -> None:
     assert warmup_cosine(Progress(0, 10), 1.0, 0.0, warmup_steps=1) == 0.0
     assert warmup_cosine(Progress(0, 10), 1.0, 0.0, warmup_steps=0) == 1.0
+
+
+def test_a_line_that_is_longer_than_the_run_ends_before_its_end() -> None:
+    values = [linear(Progress(step, 100), 0.996, 1.0, stretch=1.25) for step in (0, 50, 100)]
+    assert values == pytest.approx([0.996, 0.9976, 0.9992])
+    assert linear(Progress(200, 100), 0.0, 1.0) == 1.0
 
 
 def test_momentum_starts_at_its_first_value_never_exceeds_one_and_rises() -> None:

@@ -57,6 +57,7 @@ class Mcssl(Method):
     Config = McsslOptions
     upkeep: Distillation
     NEEDS: ClassVar[Mapping[str, object]] = {"views.num_local": 0, "views.global_scale": (0.2, 1.0)}
+    # No code of the authors was found: these are the settings of DINO, whose schedules the methods of its kind share.
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,
         "optim.warmup_epochs": 10.0,
