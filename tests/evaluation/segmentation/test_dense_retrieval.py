@@ -23,6 +23,7 @@ from rekindle.evaluation.segmentation.dense_retrieval import (
     soft_labels,
 )
 from rekindle.evaluation.segmentation.options import DenseRetrievalOptions
+from rekindle.measuring.options import evaluate_options, protocol_options
 from tests.evaluation.toy import ColourExtractor, stripes, tiny_backbone, write_data, write_item, write_noise
 
 PLAIN = DenseRetrievalOptions(size_px=48, augmentation_epochs=0, num_neighbours=3)
@@ -96,13 +97,22 @@ def test_one_class_in_memory_gives_a_constant_prediction(tmp_path: Path) -> None
     assert predicted.sum() == 3 * 48 * 48
 
 
+@pytest.mark.parametrize("preset", ["paper", "memory-2", "memory-3"])
+def test_ignored_pixels_are_remembered_only_where_a_published_protocol_is_asked_for(preset: str) -> None:
+    asked = {"protocol": "dense-retrieval"}
+    assert protocol_options(evaluate_options(asked), "dense-retrieval").model_dump()["drop_ignored"]
+    published = protocol_options(evaluate_options(asked | {"preset": preset}), "dense-retrieval").model_dump()
+    assert not published["drop_ignored"]
+
+
 def test_ignored_pixels_count_as_class_zero_or_not_at_all(tmp_path: Path) -> None:
     root = write_data(tmp_path, num_train=0)
     mask = stripes()
     mask[:, :24] = 255
     write_item(root, "train", "half", mask)
-    assert outcome(root).counts["memory_patches"] == 36
-    dropped = outcome(root, PLAIN.model_copy(update={"drop_ignored": True}))
+    remembered = outcome(root, PLAIN.model_copy(update={"drop_ignored": False}))
+    assert remembered.counts["memory_patches"] == 36
+    dropped = outcome(root)
     assert dropped.counts["memory_patches"] == 18
     assert dropped.metrics["mIoU"] == pytest.approx(1.0)
 
@@ -154,7 +164,7 @@ def test_a_memory_of_ignored_pixels_alone_is_refused(tmp_path: Path) -> None:
     root = write_data(tmp_path, num_train=0)
     write_item(root, "train", "void", np.full((16, 48), 255, np.uint8))
     with pytest.raises(RequestError, match="every pixel is ignored"):
-        outcome(root, PLAIN.model_copy(update={"drop_ignored": True}))
+        outcome(root)
 
 
 def test_matching_of_the_public_tool_renames_classes_and_counts_absent_ones(tmp_path: Path) -> None:

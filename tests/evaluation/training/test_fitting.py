@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rekindle.core.errors import RekindleError
+from rekindle.evaluation.classification.options import FinetuneOptions
+from rekindle.evaluation.segmentation.options import UperNetOptions
 from rekindle.evaluation.training.fitting import (
     endless_order,
     fit,
@@ -34,11 +36,35 @@ def twelve_blocks() -> Backbone:
 )
 def test_layer_scales_are_the_published_ones(decay: float, embedding: float, first: float, last: float) -> None:
     """TEC, property 17."""
-    scales = layer_scales(twelve_blocks(), decay)
+    scales = layer_scales(twelve_blocks(), decay, class_token_layer="head")
     assert scales["vit.patch_embed.proj.weight"] == scales["vit.pos_embed"] == pytest.approx(embedding, abs=5e-7)
     assert scales["vit.blocks.0.attn.qkv.weight"] == pytest.approx(first, abs=5e-7)
     assert scales["vit.blocks.11.mlp.fc2.bias"] == pytest.approx(last)
     assert scales["vit.cls_token"] == scales["vit.norm.weight"] == 1.0
+    scales = layer_scales(twelve_blocks(), decay, class_token_layer="embedding")
+    assert scales["vit.cls_token"] == scales["vit.pos_embed"] == pytest.approx(embedding, abs=5e-7)
+    assert scales["vit.norm.weight"] == 1.0
+
+
+def test_only_tec_counts_the_class_token_with_the_head() -> None:
+    """MAE's and BEiT's published configurations count it with the patch embedding, TEC's code with the head (section 13)."""
+    found = {name: FinetuneOptions(**preset).class_token_layer for name, preset in FinetuneOptions.PRESETS.items()}
+    assert {name for name, layer in found.items() if layer == "head"} == {"tec-mae", "tec-ibot", "tec-large"}
+    assert UperNetOptions(**UperNetOptions.PRESETS["paper"]).class_token_layer == "embedding"
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.0), ("sgd", 0.05)])
+def test_positions_and_tokens_are_not_decayed(optimizer: str, decay: float) -> None:
+    """Three axes each, and still left out (GLARE, section 9.1; MAE's fine-tuning); SGD decays everything alike."""
+    backbone = twelve_blocks()
+    backbone.vit.reg_token = nn.Parameter(torch.zeros(1, 2, 16))
+    head = nn.Linear(16, 3)
+    head.mask_token = nn.Parameter(torch.zeros(1, 1, 16))
+    groups = training_groups(backbone, head, TrainingOptions.model_validate({"optimizer": optimizer}))
+    decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    tokens = [backbone.vit.pos_embed, backbone.vit.cls_token, backbone.vit.reg_token, head.mask_token]
+    assert [decays[id(p)] for p in tokens] == [decay] * 4
+    assert decays[id(backbone.vit.patch_embed.proj.weight)] == 0.05
 
 
 def test_the_rate_rises_and_falls_as_asked() -> None:

@@ -192,9 +192,16 @@ class FinetuneOptions(TrainingOptions):
         },
         "derm7pt": _GLARE,
         "covidx": _GLARE,
-        "tec-mae": _TEC,
-        "tec-ibot": _TEC | {"layer_decay": 0.65},
-        "tec-large": _TEC | {"epochs": 50.0, "warmup_epochs": 5.0, "layer_decay": 0.65, "final_lr": 1e-5},
+        "tec-mae": _TEC | {"class_token_layer": "head"},
+        "tec-ibot": _TEC | {"layer_decay": 0.65, "class_token_layer": "head"},
+        "tec-large": _TEC
+        | {
+            "epochs": 50.0,
+            "warmup_epochs": 5.0,
+            "layer_decay": 0.65,
+            "final_lr": 1e-5,
+            "class_token_layer": "head",
+        },
     }
 
     schedule: Literal["poly", "cosine"] = "cosine"

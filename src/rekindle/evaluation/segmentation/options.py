@@ -44,13 +44,17 @@ class LinearSegOptions(ProtocolOptions):
     """Refuse data whose cached features would take more memory than this (own choice)."""
 
 
+_HUMMINGBIRD: dict[str, object] = {"size_px": 512, "augmentation_epochs": 2, "drop_ignored": False}
+"""What the published protocol has at every size of the memory."""
+
+
 class DenseRetrievalOptions(ProtocolOptions):
     """Dense nearest-neighbour retrieval (Hummingbird)."""
 
     PRESETS: ClassVar[Presets] = {
-        "paper": {"size_px": 512, "augmentation_epochs": 2, "memory_size": 1024 * 10**4},
-        "memory-2": {"size_px": 512, "augmentation_epochs": 2, "memory_size": 1024 * 10**2},
-        "memory-3": {"size_px": 512, "augmentation_epochs": 2, "memory_size": 1024 * 10**3},
+        "paper": _HUMMINGBIRD | {"memory_size": 1024 * 10**4},
+        "memory-2": _HUMMINGBIRD | {"memory_size": 1024 * 10**2},
+        "memory-3": _HUMMINGBIRD | {"memory_size": 1024 * 10**3},
     }
 
     size_px: int = Field(default=224, ge=1)
@@ -63,9 +67,9 @@ class DenseRetrievalOptions(ProtocolOptions):
     """Patches in memory, spread evenly over the training images (published: 1024 times 10^2 to 10^4)."""
     augmentation_epochs: int = Field(default=1, ge=0)
     """Passes over the training images with random crops and colours; 0: one pass over the plain images."""
-    drop_ignored: bool = False
-    """Leave ignored pixels out of the memory; otherwise they count as class 0, as in the published protocol.
-    Choose it where class 0 is not a background."""
+    drop_ignored: bool = True
+    """Leave ignored pixels out of the memory; otherwise they count as class 0, as in the published protocol, which its presets
+    follow: right where class 0 is a background, wrong where it is a class like CamVid's sky."""
     compat: Literal["none", "hungarian"] = "none"
     """hungarian: rename the predicted classes for the greatest sum of IoUs, and count absent classes as 0, as the public tool
     does; otherwise classes keep their names and absent ones are left out."""

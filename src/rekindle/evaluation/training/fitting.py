@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from rekindle.core.errors import RekindleError
 from rekindle.core.rng import generator, seeded_default
-from rekindle.evaluation.training.options import TrainingOptions
+from rekindle.evaluation.training.options import ClassTokenLayer, TrainingOptions
 from rekindle.networks.backbone import Backbone
 
 NEWS_EVERY_S = 20.0
+TOKENS = ("pos_embed", "cls_token", "reg_token", "mask_token", "class_token")
 
 
-def layer_scales(backbone: Backbone, decay: float) -> dict[str, float]:
+def layer_scales(backbone: Backbone, decay: float, *, class_token_layer: ClassTokenLayer) -> dict[str, float]:
     """Return the share of the peak rate that each parameter of the backbone gets: decay^(D + 1 - id).
 
-    The id is 0 for patch embedding and positions, i for block i (from 1), and D + 1 for the final norm, the class token and
-    registers (TEC, section 13: the released code gives the class token the head's rate).
+    The id is 0 for patch embedding and positions, i for block i (from 1), and D + 1 for the final norm. Class token and registers
+    have the id 0 with `embedding` (BEiT, MAE and the segmentation toolkit) and D + 1 with `head` (TEC, section 13).
     """
     depth = backbone.depth
     scales = {}
@@ -31,32 +32,38 @@ def layer_scales(backbone: Backbone, decay: float) -> dict[str, float]:
         parts = name.split(".")
         if "blocks" in parts:
             layer = 1 + int(parts[parts.index("blocks") + 1])
-        elif "patch_embed" in parts or "pos_embed" in parts or "norm_pre" in parts:
-            layer = 0
+        elif is_token(name):
+            layer = 0 if class_token_layer == "embedding" or "pos_embed" in parts else depth + 1
         else:
-            layer = depth + 1
+            layer = 0 if "patch_embed" in parts or "norm_pre" in parts else depth + 1
         scales[name] = decay ** (depth + 1 - layer)
     return scales
+
+
+def is_token(name: str) -> bool:
+    """Whether a parameter is a token or a table of positions, by name: class token, registers, mask token, positions."""
+    return name.rpartition(".")[2] in TOKENS
 
 
 def training_groups(backbone: Backbone | None, head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
     """Return optimizer groups with a `scale` of the rate each: the backbone's by layer, if it trains, and the head's.
 
-    Vectors are not decayed under AdamW; SGD's decay is the same for all.
+    AdamW decays neither vectors nor tokens and positions, whatever their axes (GLARE, section 9.1; MAE's and TEC's fine-tuning);
+    SGD's decay is the same for all.
     """
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
 
-    def add(parameter: nn.Parameter, scale: float) -> None:
-        is_decayed = options.optimizer == "sgd" or parameter.ndim > 1
+    def add(name: str, parameter: nn.Parameter, scale: float) -> None:
+        is_decayed = options.optimizer == "sgd" or (parameter.ndim > 1 and not is_token(name))
         found.setdefault((scale, is_decayed), []).append(parameter)
 
     if backbone is not None:
-        scales = layer_scales(backbone, options.layer_decay)
+        scales = layer_scales(backbone, options.layer_decay, class_token_layer=options.class_token_layer)
         for name, parameter in backbone.named_parameters():
             if parameter.requires_grad:
-                add(parameter, scales[name])
-    for parameter in head.parameters():
-        add(parameter, options.head_lr_scale)
+                add(name, parameter, scales[name])
+    for name, parameter in head.named_parameters():
+        add(name, parameter, options.head_lr_scale)
     return [
         {"params": parameters, "scale": scale, "weight_decay": options.weight_decay if is_decayed else 0.0}
         for (scale, is_decayed), parameters in found.items()

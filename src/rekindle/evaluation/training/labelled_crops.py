@@ -13,15 +13,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as image_ops
 
 from rekindle.core.rng import generator
 from rekindle.evaluation.features.dense_features import resize_image
 from rekindle.evaluation.training.fitting import endless_order
 from rekindle.evaluation.training.options import SegmentationTrainingOptions
+from rekindle.evaluation.training.photometric_distortion import distort_colours
 
 TRIES = 10
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 32 / 255, 0.5, 0.5, 18 / 360
 WORKERS_ON_GPU = 8
 
 
@@ -73,25 +72,6 @@ def cut(
     pixels[:, : size[0], : size[1]] = resize_image(image, size)
     labels[: size[0], : size[1]] = _nearest(mask, size)
     return pixels, labels
-
-
-def distort_colours(image: Tensor, source: torch.Generator) -> Tensor:
-    """Change brightness, contrast (before or after the colours), saturation and hue, each with probability 0.5."""
-    uniform = torch.rand(9, generator=source).tolist()
-    chance, amount = uniform[:4], [2 * u - 1 for u in uniform[4:8]]
-    if chance[0] < 0.5:
-        shifted = image.to(torch.int16) + round(255 * BRIGHTNESS * amount[0])
-        image = shifted.clamp(0, 255).to(torch.uint8)
-    contrast_first = uniform[8] < 0.5
-    if contrast_first and chance[1] < 0.5:
-        image = image_ops.adjust_contrast(image, 1 + CONTRAST * amount[1])
-    if chance[2] < 0.5:
-        image = image_ops.adjust_saturation(image, 1 + SATURATION * amount[2])
-    if chance[3] < 0.5:
-        image = image_ops.adjust_hue(image, HUE * amount[3])
-    if not contrast_first and chance[1] < 0.5:
-        image = image_ops.adjust_contrast(image, 1 + CONTRAST * amount[1])
-    return image
 
 
 class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from rekindle.evaluation.options import ProtocolOptions
 
+ClassTokenLayer = Literal["embedding", "head"]
+
 
 class TrainingOptions(ProtocolOptions):
     """How a network is trained on labelled data."""
@@ -32,11 +34,13 @@ class TrainingOptions(ProtocolOptions):
     warmup_steps: int = Field(default=20, ge=0)
     """Steps in which the rate rises linearly."""
     weight_decay: float = Field(default=0.05, ge=0.0)
-    """Of AdamW decoupled, of SGD as L2; none on vectors under AdamW."""
+    """Of AdamW decoupled, of SGD as L2; AdamW decays no vector, no class token and no positions."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Of SGD; AdamW's first beta."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Each block's rate is this times the next one's, down to the patch embedding."""
+    class_token_layer: ClassTokenLayer = "embedding"
+    """Where `layer_decay` counts class token and registers: with the patch embedding (MAE, BEiT), or with the head (TEC)."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Stochastic depth of the last block; it rises linearly from 0 over the blocks."""
     clip_norm: float = Field(default=0.0, ge=0.0)
@@ -59,7 +63,8 @@ class SegmentationTrainingOptions(TrainingOptions):
     max_class_share: float = Field(default=0.75, gt=0.0, le=1.0)
     """A crop in which one class fills more than this is drawn again, ten times at most."""
     jitter: bool = True
-    """Photometric distortion: brightness, contrast, saturation, hue."""
+    """Photometric distortion, each with probability 0.5: brightness +-32 levels, contrast and saturation times 0.5 to 1.5, hue
+    +-36 degrees."""
     inference: Literal["whole", "slide"] = "whole"
     """The test image at once, or in windows whose logits are averaged."""
     window_px: int = Field(default=224, ge=1)
