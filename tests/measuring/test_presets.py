@@ -13,7 +13,9 @@ from rekindle.core.errors import RequestError
 from rekindle.evaluation.scores.result import read_result
 from rekindle.evaluation.segmentation.options import LinearSegOptions
 from rekindle.matrix.grid import check_grid
+from rekindle.measuring.measurement import result_config
 from rekindle.measuring.options import compare_options, evaluate_options, protocol_options
+from tests.evaluation.pictures import COLOURS, write_classes
 from tests.evaluation.toy import TINY, save_tiny, write_data
 
 
@@ -70,6 +72,47 @@ def test_the_command_line_takes_both(tmp_path: Path, capsys: pytest.CaptureFixtu
     again = read_result(tmp_path / "again.json")
     assert again.metrics == result.metrics
     assert again.fingerprint != result.fingerprint
+
+
+def test_so_many_images_of_each_class_are_learnt_from(tmp_path: Path) -> None:
+    """LOCA, table 2b: ten labelled images of each class."""
+    data, model = write_classes(tmp_path / "data", num_train=7), save_tiny(tmp_path / "run")
+    folds: list[set[str]] = []
+    for number, (shots, seed) in enumerate((("2", "0"), ("3", "0"), ("3", "1"))):
+        out = tmp_path / f"{number}.json"
+        request = ["evaluate", str(model), "--protocol", "linear-probe", "--data", str(data), "--out", str(out)]
+        request += ["--linear-probe.epochs", "6", "--linear-probe.size-px", "16", "--seed", seed]
+        assert main([*request, "--train-shots", shots]) == 0
+        assert read_result(out).config["train_shots"] == int(shots)
+        assert read_result(out).counts["train_images"] == 5 * int(shots)
+        folds.append({*out.with_suffix(".train.txt").read_text().split()})
+    assert {sum(name.startswith(c) for name in folds[1]) for c in COLOURS} == {3}
+    assert folds[0] < folds[1] and folds[1] != folds[2]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "extra", "message"),
+    [
+        ("knn", ("--train-shots", "8"), "the training split has 7 images of the class 'amber'; lower it"),
+        ("knn", ("--train-shots", "2", "--train-fraction", "0.5"), "both say what to learn from; keep one"),
+        ("fpn", ("--train-shots", "2"), "have no class for a whole image; use --train-fraction"),
+    ],
+)
+def test_shots_that_cannot_be_had_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str, extra: tuple[str, ...], message: str
+) -> None:
+    write_data(tmp_path / "masks")
+    write_classes(tmp_path / "classes", num_train=7)
+    data = tmp_path / ("classes" if protocol == "knn" else "masks")
+    request = ["evaluate", str(save_tiny(tmp_path / "run")), "--protocol", protocol, "--data", str(data)]
+    assert main([*request, *extra]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_shots_a_fingerprint_is_what_it_was() -> None:
+    """Results of before stay comparable."""
+    assert "train_shots" not in result_config(evaluate_options({"protocol": "knn"}), "knn")
+    assert result_config(evaluate_options({"protocol": "knn", "train_shots": 1}), "knn")["train_shots"] == 1
 
 
 def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

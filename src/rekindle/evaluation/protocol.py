@@ -16,6 +16,7 @@ import torch
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.rng import generator
+from rekindle.data.labelled.classification import ClassFolder
 from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.shared_features import SharedFeatures
@@ -85,16 +86,18 @@ class TrainingPart:
     Attributes:
         fraction: share of them; each seed draws its own, and a smaller share of one seed is part of a larger one.
         listed: names to learn from instead, for all seeds; empty for none.
+        shots: so many images of each class instead (LOCA, table 2b: 10), drawn and nested like shares; 0 for all.
 
     """
 
     fraction: float = 1.0
     listed: tuple[str, ...] = ()
+    shots: int = 0
 
     @property
     def is_whole(self) -> bool:
         """Every item, for every seed."""
-        return self.fraction == 1.0 and not self.listed
+        return self.fraction == 1.0 and not self.listed and not self.shots
 
     def indices(self, items: Sequence[str], seed: int) -> list[int]:
         """Return positions in `items`, ascending; floor(fraction * n) of them, at least one."""
@@ -106,6 +109,24 @@ class TrainingPart:
             return sorted(place[name] for name in self.listed)
         count = max(1, int(self.fraction * len(items)))
         return sorted(torch.randperm(len(items), generator=generator(seed, "fold")).tolist()[:count])
+
+    def of_each_class(self, data: Split, seed: int) -> list[int]:
+        """Return positions of `shots` items of each class, ascending. Raises: RequestError without classes, or with too few items."""
+        if not isinstance(data, ClassFolder):
+            raise RequestError(
+                f"--train-shots {self.shots} counts images of a class, and this protocol's data have no class for a whole image; "
+                "use --train-fraction, or a protocol that reads classes (knn, linear-probe, finetune)"
+            )
+        chosen: list[int] = []
+        for number, name in enumerate(data.names):
+            own = (data.labels == number).nonzero()[:, 0]
+            if len(own) < self.shots:
+                raise RequestError(
+                    f"--train-shots {self.shots}: the training split has {len(own)} images of the class '{name}'; lower it"
+                )
+            order = torch.randperm(len(own), generator=generator(seed, "shots", number))
+            chosen += own[order[: self.shots]].tolist()
+        return sorted(chosen)
 
 
 class Protocol(ABC, Generic[Settings, Data]):
@@ -153,6 +174,8 @@ class Protocol(ABC, Generic[Settings, Data]):
 
     def training_indices(self, seed: int) -> list[int]:
         """Positions of the training items that a seed learns from."""
+        if self.part.shots:
+            return self.part.of_each_class(self.train, seed)
         return self.part.indices(self.train.items, seed)
 
     def learning_from(self, part: TrainingPart) -> Protocol[Settings, Data]:

@@ -29,6 +29,8 @@ from rekindle.measuring.options import CompareOptions, EvaluateOptions, Labelled
 
 NOT_OF_NUMBERS = ("data", "split", "network", "device", "preset", "worst_images")
 """Options of a measurement that a result file has elsewhere, or that its numbers do not depend on."""
+WHERE_ASKED = ("train_shots",)
+"""Those that a result file has only where they are set, so that without them its fingerprint is the one of before."""
 AnyProtocol = Protocol[Any, Any]
 
 
@@ -97,7 +99,7 @@ def build_protocol(
     """
     group = protocol_options(options, name)
     kind = import_named(PROTOCOLS, "protocol", name)
-    part = TrainingPart(options.train_fraction, _listed(options.train_list))
+    part = _training_part(options)
     protocol: AnyProtocol = kind(
         group,
         model.extractor,
@@ -174,6 +176,7 @@ class Measurement:
 def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:
     """What a result file says of the options: those of the protocol, and the request's that its numbers depend on."""
     setting = {name: getattr(options, name) for name in LabelledOptions.model_fields if name not in NOT_OF_NUMBERS}
+    setting = {name: value for name, value in setting.items() if value or name not in WHERE_ASKED}
     return protocol_options(options, protocol).model_dump(mode="json") | setting
 
 
@@ -216,6 +219,13 @@ def _serves(data: str, kind: str) -> None:
     raise RequestError(
         f"--data {data}: {named[0]} is {entry.kind} data, and the protocol reads {kind}; protocols for it: {', '.join(fitting)}"
     )
+
+
+def _training_part(options: LabelledOptions) -> TrainingPart:
+    if options.train_shots and (options.train_fraction != 1.0 or options.train_list):
+        other = "--train-list" if options.train_list else "--train-fraction"
+        raise RequestError(f"--train-shots and {other} both say what to learn from; keep one of them")
+    return TrainingPart(options.train_fraction, _listed(options.train_list), options.train_shots)
 
 
 def _listed(path: str) -> tuple[str, ...]:

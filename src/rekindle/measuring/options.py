@@ -45,6 +45,9 @@ class MeasuringOptions(Options):
     """Split that the metrics are of."""
     train_split: str = "train"
     """Split that heads learn from and memories hold."""
+    train_shots: int = Field(0, ge=0)
+    """Images of each class to learn from, where images have a class: each seed draws its own, and fewer are part of more; 0:
+    all. Instead of --train-fraction and --train-list."""
     preset: str = "small"
     """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
     worst_images: int = Field(4, ge=0)

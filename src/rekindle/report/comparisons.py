@@ -192,6 +192,7 @@ def compare_command(measured: MeasuredModel, base: str, run: str) -> str:
             for name, usual in (
                 ("train_split", "train"),
                 ("train_fraction", 1.0),
+                ("train_shots", 0),
                 ("train_list", ""),
                 ("precision", "fp32"),
             )

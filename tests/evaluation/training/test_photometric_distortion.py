@@ -58,36 +58,11 @@ def test_every_operation_is_the_toolkits_to_the_byte(told: str) -> None:
 def test_the_whole_chain_is_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brightness +12.25, contrast 1.3 first, saturation 0.7, hue +9, as the toolkit gives it with these draws."""
     amounts = [(12.25 / 32 + 1) / 2, (0.3 / 0.5 + 1) / 2, (-0.3 / 0.5 + 1) / 2, (9 + 18 + 0.5) / 36]
-    monkeypatch.setattr(
-        photometric_distortion.torch, "rand", lambda *_, **__: torch.tensor([0.0] * 4 + [*amounts, 0.0])
-    )
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.0] * 4 + [*amounts, 0.0]))
     found = distort_colours(picture(), generator(0, "unused")).permute(1, 2, 0).flatten()
     toolkit = [
-        255,
-        214,
-        133,
-        28,
-        28,
-        28,
-        255,
-        229,
-        96,
-        255,
-        106,
-        210,
-        82,
-        128,
-        126,
-        255,
-        168,
-        188,
-        141,
-        221,
-        255,
-        119,
-        127,
-        241,
-    ]
+        255, 214, 133, 28, 28, 28, 255, 229, 96, 255, 106, 210, 82, 128, 126, 255, 168, 188, 141, 221, 255, 119, 127, 241,
+    ]  # fmt: skip
     assert int((found.int() - torch.tensor(toolkit)).abs().max()) <= 1  # the draws are float32 here
 
 
