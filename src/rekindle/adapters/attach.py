@@ -29,6 +29,11 @@ class Attachment:
     frozen: tuple[str, ...]
 
 
+def is_adapted(backbone: Backbone) -> bool:
+    """Tell whether something was put around the blocks."""
+    return any(isinstance(block, ComposedBlock) for block in backbone.vit.blocks)
+
+
 def attach(
     backbone: Backbone,
     options: AdapterOptions,

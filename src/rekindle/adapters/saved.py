@@ -57,14 +57,16 @@ class Lineage:
     steps: int
 
 
-def save_model(folder: Path, backbone: Backbone, trained: tuple[str, ...], lineage: Lineage) -> None:
+def save_model(
+    folder: Path, backbone: Backbone, trained: tuple[str, ...], lineage: Lineage, *, with_base: bool = False
+) -> None:
     """Write model.safetensors and then model.json, each atomically.
 
-    With adapters the file holds the trained tensors alone; with `all` or `norm` it holds the whole network, so that it
-    needs no base.
+    With adapters the file holds the trained tensors alone; with `all` or `norm`, or `with_base`, it holds the whole network, so
+    that it needs no base.
     """
     state = backbone.state_dict()
-    is_whole = lineage.adapter is None
+    is_whole = with_base or lineage.adapter is None
     kept = {n: t.detach().cpu().contiguous() for n, t in state.items() if is_whole or n in trained}
     description = {
         "format": FORMAT,
@@ -153,6 +155,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, OSError) as error:
         raise RequestError(f"{path} cannot be read ({error}); restore it from a copy of the run") from error
     return description
+
+
+def recorded_adapters(folder: Path) -> AdapterOptions | None:
+    """Return the options of the adapters that a run folder, or one that PEFT saved, says it has; None for none."""
+    if is_peft_folder(folder):
+        return read_folder(folder).options
+    description = read_description(folder)
+    return None if description["adapter"] is None else _adapter_options(folder, description)
 
 
 def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Backbone, str]:

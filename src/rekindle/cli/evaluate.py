@@ -37,4 +37,6 @@ def run(arguments: Sequence[str]) -> int:
     for name, value in result.metrics.items():
         print(f"{name:<{width}}  {shown(name, value):>8}")
     print(f"written to {result_path(options)}")
+    if options.save_model:
+        print(f"fine-tuned backbone in {options.save_model}, a MODEL like any other")
     return 0

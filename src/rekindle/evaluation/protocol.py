@@ -23,6 +23,7 @@ from rekindle.evaluation.features.shared_features import SharedFeatures
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.score import Rows, Score, shown
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
+from rekindle.networks.backbone import Backbone
 
 Settings = TypeVar("Settings", bound=Options)
 Message = Callable[[str], None]
@@ -57,6 +58,7 @@ class Outcome:
         extras: further metrics, which have no interval.
         tables: by name, a header and lines of what is finer than items; written beside the result.
         maps: what was kept of predicted class maps, where there are any.
+        backbone: as it was fine-tuned, where that was to be kept; `counts` has the "steps" then.
 
     """
 
@@ -67,6 +69,7 @@ class Outcome:
     extras: dict[str, float] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     maps: PredictedMaps | None = None
+    backbone: Backbone | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -111,7 +114,10 @@ class TrainingPart:
         return sorted(torch.randperm(len(items), generator=generator(seed, "fold")).tolist()[:count])
 
     def of_each_class(self, data: Split, seed: int) -> list[int]:
-        """Return positions of `shots` items of each class, ascending. Raises: RequestError without classes, or with too few items."""
+        """Return positions of `shots` items of each class, ascending.
+
+        Raises: RequestError for data without classes, and for a class with too few items.
+        """
         if not isinstance(data, ClassFolder):
             raise RequestError(
                 f"--train-shots {self.shots} counts images of a class, and this protocol's data have no class for a whole image; "
@@ -141,6 +147,7 @@ class Protocol(ABC, Generic[Settings, Data]):
         part: which of the training items each seed learns from.
         features: of the network, shared with other protocols.
         keep_images: how many of the worst and of the best test images an outcome keeps, where it has class maps.
+        keep_backbone: an outcome keeps the backbone that was trained.
 
     """
 
@@ -160,11 +167,12 @@ class Protocol(ABC, Generic[Settings, Data]):
         part: TrainingPart = TrainingPart(),
         features: SharedFeatures | None = None,
         keep_images: int = 0,
+        keep_backbone: bool = False,
     ) -> None:
         self.features = features or SharedFeatures(extractor)
         self.config, self.extractor = config, extractor
         self._train, self.test, self.message, self.part = train, test, message, part
-        self.keep_images = keep_images
+        self.keep_images, self.keep_backbone = keep_images, keep_backbone
 
     @property
     def train(self) -> Data:
@@ -188,6 +196,14 @@ class Protocol(ABC, Generic[Settings, Data]):
     def check(self) -> None:
         """Raise RequestError for options that do not fit model or data, before any feature is extracted."""
 
+    def nothing_to_save(self) -> str:
+        """Why no fine-tuned backbone can be kept, as a clause; empty for a protocol that trains one with these options."""
+        return "it trains none"
+
+    def kept(self, backbone: Backbone) -> Backbone | None:
+        """Return what an outcome holds of a trained backbone: nothing, unless it is to be kept."""
+        return backbone if self.keep_backbone else None
+
     @abstractmethod
     def prepare(self) -> None:
         """Extract what all seeds share."""
@@ -210,6 +226,7 @@ class SegmentationProtocol(Protocol[Settings, SegmentationFolder]):
         headline: str = "mIoU",
         extras: dict[str, float] | None = None,
         maps: PredictedMaps | None = None,
+        backbone: Backbone | None = None,
         **counts: int,
     ) -> Outcome:
         """Put names and the usual counts to the pixel counts [n, 3, C] of the test images; see `segmentation_metrics`."""
@@ -221,7 +238,7 @@ class SegmentationProtocol(Protocol[Settings, SegmentationFolder]):
         }
         rows = np.reshape(statistics, (len(statistics), -1))
         score = MeanIou(class_names=self.test.names, headline=headline)
-        return Outcome(self.test.items, rows, score, sizes | counts, extras or {}, maps=maps)
+        return Outcome(self.test.items, rows, score, sizes | counts, extras or {}, maps=maps, backbone=backbone)
 
     def maps(self) -> PredictedMaps:
         """Return what takes the maps of the test images and counts them."""

@@ -16,6 +16,7 @@ import yaml
 
 from rekindle.exporting.source import Exported, Source, short_name
 from rekindle.measuring.comparison import Row
+from rekindle.methods import METHODS
 from rekindle.networks.checkpoints.create import FILE_SUFFIXES
 
 HUB_LICENCES = {
@@ -61,7 +62,7 @@ def _front_matter(source: Source, exported: Exported) -> str:
     tags = ["rekindle", "vision-transformer", "self-supervised-learning", *exported.tags]
     method = source.description.get("method")
     if method:
-        tags += ["continual-pre-training", str(method)]
+        tags += ["continual-pre-training" if method in METHODS else "fine-tuned", str(method)]
     if source.adapter is not None:
         tags.append(source.adapter.kind)
     known = licence is not None and licence.lower() in HUB_LICENCES

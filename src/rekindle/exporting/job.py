@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from rekindle.adapters.attach import is_adapted
 from rekindle.adapters.options import AdapterOptions
 from rekindle.adapters.peft_folder import is_peft_folder, read_folder
 from rekindle.adapters.saved import load_backbone, model_hash, read_description
@@ -26,7 +27,7 @@ from rekindle.exporting import FORMATS
 from rekindle.exporting.card import model_card
 from rekindle.exporting.options import ExportOptions
 from rekindle.exporting.parity import Parity
-from rekindle.exporting.plain import Obstacle, is_adapted
+from rekindle.exporting.plain import Obstacle
 from rekindle.exporting.source import Exported, Source
 from rekindle.measuring.comparison import Comparison, Row
 from rekindle.networks.options import NetworkOptions

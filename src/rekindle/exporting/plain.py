@@ -8,6 +8,7 @@ from typing import Any
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
+from rekindle.adapters.attach import is_adapted
 from rekindle.adapters.folding import fold
 from rekindle.adapters.replacing import ReplacingBlock
 from rekindle.networks.backbone import Backbone
@@ -39,11 +40,6 @@ def as_plain(backbone: Backbone) -> Backbone:
             "it has adapters with a non-linearity between two layers, which cannot become weights of a plain vision transformer"
         )
     return plain
-
-
-def is_adapted(backbone: Backbone) -> bool:
-    """Tell whether something was put around the blocks."""
-    return any(isinstance(block, ComposedBlock) for block in backbone.vit.blocks)
 
 
 def require_own_tokens(backbone: Backbone) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rekindle.core.errors import RequestError
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.scores.result import EvalResult
+from rekindle.measuring.fine_tuned import check_saving
 from rekindle.measuring.measurement import LabelledData, Measurement, build_protocol
 from rekindle.measuring.models import load_model, slug
 from rekindle.measuring.options import (
@@ -27,6 +28,8 @@ def run_evaluate(
     model = load_model(options.model, options, watcher, backbone)
     protocol = build_protocol(options.protocol, options, model, data, watcher.message)
     protocol.check()
+    if options.save_model:
+        check_saving(options, protocol, model)
     protocol.prepare()
     measurement = Measurement(options.protocol, protocol, model, data, options)
     return measurement.of_seed(options.seed, result_path(options))[0]

@@ -24,6 +24,7 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
 from rekindle.evaluation.scores.result import EvalResult, write_csv, write_result
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
+from rekindle.measuring.fine_tuned import save_fine_tuned
 from rekindle.measuring.models import LoadedModel
 from rekindle.measuring.options import CompareOptions, EvaluateOptions, LabelledOptions, protocol_options
 
@@ -109,6 +110,7 @@ def build_protocol(
         part,
         model.features,
         options.worst_images,
+        keep_backbone=isinstance(options, EvaluateOptions) and bool(options.save_model),
     )
     return protocol
 
@@ -135,10 +137,13 @@ class Measurement:
     def of_seed(self, seed: int, path: Path, *, draw: bool = True) -> tuple[EvalResult, Outcome]:
         """Run the protocol with one seed and write its result to `path`, the values of the items beside it.
 
-        Class maps leave their confusion matrix in the folder named after it and, with `draw`, pictures.
+        Class maps leave their confusion matrix in the folder named after it and, with `draw`, pictures; a backbone that was
+        fine-tuned and is to be kept (`save_model`) is written first.
         """
         outcome = self.protocol.run(seed)
         options, config = self.options, result_config(self.options, self.name)
+        if outcome.backbone is not None and isinstance(options, EvaluateOptions):
+            save_fine_tuned(options, self.model, outcome.backbone, outcome.counts["steps"])
         result = EvalResult(
             protocol=self.name,
             model=self.model.name,

@@ -90,6 +90,9 @@ class EvaluateOptions(LabelledOptions):
     """Seed of everything random in the protocol."""
     out: str = ""
     """Result file (.json); without it results/<protocol>-<model>-s<seed>.json."""
+    save_model: str = ""
+    """New or empty folder for the backbone that the protocol fine-tuned (finetune, fpn, upernet, ...), a MODEL like any other;
+    its head is not kept."""
 
 
 class CompareOptions(IntervalOptions, LabelledOptions):

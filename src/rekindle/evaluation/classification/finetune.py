@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -112,6 +113,12 @@ class Finetune(Protocol[FinetuneOptions, ClassFolder]):
         if takes_adapters:
             read_adapters(config.conditioning, config.train, self.extractor.trainable_copy())
 
+    def nothing_to_save(self) -> str:
+        """A backbone beside which something else trains."""
+        return (
+            "" if self.config.train == "all" else f"finetune.train = {self.config.train} leaves the backbone as it is"
+        )
+
     def prepare(self) -> None:
         """Nothing is shared by the seeds."""
 
@@ -144,7 +151,8 @@ class Finetune(Protocol[FinetuneOptions, ClassFolder]):
         numbered: Iterator[Numbered] = enumerate(image_batches(images, config.batch_size, device))
         fit(groups, loss, numbered, config, seed=seed, message=self.message)
         scores = self._tested(backbone.eval(), head.eval())
-        return classified(scores, self.test, len(own), trained_parameters=moved, steps=config.steps)
+        outcome = classified(scores, self.test, len(own), trained_parameters=moved, steps=config.steps)
+        return replace(outcome, backbone=self.kept(backbone))
 
     def _network(self, seed: int) -> tuple[Backbone, ClassifierHead]:
         """A copy of the backbone in the mode it trains in, and a new head."""

@@ -30,6 +30,12 @@ class Fpn(TrainedSegmentation[FpnOptions]):
         if self.config.drop_prefix:
             drop_prefix(backbone)
 
+    def nothing_to_save(self) -> str:
+        """A frozen backbone, or one whose class token was taken away."""
+        if self.config.drop_prefix:
+            return "fpn.drop_prefix leaves a network without class token, which no checkpoint layout describes"
+        return super().nothing_to_save()
+
     def decoder(self, backbone: Backbone) -> nn.Module:
         """Pyramid, neck and head."""
         config = self.config

@@ -25,6 +25,8 @@ from rekindle.evaluation.segmentation.linear_decoder import LinearDecoder
 from rekindle.evaluation.segmentation.options import MultiLabelOptions
 from rekindle.evaluation.training.fitting import endless_order, fit, training_groups
 from rekindle.evaluation.training.label_images import whole_logits
+from rekindle.evaluation.training.options import TrainingOptions
+from rekindle.networks.backbone import Backbone
 
 
 class PooledClassifier(nn.Module):
@@ -63,6 +65,12 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
         elif len(self.training_indices(0)) < 2:
             raise RequestError("multi-label needs at least two training images (BatchNorm); raise --train-fraction")
 
+    def nothing_to_save(self) -> str:
+        """A linear layer on frozen features, or a decoder alone."""
+        if self.config.source == "frozen":
+            return "multi-label.source = frozen trains a linear layer alone"
+        return "" if self._training.train_backbone else "train_backbone = false leaves the backbone as it is"
+
     def prepare(self) -> None:
         """Pool the frozen features of all images, once for all seeds."""
         if self.config.source == "frozen":
@@ -70,14 +78,22 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
 
     def run(self, seed: int) -> Outcome:
         """Train what scores the classes, and score the test images."""
-        scores = {
+        scores, trained = {
             "frozen": self._frozen_scores,
             "finetuned": self._finetuned_scores,
             "segmentation": self._segmentation_scores,
         }[self.config.source](seed)
         rows = np.concatenate([scores.double().numpy(), self._present(self.test).double().numpy()], axis=1)
         counts = {"images": len(self.test), "train_images": len(self.training_indices(seed))}
-        return Outcome(self.test.items, rows, MeanAveragePrecision(class_names=self.test.names), counts)
+        score = MeanAveragePrecision(class_names=self.test.names)
+        if trained is None:
+            return Outcome(self.test.items, rows, score, counts)
+        counts["steps"] = self._training.steps
+        return Outcome(self.test.items, rows, score, counts, backbone=self.kept(trained))
+
+    @property
+    def _training(self) -> TrainingOptions:
+        return self.config.training if self.config.source == "finetuned" else self.config.decoder
 
     def _present(self, data: SegmentationFolder) -> Tensor:
         """Which classes each image shows, [n, C]."""
@@ -95,7 +111,7 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
         found = self.features.of(data, Sizing("short", self.config.size_px), message=self.message)
         return torch.stack([t[0].patches[0].float().mean(dim=(0, 1)) for t in found])
 
-    def _frozen_scores(self, seed: int) -> Tensor:
+    def _frozen_scores(self, seed: int) -> tuple[Tensor, None]:
         config, own = self.config, self.training_indices(seed)
         with seeded_default(seed, "multi-label"):
             head = PooledClassifier(self.extractor.width, self.test.num_classes).train()
@@ -111,9 +127,9 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
                     optimizer.step()
         with torch.no_grad():
             scores: Tensor = head.eval()(self._test_features)
-        return scores
+        return scores, None
 
-    def _finetuned_scores(self, seed: int) -> Tensor:
+    def _finetuned_scores(self, seed: int) -> tuple[Tensor, Backbone]:
         config, device = self.config.training, self.extractor.device
         backbone = self.extractor.trainable_copy()
         backbone.set_drop_path(config.drop_path)
@@ -145,9 +161,9 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
                 image = resize_image(self.test.image(index), (side, side))
                 pooled = backbone(self.extractor.normalise(image[None])).patches.mean(dim=(1, 2))
                 found.append(head(pooled.float())[0].cpu())
-        return torch.stack(found)
+        return torch.stack(found), backbone
 
-    def _segmentation_scores(self, seed: int) -> Tensor:
+    def _segmentation_scores(self, seed: int) -> tuple[Tensor, Backbone]:
         decoder = self._decoder()
         own = self.training_indices(seed)
         network = decoder.trained(own, decoder.searched(own, self.config.decoder, seed), seed)
@@ -156,7 +172,7 @@ class MultiLabel(Protocol[MultiLabelOptions, SegmentationFolder]):
             for image in self._resized(self.test, range(len(self.test))):
                 logits = whole_logits(network, self.extractor.normalise(image[None]), self.extractor.patch_size)
                 found.append(logits.float().softmax(dim=1).amax(dim=(0, 2, 3)).cpu())
-        return torch.stack(found)
+        return torch.stack(found), network.backbone
 
     def _decoder(self) -> LinearDecoder:
         return LinearDecoder(self.config.decoder, self.extractor, self.train, self.test, self.message, self.part)

@@ -129,6 +129,10 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
                 f"{len(self.training_indices(0))} training images)"
             )
 
+    def nothing_to_save(self) -> str:
+        """A backbone that stays frozen."""
+        return "" if self.config.train_backbone else "train_backbone = false leaves the backbone as it is"
+
     def prepare(self) -> None:
         """Nothing is shared by the seeds."""
 
@@ -150,6 +154,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
             headline=config.headline,
             extras={"oracle-mIoU": oracle} if is_plain else {"mIoU": plain},
             maps=maps,
+            backbone=self.kept(network.backbone),
             trained_parameters=moved,
             steps=config.steps,
         )
