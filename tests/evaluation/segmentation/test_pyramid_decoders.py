@@ -12,12 +12,15 @@ import torch
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.segmentation import SegmentationFolder
 from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.segmentation import trained_segmentation
 from rekindle.evaluation.segmentation.fpn import Fpn
 from rekindle.evaluation.segmentation.options import FpnOptions, UperNetOptions
 from rekindle.evaluation.segmentation.trained_segmentation import Segmenter
 from rekindle.evaluation.segmentation.upernet import UperNetProtocol
+from rekindle.evaluation.training.labelled_crops import LabelledCrops
 from rekindle.evaluation.training.without_prefix import drop_prefix
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.parts.pyramid import FcnHead, UperNet
 from tests.evaluation.toy import tiny_backbone, write_data
 
 QUICK = {
@@ -43,6 +46,46 @@ def test_upernet_learns_what_the_colours_say(tmp_path: Path) -> None:
     config = UperNetOptions.model_validate(QUICK)
     protocol = UperNetProtocol(config, FeatureExtractor(tiny_backbone()), *folders(tmp_path))
     assert protocol.run(0).metrics["mIoU"] > 0.6
+
+
+def test_the_auxiliary_head_adds_two_fifths_of_its_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a step by hand, as mmseg's ViT configurations weigh it; the head reads the third map alone."""
+    losses: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        trained_segmentation, "fit", lambda groups, loss, batches, *_, **__: losses.extend(map(loss, batches))
+    )
+    config = UperNetOptions.model_validate(QUICK | {"steps": 1, "warmup_steps": 0, "dropout": 0.0})
+    protocol = UperNetProtocol(config, FeatureExtractor(tiny_backbone()), *folders(tmp_path))
+    network = protocol.trained([0, 1], config, 0).train()
+    crops = LabelledCrops(
+        protocol.train, [0, 1], config, mean=protocol.extractor.mean, count=4, seed=0, cache_bytes=0.0
+    )
+    pixels, labels = (torch.stack(list(side)) for side in zip(*(crops[i] for i in range(4)), strict=True))
+    decoder = network.decoder
+    assert isinstance(decoder, UperNet) and decoder.auxiliary is not None
+    maps = network.maps(protocol.extractor.normalise(pixels))
+    main, auxiliary = decoder(maps), decoder.auxiliary(maps[2])
+    assert auxiliary.shape == (4, 3, 4, 4)
+    by_hand = [
+        torch.nn.functional.cross_entropy(
+            torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear"), labels, ignore_index=255
+        )
+        for logits in (main, auxiliary)
+    ]
+    torch.testing.assert_close(losses[0], by_hand[0] + 0.4 * by_hand[1])
+
+
+def test_the_auxiliary_head_is_the_toolkits_and_only_trains() -> None:
+    """One 3x3 convolution without bias, its norm, a 1x1 classifier, at the paper's width."""
+    options = UperNetOptions.model_validate(UperNetOptions.PRESETS["paper"])
+    assert (options.auxiliary_weight, options.auxiliary_channels) == (0.4, 256)
+    head = FcnHead(768, 150, channels=options.auxiliary_channels, dropout=0.1)
+    assert sum(p.numel() for p in head.parameters()) == 768 * 256 * 9 + 2 * 256 + 256 * 150 + 150
+    with_head, without = UperNet(16, 3, channels=16), UperNet(16, 3, channels=16, auxiliary_channels=0)
+    without.load_state_dict({n: t for n, t in with_head.state_dict().items() if not n.startswith("auxiliary.")})
+    maps = [torch.randn(1, 16, 4, 4) for _ in range(4)]
+    assert torch.equal(with_head.eval()(maps), without.eval()(maps))
+    assert without.auxiliary_logits(maps) is None
 
 
 def test_the_blocks_are_the_papers() -> None:

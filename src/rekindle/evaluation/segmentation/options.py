@@ -204,6 +204,7 @@ _UPERNET: dict[str, object] = {
     "window_px": 512,
     "stride_px": 341,
     "channels": 512,
+    "auxiliary_channels": 256,
 }
 """The public configuration of MAE for ADE20K (TEC, section 17)."""
 
@@ -257,6 +258,10 @@ class UperNetOptions(SegmentationTrainingOptions):
     """The decoder's rate is this times the backbone's (papers: 1, with hundreds of times the steps)."""
     channels: int = Field(default=64, ge=8)
     """Of the decoder (papers: 512)."""
+    auxiliary_weight: float = Field(default=0.4, ge=0.0)
+    """Of the loss of the auxiliary head, a small convolutional one on the third map, while training (mmseg: 0.4); 0: none."""
+    auxiliary_channels: int = Field(default=32, ge=8)
+    """Of the auxiliary head (papers: 256)."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Of whole channels before the classifier."""
 

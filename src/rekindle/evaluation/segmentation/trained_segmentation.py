@@ -68,11 +68,15 @@ class Segmenter(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logits."""
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """Return what the decoder reads."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_frozen):
             tokens = self.backbone.intermediate(pixels, self._blocks, norm=self._norm)
-        logits: Tensor = self.decoder([t.patches.permute(0, 3, 1, 2) for t in tokens])
+        return [t.patches.permute(0, 3, 1, 2) for t in tokens]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.decoder(self.maps(pixels))
         return logits
 
 
@@ -104,6 +108,10 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
 
     def trim(self, backbone: Backbone) -> None:
         """Change the copy of the backbone that is trained, before there is a decoder; nothing unless a protocol says so."""
+
+    def outputs(self, decoder: nn.Module, maps: Sequence[Tensor]) -> list[tuple[float, Tensor]]:
+        """Return what the loss is taken of in training, each with its weight: the logits alone, unless a protocol has more."""
+        return [(1.0, decoder(maps))]
 
     def check(self) -> None:
         """Refuse sizes that the patch does not divide, and a warm-up longer than the training."""
@@ -206,8 +214,11 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         def loss(batch: list[Tensor]) -> Tensor:
             labels = batch[1].to(device)
             with self.extractor.computing():
-                logits = network(self.extractor.normalise(batch[0]))
-            return pixel_loss(logits.float(), labels, self.train.ignore_index)
+                maps = network.maps(self.extractor.normalise(batch[0]))
+                weighed = self.outputs(decoder, maps)
+            ignored = self.train.ignore_index
+            parts = [weight * pixel_loss(logits.float(), labels, ignored) for weight, logits in weighed]
+            return torch.stack(parts).sum()
 
         groups = training_groups(backbone if config.train_backbone else None, decoder, config)
         fit(groups, loss, crop_batches(crops, config.batch_size, device), config, seed=seed, message=self.message)

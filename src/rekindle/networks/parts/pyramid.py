@@ -96,9 +96,7 @@ class SemanticFpn(nn.Module):
         self.neck = FeaturePyramidNetwork([width] * LEVELS, channels)
         self.head = nn.ModuleList(_Level(level, channels, head_channels) for level in range(LEVELS))
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(head_channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.classifier = _classifier(head_channels, num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the logits."""
@@ -113,27 +111,59 @@ class SemanticFpn(nn.Module):
         return logits
 
 
+class FcnHead(nn.Module):
+    """One 3x3 convolution with BatchNorm and ReLU, dropout and a 1x1 classifier: a map [B, D, gh, gw] -> logits of its size."""
+
+    def __init__(self, width: int, num_classes: int, *, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = _classifier(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.classifier(self.dropout(self.block(features)))
+        return logits
+
+
 class UperNet(nn.Module):
     """UPerNet (Xiao et al., 2018) on a plain ViT: four maps [B, D, gh, gw] -> logits at stride 4.
 
-    The decoder is that of segmentation-models-pytorch.
+    The decoder is that of segmentation-models-pytorch. The auxiliary head reads the third map, which the pyramid leaves as it
+    is, while training (as mmseg's configurations for a ViT have it).
 
     Args:
         width: D.
         num_classes: C.
         channels: of the decoder.
-        dropout: of whole channels before the classifier.
+        dropout: of whole channels before the classifiers.
+        auxiliary_channels: of the auxiliary head; 0 for none.
 
     """
 
-    def __init__(self, width: int, num_classes: int, *, channels: int = 512, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        *,
+        channels: int = 512,
+        dropout: float = 0.1,
+        auxiliary_channels: int = 256,
+    ) -> None:
         super().__init__()
         self.pyramid = Pyramid(width, "rescaled")
         self.decoder = UPerNetDecoder([3, width, *[width] * LEVELS], decoder_channels=channels)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.classifier = _classifier(channels, num_classes)
+        self.auxiliary = (
+            FcnHead(width, num_classes, channels=auxiliary_channels, dropout=dropout) if auxiliary_channels else None
+        )
+
+    def auxiliary_logits(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Return the auxiliary head's logits at the patch's stride; None without it."""
+        return None if self.auxiliary is None else self.auxiliary(maps[2])
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the logits."""
@@ -141,3 +171,10 @@ class UperNet(nn.Module):
         fused = self.decoder([levels[0], levels[0], *levels])  # it skips the first two, of strides 1 and 2
         logits: Tensor = self.classifier(self.dropout(fused))
         return logits
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    made = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(made.weight, std=0.01)
+    nn.init.zeros_(made.bias)  # type: ignore[arg-type]
+    return made
