@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import struct
@@ -10,9 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 from PIL import Image
 from scipy.io import savemat
 
+from rekindle.data.published.class_lists import class_names
 from rekindle.data.published.named import DATASETS
 
 SIZE = (6, 4)  # width, height
@@ -216,6 +220,100 @@ def imagenet(root: Path) -> None:
             put_image(root / f"ILSVRC/Data/CLS-LOC/{split}/{wnid}/{wnid}_1.JPEG")
 
 
+def imagenet100(root: Path) -> None:
+    for wnid in class_names("imagenet100"):
+        for split in ("train", "val"):
+            put_image(root / f"{split}/{wnid}/{wnid}_1.JPEG")
+    put_image(root / "train/n01440764/n01440764_1.JPEG")  # of ImageNet, not of these 100
+
+
+def imagenet21k(root: Path) -> None:
+    for part in ("imagenet21k_train/", "imagenet21k_val/", ""):
+        for wnid in ("n00004475", "n00006024"):
+            put_image(root / f"{part}{wnid}/{wnid}_7.JPEG")
+
+
+def miniimagenet(root: Path) -> None:
+    for part, wnids in (
+        ("train", ["n01532829", "n02747177"]),
+        ("val", ["n01855672"]),
+        ("test", ["n01930112", "n02110063"]),
+    ):
+        files = [f"{wnid}0000000{i}.jpg" for wnid in wnids for i in (1, 2)]
+        put_text(root / f"{part}.csv", "filename,label", *(f"{file},{file[:9]}" for file in files))
+        for file in files:
+            put_image(root / "images" / file)
+
+
+WAYMO_RANGES = [[10.0, 10.0, 20.0, -1.0], [5.0, 4.0, 4.0, 4.0]]
+"""Metres of two beams in four directions; -1: nothing was met."""
+WAYMO_PIXELS = [
+    [(0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0), (2, 3, 3, 1, 1, 0), (1, 2, 0, 0, 0, 0)],
+    [(0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0), (2, 3, 3, 0, 0, 0), (0, 0, 0, 0, 0, 0)],
+]
+"""Camera, x and y that each is seen at, twice."""
+
+
+def waymo(root: Path, *, yaw: float = 0.0, inclinations: Sequence[float] | None = (-0.2, 0.0)) -> None:
+    """One segment in each split; its laser is turned by `yaw` at (1, 0, 2), and the camera is at (0.5, 0, 2)."""
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    turned[:3, 3], camera = (1, 0, 2), np.eye(4)
+    camera[:3, 3] = (0.5, 0, 2)
+    picture = io.BytesIO()
+    Image.new("RGB", SIZE, (90, 91, 92)).save(picture, "PNG")
+    picture_of, laser, seen = (
+        "[CameraImageComponent].",
+        "[LiDARCalibrationComponent].",
+        "[LiDARCameraProjectionComponent].",
+    )
+    ranges = np.stack([np.array(WAYMO_RANGES), *np.zeros((3, 2, 4))], axis=-1)
+    every = {"key.segment_context_name": "10"}
+    rows: dict[str, list[dict[str, object]]] = {
+        "camera_image": [
+            {"key.frame_timestamp_micros": time, "key.camera_name": number, f"{picture_of}image": picture.getvalue()}
+            for time in (17, 18)
+            for number in (1, 2)
+        ],
+        "lidar": [
+            {
+                "key.frame_timestamp_micros": time,
+                "key.laser_name": number,
+                "[LiDARComponent].range_image_return1.values": (ranges + 50 * (number - 1)).ravel().tolist(),
+                "[LiDARComponent].range_image_return1.shape": [2, 4, 4],
+            }
+            for time in (17, 18)
+            for number in (1, 2)
+        ],
+        "lidar_camera_projection": [
+            {
+                "key.frame_timestamp_micros": time,
+                "key.laser_name": 1,
+                f"{seen}range_image_return1.values": np.ravel(WAYMO_PIXELS).tolist(),
+                f"{seen}range_image_return1.shape": [2, 4, 6],
+            }
+            for time in (17, 18)
+        ],
+        "lidar_calibration": [
+            {
+                "key.laser_name": 1,
+                f"{laser}extrinsic.transform": turned.ravel().tolist(),
+                f"{laser}beam_inclination.min": -0.3,
+                f"{laser}beam_inclination.max": 0.1,
+                f"{laser}beam_inclination.values": None if inclinations is None else list(inclinations),
+            }
+        ],
+        "camera_calibration": [
+            {"key.camera_name": 1, "[CameraCalibrationComponent].extrinsic.transform": camera.ravel().tolist()}
+        ],
+    }
+    for split in ("training", "validation"):
+        for component, told in rows.items():
+            path = root / split / component / "10.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            parquet.write_table(pyarrow.Table.from_pylist([every | row for row in told]), path)
+
+
 def _pickled(content: object) -> bytes:
     """Pickle text as Python 2 wrote its strings, and arrays under NumPy 1's names, as the published files hold them."""
     data = pickle.dumps(content, protocol=2)
@@ -334,6 +432,9 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "roxford5k": lambda root: _revisited(root, "roxford5k"),
     "rparis6k": lambda root: _revisited(root, "rparis6k"),
     "imagenet": imagenet,
+    "imagenet100": imagenet100,
+    "imagenet21k": imagenet21k,
+    "miniimagenet": miniimagenet,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "pets": pets,
@@ -341,6 +442,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "cars": cars,
     "derm7pt": derm7pt,
     "covidx": covidx,
+    "waymo": waymo,
 }
 """Name of a data set -> what writes its miniature below a root."""
 

@@ -74,6 +74,13 @@ SEGMENTATION: dict[str, tuple[str, list[str], list[int], dict[int, str]]] = {
 # name -> split, items, class name of each
 CLASSIFICATION: dict[str, tuple[str, list[str], list[str]]] = {
     "imagenet": ("val", ["n01440764/n01440764_1", "n02123045/n02123045_1"], ["n01440764", "n02123045"]),
+    "imagenet100": ("train", [f"{n}/{n}_1" for n in class_names("imagenet100")], class_names("imagenet100")),
+    "imagenet21k": ("all", ["n00004475/n00004475_7", "n00006024/n00006024_7"], ["n00004475", "n00006024"]),
+    "miniimagenet": (
+        "test",
+        ["n0193011200000001", "n0193011200000002", "n0211006300000001", "n0211006300000002"],
+        ["n01930112", "n01930112", "n02110063", "n02110063"],
+    ),
     "cifar10": (
         "train",
         [f"img_{10 * i + k}" for i in range(1, 6) for k in (0, 1)],
@@ -256,7 +263,15 @@ def test_converted_editions_are_read_as_well(tmp_path: Path) -> None:
 def test_class_lists_are_complete() -> None:
     things = [number for number in coco_categories() if number <= 90]
     assert (len(things), len(coco_categories())) == (80, 171)
-    lengths = {"ade20k": 150, "pascal_context": 59, "flowers102": 102, "cityscapes": 19, "idd": 26, "sun_rgbd": 37}
+    lengths = {
+        "imagenet100": 100,
+        "ade20k": 150,
+        "pascal_context": 59,
+        "flowers102": 102,
+        "cityscapes": 19,
+        "idd": 26,
+        "sun_rgbd": 37,
+    }
     assert {name: len(set(class_names(name))) for name in lengths} == lengths
 
 

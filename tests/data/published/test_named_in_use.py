@@ -37,6 +37,23 @@ def test_splits_with_other_classes_are_refused_before_anything_is_computed(tmp_p
         LabelledData(data, "train", "val", ["knn"])
 
 
+def test_a_class_of_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
+    hundred, whole = written("imagenet100", tmp_path / "a"), written("imagenet21k", tmp_path / "b")
+    (tmp_path / "a/val/n01558993").rename(tmp_path / "a/val/robin")
+    with pytest.raises(RequestError, match=r"a/val: no folder n01558993\. Expected of imagenet100: as imagenet"):
+        LabelledData(hundred, "train", "val", ["knn"])
+    (tmp_path / "b/imagenet21k_val/n00004475/n00004475_7.JPEG").unlink()
+    with pytest.raises(
+        RequestError, match=r"imagenet21k_val/n00004475: there is no image in it\. Expected of imagenet21k"
+    ):
+        LabelledData(whole, "train", "val", ["knn"])
+    few = written("miniimagenet", tmp_path / "c")
+    assert LabelledData(few, "train", "test", ["one-shot"]).test("one-shot").items[0] == "n0193011200000001"
+    (tmp_path / "c/test.csv").write_text("file,class\na.jpg,n01930112\n")
+    with pytest.raises(RequestError, match=r"test\.csv: a table with the columns filename, label was expected"):
+        LabelledData(few, "train", "test", ["one-shot"])
+
+
 def test_the_doctor_reads_a_named_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written("loveda", tmp_path)
     assert main(["check", "--data", data, "--json"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +23,21 @@ LAYOUT = (
 )
 PNG_UNIT_M = 1 / 256
 FARTHEST_MEDIAN_M = 1000.0
+
+
+@runtime_checkable
+class DepthMaps(Protocol):
+    """One split of images with depth, in whatever layout."""
+
+    items: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the image, uint8 [3, H, W], and its depth in metres, float32 [H, W], 0 where it is unknown."""
+
+    def check(self) -> None:
+        """Raise RequestError that lists what is wrong with the files."""
 
 
 class DepthFolder:

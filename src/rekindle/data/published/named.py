@@ -13,7 +13,7 @@ from rekindle.core.errors import RequestError, unknown_name
 from rekindle.core.tables import imported
 from rekindle.data import KINDS
 
-Kind = Literal["segmentation", "classification", "objects", "video", "retrieval"]
+Kind = Literal["segmentation", "classification", "objects", "video", "retrieval", "depth"]
 
 _USES: dict[Kind, tuple[str, ...]] = {
     "segmentation": ("segmentation", "objects", "images"),
@@ -21,6 +21,7 @@ _USES: dict[Kind, tuple[str, ...]] = {
     "objects": ("objects",),
     "video": ("video",),
     "retrieval": ("retrieval",),
+    "depth": ("depth",),
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]+")  # two letters or more: C:\data is a path
 
@@ -62,6 +63,7 @@ class NamedData:
 
 _TRAIN_VAL = {"train": "train", "val": "val"}
 _TRAIN_VAL_TEST = _TRAIN_VAL | {"test": "test"}
+_IMAGENET_21K = {"train": "imagenet21k_train", "val": "imagenet21k_val", "all": ""}
 _PAIRS, _LISTS, _CLASSES = (f"rekindle.data.published.sets_{part}:" for part in ("pairs", "lists", "classes"))
 _RESEARCH = "non-commercial research"
 
@@ -201,6 +203,22 @@ DATASETS: dict[str, NamedData] = {
         layout="<split>/<wnid>/*.JPEG (also below ILSVRC/Data/CLS-LOC); the validation images sorted into class folders",
         terms=_RESEARCH,
     ),
+    "imagenet100": NamedData(
+        *("classification", _CLASSES + "imagenet100", _TRAIN_VAL, 100),
+        layout="as imagenet, whole or these 100 folders alone: the list of CMC, which ImageNet-100-Pytorch has too",
+        terms=_RESEARCH,
+    ),
+    "imagenet21k": NamedData(
+        *("classification", _CLASSES + "imagenet21k", _IMAGENET_21K, None),
+        layout="imagenet21k_{train,val}/<wnid>/*.JPEG as of ImageNet-21K-P (also below imagenet21k_resized); all: "
+        "<wnid>/*.JPEG, the release as it is, which has no splits",
+        terms=_RESEARCH,
+    ),
+    "miniimagenet": NamedData(
+        *("classification", _CLASSES + "miniimagenet", _TRAIN_VAL_TEST, None),
+        layout="{train,val,test}.csv with filename and label, images/*.jpg: 64, 16 and 20 classes of Ravi and Larochelle",
+        terms="images: ImageNet's terms, non-commercial research",
+    ),
     "cifar10": NamedData(
         *("classification", _CLASSES + "cifar10", {"train": "data_batch", "test": "test_batch"}, 10),
         layout="cifar-10-batches-py: data_batch_1 to data_batch_5, test_batch, batches.meta",
@@ -231,6 +249,12 @@ DATASETS: dict[str, NamedData] = {
         layout="release_v0: images/**, meta/meta.csv, meta/{train,valid,test}_indexes.csv; "
         "the dermoscopic images, five diagnoses",
         terms="on request; see the publisher",
+    ),
+    "waymo": NamedData(
+        *("depth", "rekindle.data.published.waymo:WaymoDepth", {"train": "training", "val": "validation"}, None),
+        layout="version 2 (perception): {training,validation}/{camera_image,lidar,lidar_camera_projection,lidar_calibration,"
+        "camera_calibration}/<segment>.parquet; the front camera and the top laser",
+        terms="the Waymo Dataset Licence: non-commercial",
     ),
     "covidx": NamedData(
         *("classification", _CLASSES + "covidx", _TRAIN_VAL_TEST, None),

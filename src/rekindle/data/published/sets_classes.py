@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from torch import Tensor
 from rekindle.core.errors import RequestError
 from rekindle.data.labelled.classification import ClassFolder, ClassListing
 from rekindle.data.labelled.retrieval import plain_unpickled
+from rekindle.data.labelled.segmentation import images_by_stem
 from rekindle.data.published.class_lists import class_names
 from rekindle.data.published.named import expected, published_split
 from rekindle.data.published.sets_pairs import inner
 
 _CIFAR_PX = 32
+_WORDNET_ID = re.compile(r"n\d{8}")
 _CIFAR_BATCHES = 5
 _FLOWERS = 102
 _DIAGNOSES = {
@@ -37,6 +40,50 @@ def imagenet(root: Path, split: str) -> ClassFolder:
     """ImageNet in folders of WordNet ids."""
     published = published_split("imagenet", root, split)
     return ClassFolder(inner(root, "ILSVRC/Data/CLS-LOC"), published)
+
+
+def imagenet100(root: Path, split: str) -> ClassFolder:
+    """The 100 classes of ImageNet that CMC drew (Tian et al., 2020); MMC names ImageNet-100-Pytorch, which has the same list."""
+
+    def find(root: Path, split: str) -> ClassListing:
+        part, root = published_split("imagenet100", root, split), inner(root, "ILSVRC/Data/CLS-LOC")
+        names = class_names("imagenet100")
+        missing = [name for name in names if not (root / part / name).is_dir()]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise RequestError(f"{root / part}: no folder {', '.join(missing[:5])}{more}. {expected('imagenet100')}")
+        return _class_folders("imagenet100", root / part, names)
+
+    return ClassFolder(root, split, find)
+
+
+def imagenet21k(root: Path, split: str) -> ClassFolder:
+    """ImageNet-21k in folders of WordNet ids: the splits of ImageNet-21K-P (Ridnik et al., 2021), or all of a release."""
+
+    def find(root: Path, split: str) -> ClassListing:
+        part = published_split("imagenet21k", root, split)
+        folder = inner(root, "imagenet21k_resized") / part if part else root
+        names = sorted(e.name for e in folder.iterdir() if _WORDNET_ID.fullmatch(e.name)) if folder.is_dir() else []
+        if not names:
+            state = "there is no folder of a WordNet id in it" if folder.is_dir() else "the folder does not exist"
+            raise RequestError(f"{folder}: {state}. {expected('imagenet21k')}")
+        return _class_folders("imagenet21k", folder, names)
+
+    return ClassFolder(root, split, find)
+
+
+def miniimagenet(root: Path, split: str) -> ClassFolder:
+    """mini-ImageNet (Vinyals et al., 2016) with the splits of Ravi and Larochelle, whose classes are other ones in each."""
+
+    def find(root: Path, split: str) -> ClassListing:
+        part, root = published_split("miniimagenet", root, split), inner(root, "mini-imagenet", "miniImageNet")
+        rows = _table("miniimagenet", root / f"{part}.csv", ["filename", "label"])
+        names = sorted({row["label"] for row in rows})
+        images = [root / "images" / row["filename"] for row in rows]
+        labels = [names.index(row["label"]) for row in rows]
+        return ClassListing(names, [image.stem for image in images], labels, images, expected("miniimagenet"))
+
+    return ClassFolder(root, split, find)
 
 
 def cifar10(root: Path, split: str) -> ClassFolder:
@@ -208,6 +255,20 @@ def _unpickled(name: str, path: Path, keys: Sequence[str]) -> dict[str, Any]:
     if absent:
         raise RequestError(f"{path}: it does not hold {', '.join(absent)}. {expected(name)}")
     return found
+
+
+def _class_folders(name: str, folder: Path, names: Sequence[str]) -> ClassListing:
+    """List the images of some folders below `folder`, each a class."""
+    images = {number: images_by_stem(folder / wnid) for number, wnid in enumerate(names)}
+    empty = [names[number] for number, found in images.items() if not found]
+    if empty:
+        raise RequestError(f"{folder / empty[0]}: there is no image in it. {expected(name)}")
+    rows = [
+        (f"{names[number]}/{stem}", number, path)
+        for number, found in images.items()
+        for stem, path in sorted(found.items())
+    ]
+    return ClassListing(list(names), [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], expected(name))
 
 
 def _first(name: str, paths: Sequence[Path]) -> Path:

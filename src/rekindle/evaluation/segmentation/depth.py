@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import seeded_default
-from rekindle.data.labelled.depth import DepthFolder
+from rekindle.data.labelled.depth import DepthMaps
 from rekindle.evaluation.features.dense_features import extract_each, fitted_size, resize_image
 from rekindle.evaluation.protocol import Outcome, Protocol
 from rekindle.evaluation.scores.kinds import Means
@@ -57,7 +57,7 @@ def depth_sums(predicted: Tensor, depth: Tensor) -> list[float]:
     return [float(v) for v in (log_error, relative, *hits, known.sum())]
 
 
-class Depth(Protocol[DepthOptions, DepthFolder]):
+class Depth(Protocol[DepthOptions, DepthMaps]):
     """The protocol; see the module."""
 
     Config = DepthOptions
@@ -116,7 +116,7 @@ class Depth(Protocol[DepthOptions, DepthFolder]):
         fit(groups, lambda batch: _loss(decoder, batch, device), batches(), config, seed=seed, message=self.message)
         return decoder
 
-    def _extracted(self, data: DepthFolder, *, flipped: bool) -> Iterator[DepthSample]:
+    def _extracted(self, data: DepthMaps, *, flipped: bool) -> Iterator[DepthSample]:
         depths: list[Tensor] = []
 
         def images() -> Iterator[Tensor]:
