@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rekindle.bench.epoch import Decoded, Kept, _Notes, _row, _source, _TwoEpochs
+from rekindle.bench.epoch import Decoded, Kept, TwoEpochs, _Notes, _row, images_of
 from rekindle.bench.timing import SideTimes
 from rekindle.data import images as images_module
 from rekindle.data.images import find_images
@@ -40,7 +40,7 @@ def test_a_row_leaves_the_warm_up_out() -> None:
 
 @pytest.mark.parametrize(("side", "decoded"), [(Kept, 8), (Decoded, 16)])
 def test_a_round_trains_for_two_epochs_and_decodes_once_or_twice(
-    side: type[_TwoEpochs], decoded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    side: type[TwoEpochs], decoded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note, original = tmp_path / "decodes", images_module.read_image
 
@@ -51,7 +51,7 @@ def test_a_round_trains_for_two_epochs_and_decodes_once_or_twice(
 
     monkeypatch.setattr(images_module, "read_image", counting)
     case = tiny("epoch")
-    bench = side({**case, "source": str(_source(case, tmp_path))})
+    bench = side({**case, "source": str(images_of(case, tmp_path))})
     assert bench.run() == 16
     assert note.stat().st_size == decoded
     (epochs,) = bench._epochs
@@ -60,9 +60,9 @@ def test_a_round_trains_for_two_epochs_and_decodes_once_or_twice(
 
 
 def test_images_are_made_or_taken_and_never_more_than_fit(tmp_path: Path) -> None:
-    made = find_images(_source(tiny("epoch"), tmp_path))
+    made = find_images(images_of(tiny("epoch"), tmp_path))
     assert len(made) == 8 and made.read(0).shape == (3, 48, 64)
-    taken = _source(tiny("epoch", images=str(tmp_path / "images"), num_images=5), tmp_path)
+    taken = images_of(tiny("epoch", images=str(tmp_path / "images"), num_images=5), tmp_path)
     assert [made.refs[i].path for i in range(5)] == [ref.path for ref in find_images(taken).refs]
-    many = _source(tiny("epoch", num_images=1000, batch_size=1), tmp_path / "many")
+    many = images_of(tiny("epoch", num_images=1000, batch_size=1), tmp_path / "many")
     assert len(find_images(many)) == 24

@@ -34,14 +34,14 @@ def run(options: BenchOptions, case: Mapping[str, object], message: Callable[[st
     """Measure the sides, and make a row of each one's epochs."""
     rounds = options.rounds or bench_of(options).rounds
     with tempfile.TemporaryDirectory(prefix="rekindle-bench-") as scratch:
-        prepared = {**case, "source": str(_source(case, Path(scratch)))}
+        prepared = {**case, "source": str(images_of(case, Path(scratch)))}
         runs = measure(
             sides_of(options), prepared, rounds=rounds, warmup=options.warmup, threads=options.threads, message=message
         )
     return [_row(side, number, options.warmup) for side in runs for number in range(len(EPOCHS))]
 
 
-def _source(case: Mapping[str, object], scratch: Path) -> Path:
+def images_of(case: Mapping[str, object], scratch: Path) -> Path:
     """As many images as fit: made, or the first ones of the case's own, as a list."""
     count = min(taken(case, "num_images", int), MOST_STEPS * taken(case, "batch_size", int))
     if not case["images"]:
@@ -71,10 +71,12 @@ def _row(side: SideTimes, number: int, warmup: int) -> SideTimes:
     )
 
 
-class _TwoEpochs:
+class TwoEpochs:
     """A side that trains for two epochs; its subclasses say how much is kept."""
 
     STORE_GIB: ClassVar[float | None]
+    METHOD: ClassVar[str] = ""
+    """Method, where a side is one; otherwise the case's, or glare."""
 
     def __init__(self, case: Mapping[str, object]) -> None:
         # A spawned process spawns its own children by default; a run's data workers start as they do for a user.
@@ -93,9 +95,13 @@ class _TwoEpochs:
         return plan.steps * plan.batch_size
 
     def _resolved(self, out: Path) -> Resolved:
+        return resolve({}, self.asked(out), file_name="bench")
+
+    def asked(self, out: Path) -> dict[str, object]:
+        """Return the options of the run."""
         case = self._case
-        method = taken(case, "method", str) if case["method"] else "glare"
-        asked = {
+        method = self.METHOD or str(case["method"] or "glare")
+        return {
             "images": case["source"],
             "out": str(out),
             "backbone": case["backbone"],
@@ -112,20 +118,19 @@ class _TwoEpochs:
             "engine": {"tensorboard": False},
             method: {"num_prototypes": case["num_prototypes"]},
         }
-        return resolve({}, asked, file_name="bench")
 
     def facts(self) -> dict[str, object]:
         """What every epoch of every run took, and waited for data."""
         return {"epochs": self._epochs}
 
 
-class Kept(_TwoEpochs):
+class Kept(TwoEpochs):
     """With an image store."""
 
     STORE_GIB = None
 
 
-class Decoded(_TwoEpochs):
+class Decoded(TwoEpochs):
     """Without."""
 
     STORE_GIB = 0.0

@@ -17,8 +17,8 @@ class BenchOptions(Options):
     """How fast is it here? Rounds in turn between the sides, each in a process of its own; medians, and their ratio."""
 
     name: tyro.conf.Positional[str] = ""
-    """views: crops of an image; step: one optimizer step; epoch: training with its data; extract: features;
-    start: from the command to the first step."""
+    """views: crops of an image; step: one optimizer step; epoch: training with its data; t100: what 100 epochs take;
+    extract: features; start: from the command to the first step."""
     peer: tuple[str, ...] = ()
     """Other projects to measure beside ours: lightly-train, lightly, torchvision, albumentations."""
     rounds: int | None = Field(None, ge=1)

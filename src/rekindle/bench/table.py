@@ -83,6 +83,18 @@ BENCHES: dict[str, Bench] = {
         rounds=3,
         shown=("data_wait",),
     ),
+    "t100": Bench(
+        "minutes of 100 epochs on adapters, from two: UDI, FLSL and GLARE (GLARE, table 8)",
+        ours={
+            "UDI": "rekindle.bench.t100:Udi",
+            "FLSL": "rekindle.bench.t100:Flsl",
+            "GLARE": "rekindle.bench.t100:Glare",
+        },
+        runner="rekindle.bench.t100:run",
+        num_images=64,
+        rounds=3,
+        shown=("T100",),
+    ),
     "extract": Bench("features of one batch", ours={"rekindle": "rekindle.bench.extract:Ours"}, limit=True),
     "start": Bench(
         "from the command to the first completed step, for growing numbers of files",
