@@ -2,13 +2,13 @@
 """Fine-tune an exported model in a real detector: torchvision's Mask R-CNN on ViTDet's simple feature pyramid.
 
     rekindle export runs/tec --format timm --out exported
-    python examples/train_detector.py exported --data my_objects --steps 2000 --out detector.pt
+    python examples/train_detector.py exported --data my_coco --steps 2000 --out detector.pt
 
 `exported` is a folder of `rekindle export --format timm` (read by timm alone), or any other MODEL folder, adapters included.
-`--data` is a folder of COCO annotations or of masks (docs/datasets.md, "objects"); without it squares and discs are drawn. After
-Li et al., "Exploring plain vision transformer backbones for object detection": the last map alone, rescaled to strides 4 to 32
-(of patches of 16 pixels). Attention stays global and the rate the same for all blocks; TEC's table 7 has Cascade Mask R-CNN and
-the toolkits' long schedules, so read the figures as of this detector.
+`--data` is a folder with COCO's `annotations/instances_train.json` and the images in `train`; without it squares and discs
+are drawn. After Li et al., "Exploring plain vision transformer backbones for object detection": the last map alone, rescaled
+to strides 4 to 32 (of patches of 16 pixels). Attention stays global and the rate the same for all blocks; TEC's table 7 has
+Cascade Mask R-CNN and the toolkits' long schedules, so read the figures as of this detector.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -34,7 +36,6 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, masks_to_boxes
 
 import rekindle
-from rekindle.data.published.named import open_data
 
 LEVELS = ("4", "8", "16", "32", "64")
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -141,18 +142,37 @@ def drawn(count: int, side: int = 64) -> Iterator[Sample]:
         yield image, target([(1, square), (2, disc)])
 
 
-def labelled(data: str, split: str) -> tuple[list[Sample], int]:
-    """Return images with their objects, and how many classes there are; what "background" is called is none of them."""
-    found = open_data("objects", data, split)
-    found.check()
-    samples = []
-    for index in range(len(found.items)):
-        objects = found.objects(index, "instance")
-        named = zip(objects.class_ids, objects.masks, strict=True)
-        kept = [(i if found.names[0] == "background" else i + 1, m) for i, m in named if found.names[i] != "background"]
-        if kept:
-            samples.append((found.image(index).float() / 255, target(kept)))
-    return samples, len(found.names) + (found.names[0] != "background")
+def labelled(root: Path, split: str) -> tuple[list[Sample], int]:
+    """Return images with their objects, of COCO's annotations/instances_<split>.json, and how many classes there are.
+
+    Crowds are left out, for torchvision's detectors have no place for them. Raises: ValueError for an object without outline.
+    """
+    told = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+    number_of = {entry["id"]: i for i, entry in enumerate(sorted(told["categories"], key=lambda c: c["id"]), start=1)}
+    objects: dict[int, list[tuple[int, Tensor]]] = {}
+    images = {image["id"]: image for image in told["images"]}
+    for entry in told["annotations"]:
+        if not entry.get("iscrowd"):
+            image = images[entry["image_id"]]
+            mask = outlined(entry, image["height"], image["width"])
+            objects.setdefault(entry["image_id"], []).append((number_of[entry["category_id"]], mask))
+    samples = [(read(root / split / images[i]["file_name"]), target(found)) for i, found in sorted(objects.items())]
+    return samples, len(number_of) + 1
+
+
+def outlined(entry: dict[str, Any], height: int, width: int) -> Tensor:
+    """Return the mask [H, W] of an object's polygons."""
+    if not isinstance(entry["segmentation"], list):
+        raise ValueError(f"annotation {entry['id']} has no polygons; write its outline as [[x, y, x, y, ...], ...]")
+    canvas = Image.new("1", (width, height))
+    for outline in entry["segmentation"]:
+        ImageDraw.Draw(canvas).polygon(outline, fill=1)
+    return torch.from_numpy(np.array(canvas))
+
+
+def read(path: Path) -> Tensor:
+    """Return an image, [3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def target(objects: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
@@ -188,7 +208,7 @@ def train(network: MaskRCNN, samples: list[Sample], *, steps: int, batch_size: i
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fine-tune an exported model in Mask R-CNN.")
     parser.add_argument("model", type=Path, help="folder of `rekindle export`, or another MODEL folder")
-    parser.add_argument("--data", default="", help="objects: COCO annotations or masks; drawn without it")
+    parser.add_argument("--data", type=Path, help="folder in COCO's layout; squares and discs are drawn without it")
     parser.add_argument("--split", default="train", help="split of the data")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=4)

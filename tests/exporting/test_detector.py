@@ -96,10 +96,14 @@ def test_the_pyramid_has_the_strides_of_vitdet(exported: Path) -> None:
 
 
 def test_annotations_of_coco_become_boxes_masks_and_classes(tmp_path: Path) -> None:
-    samples, num_classes = functions()["labelled"](str(write_coco(tmp_path)), "train")
+    samples, num_classes = functions()["labelled"](write_coco(tmp_path), "train")
     assert (len(samples), num_classes) == (2, 3)
     image, told = samples[0]
     assert image.shape == (3, 64, 64) and float(image.max()) <= 1.0
     assert told["labels"].tolist() == [1, 2]
     torch.testing.assert_close(told["boxes"][0], torch.tensor([8.0, 8.0, 29.0, 23.0]), atol=1.0, rtol=0)
     assert told["masks"].shape == (2, 64, 64) and told["masks"][0, 16, 20] == 1 and told["masks"][1, 16, 20] == 0
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.write_text(path.read_text().replace("[[8, 8, 30, 8, 30, 24, 8, 24]]", '{"counts": [9], "size": [64, 64]}'))
+    with pytest.raises(ValueError, match="annotation 1 has no polygons"):
+        functions()["labelled"](tmp_path, "train")

@@ -17,6 +17,7 @@ from rekindle.evaluation.segmentation.fpn import Fpn
 from rekindle.evaluation.segmentation.options import FpnOptions, UperNetOptions
 from rekindle.evaluation.segmentation.trained_segmentation import Segmenter
 from rekindle.evaluation.segmentation.upernet import UperNetProtocol
+from rekindle.evaluation.training.label_images import whole_logits
 from rekindle.evaluation.training.labelled_crops import LabelledCrops
 from rekindle.evaluation.training.without_prefix import drop_prefix
 from rekindle.networks.backbone import Backbone
@@ -86,6 +87,23 @@ def test_the_auxiliary_head_is_the_toolkits_and_only_trains() -> None:
     maps = [torch.randn(1, 16, 4, 4) for _ in range(4)]
     assert torch.equal(with_head.eval()(maps), without.eval()(maps))
     assert without.auxiliary_logits(maps) is None
+
+
+def test_test_images_have_a_size_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LoveDA is cropped at a short side of 512 and tested at 1024 (GLARE, section 9.1)."""
+    assert FpnOptions.model_validate(FpnOptions.PRESETS["loveda"]).test_size_px == 1024
+    sizes: list[int] = []
+    whole = whole_logits
+
+    def noted(network: torch.nn.Module, pixels: torch.Tensor, patch: int) -> torch.Tensor:
+        sizes.append(min(pixels.shape[-2:]))
+        return whole(network, pixels, patch)
+
+    monkeypatch.setattr(trained_segmentation, "whole_logits", noted)
+    for changes in ({}, {"test_size_px": 64}):
+        config = FpnOptions.model_validate(QUICK | {"steps": 1, "warmup_steps": 0, "head_channels": 8} | changes)
+        Fpn(config, FeatureExtractor(tiny_backbone()), *folders(tmp_path)).run(0)
+    assert sizes == [32] * 3 + [64] * 3
 
 
 def test_the_blocks_are_the_papers() -> None:

@@ -236,7 +236,7 @@ class FpnOptions(SegmentationTrainingOptions):
     PRESETS: ClassVar[Presets] = {
         "paper": _FPN,
         "paper-literal": _FPN | {"pyramid": "literal"},
-        "loveda": _FPN | {"steps": 2000, "warmup_steps": 150},
+        "loveda": _FPN | {"steps": 2000, "warmup_steps": 150, "test_size_px": 1024},
         "mmseg-20k": _FPN
         | {
             "optimizer": "sgd",

@@ -234,7 +234,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         for index in indices:
             image, label = data.read(index)
             height, width = label.shape
-            scale = config.size_px / min(height, width)
+            scale = (config.test_size_px or config.size_px) / min(height, width)
             resized = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
             pixels = self.extractor.normalise(resized[None])
             with self.extractor.computing():

@@ -65,6 +65,8 @@ class SegmentationTrainingOptions(TrainingOptions):
     jitter: bool = True
     """Photometric distortion, each with probability 0.5: brightness +-32 levels, contrast and saturation times 0.5 to 1.5, hue
     +-36 degrees."""
+    test_size_px: int = Field(default=0, ge=0)
+    """Short side of the test images; 0: as in training, `size_px` (mmseg tests LoveDA at 1024)."""
     inference: Literal["whole", "slide"] = "whole"
     """The test image at once, or in windows whose logits are averaged."""
     window_px: int = Field(default=224, ge=1)
