@@ -26,6 +26,7 @@ from rekindle.measuring.comparison import Comparison
 from tests.engine.running import metrics, write_images
 from tests.evaluation.toy import write_data
 
+DEFAULTS_OF_BEFORE = {"drop_ignored": False}  # of dense-retrieval; CHANGELOG, Numbers
 PACKED = Path(__file__).with_name("written_by_bc97a06.tar.xz")
 
 
@@ -85,7 +86,7 @@ def test_results_and_comparisons_are_read_and_measured_alike(before: Path, tmp_p
         protocol=["dense-retrieval", "similarity"],
         seeds=2,
         resamples=100,
-        dense_retrieval={"size_px": 32, "memory_size": 30},
+        dense_retrieval={"size_px": 32, "memory_size": 30} | DEFAULTS_OF_BEFORE,
         similarity={"size_px": 32},
     )
     expected = {row.protocol: row.verdict for row in stored.rows}
@@ -108,6 +109,9 @@ def test_a_page_is_made_of_a_run_and_a_comparison(before: Path, tmp_path: Path) 
 def test_a_matrix_knows_what_it_has_done(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = {path: path.stat().st_mtime_ns for path in (before / "matrix" / "results").rglob("*.json")}
     table = json.loads((before / "matrix" / "table.json").read_text(encoding="utf-8"))
+    grid = yaml.safe_load((before / "grid.yaml").read_text(encoding="utf-8"))
+    grid["dense_retrieval"] |= DEFAULTS_OF_BEFORE
+    (before / "grid.yaml").write_text(yaml.safe_dump(grid), encoding="utf-8")
     assert main(["compare", "--grid", str(before / "grid.yaml"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["rows"] == table["rows"]
