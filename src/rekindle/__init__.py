@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rekindle.core.errors import RekindleError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from PIL.Image import Image
@@ -60,19 +60,26 @@ def pretrain(*, resume: bool = False, watcher: Watcher | None = None, **options:
     return api.pretrain(resume=resume, watcher=watcher, options=options)
 
 
-def load(model: str | PathLike[str], *, base: str | None = None, arch: str | None = None) -> Backbone:
-    """Load any MODEL (folder of a run or of PEFT, checkpoint file, hf-hub:owner/name, timm name) in evaluation mode.
+def load(
+    model: str | PathLike[str],
+    *,
+    base: str | None = None,
+    arch: str | None = None,
+    network: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """Load any MODEL (folder of a run, of transformers, timm or PEFT, checkpoint file, hub or timm name) in evaluation mode.
 
     Args:
         model: what to load.
         base: for a folder whose base has moved: where it is now.
         arch: for a checkpoint file that does not tell its architecture: a timm name.
+        network: further options of `--network`, such as {"pixel_mean": (0.5, 0.5, 0.5), "pixel_std": (0.5, 0.5, 0.5)}.
     Returns: an nn.Module that maps normalised pixels [N, 3, H, W] to `Tokens`, with timm's forward_features and
         forward_intermediates; `mean` and `std` say how pixels are normalised.
     """
     from rekindle import api
 
-    return api.load(model, base=base, arch=arch)
+    return api.load(model, base=base, network={**(network or {}), **({} if arch is None else {"arch": arch})})
 
 
 def extract(

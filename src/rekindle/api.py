@@ -48,9 +48,9 @@ def pretrain(*, resume: bool, watcher: Watcher | None, options: Mapping[str, Any
     return run_pretrain(resolved, resume=resume, watcher=watcher)
 
 
-def load(model: str | PathLike[str], *, base: str | None, arch: str | None) -> Backbone:
+def load(model: str | PathLike[str], *, base: str | None, network: Mapping[str, Any]) -> Backbone:
     """See `rekindle.load`."""
-    backbone, _ = load_backbone(fspath(model), NetworkOptions(arch=arch), base=base)
+    backbone, _ = load_backbone(fspath(model), checked(NetworkOptions, network, "network"), base=base)
     return backbone.eval().requires_grad_(False)
 
 
@@ -58,7 +58,7 @@ def extract(
     model: Backbone | str | PathLike[str], image: str | PathLike[str] | Image.Image | Tensor, *, size_px: int | None
 ) -> Tokens:
     """See `rekindle.extract`."""
-    backbone = model if isinstance(model, Backbone) else load(model, base=None, arch=None)
+    backbone = model if isinstance(model, Backbone) else load(model, base=None, network={})
     if isinstance(image, Image.Image):
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     elif isinstance(image, Tensor):

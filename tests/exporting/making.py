@@ -59,6 +59,6 @@ def write_run(folder: Path, arch: str, *, amount: float = 0.2, **adapter: Any) -
 @torch.no_grad()
 def features(backbone: Backbone, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Random pixels, and all tokens of a model for them."""
-    side = backbone.vit.patch_embed.grid_size[0] * backbone.patch_size
-    pixels = torch.randn(2, 3, *(size or (side, side)), generator=torch.Generator().manual_seed(5))
+    native = [side * backbone.patch_size for side in backbone.vit.patch_embed.grid_size]
+    pixels = torch.randn(2, 3, *(size or native), generator=torch.Generator().manual_seed(5))
     return pixels, backbone.eval()(pixels).sequence

@@ -27,7 +27,10 @@ def transformers() -> Any:
     return pytest.importorskip("transformers")
 
 
-@pytest.mark.parametrize("arch", [*STYLES.values(), SWIGLU, DINOV3 + ",swiglu=true,qkv_bias=true"])
+@pytest.mark.parametrize(
+    "arch",
+    [*STYLES.values(), SWIGLU, DINOV3 + ",swiglu=true,qkv_bias=true", VIT + ",img_width=56", VIT + ",act=quick_gelu"],
+)
 def test_timm_builds_the_same_network_from_the_call_and_from_the_folder(arch: str, tmp_path: Path) -> None:
     base = write_base(tmp_path, arch)
     done = rekindle.export(base, format="timm", out=tmp_path / "out")
@@ -82,6 +85,8 @@ def test_adapters_with_a_non_linearity_are_refused_with_the_formats_that_hold_th
         (VIT, "ViTModel"),
         (VIT + ",no_embed_class=true,qkv_bias=false", "ViTModel"),
         (VIT + ",layer_scale=true", "Dinov2Model"),
+        (VIT + ",act=quick_gelu", "ViTModel"),
+        (VIT + ",act=gelu_tanh,eps=1e-12", "ViTModel"),
         (SWIGLU, "Dinov2Model"),
         (DINOV2, "Dinov2WithRegistersModel"),
         (VIT + ",registers=2", "Dinov2WithRegistersModel"),  # UDI: registers with rows of their own, no layer scale
@@ -106,9 +111,8 @@ def test_our_reader_takes_the_transformers_folder_back(tmp_path: Path, transform
         base = write_base(tmp_path / style, arch)
         out = rekindle.export(base, format="hf", out=tmp_path / style / "out").out
         pixels, expected = features(rekindle.load(base))
-        heads = "vit:width=32,depth=2,heads=2" if style != "dinov3" else DINOV3
-        again = rekindle.load(out / "model.safetensors", arch={"dinov2": DINOV2, "vit": VIT}.get(style, heads))
-        torch.testing.assert_close(again(pixels).sequence, expected, **CLOSE)
+        for place in (out, out / "model.safetensors"):
+            torch.testing.assert_close(rekindle.load(place)(pixels).sequence, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("arch", [VIT, DINOV3])
@@ -125,6 +129,7 @@ def test_adapters_travel_with_our_class_and_survive_save_pretrained(
     (tmp_path / "again" / "modeling_rekindle.py").write_bytes((done.out / "modeling_rekindle.py").read_bytes())
     again = transformers.AutoModel.from_pretrained(tmp_path / "again", trust_remote_code=True)
     pixels, expected = features(original, (40, 56))
+    torch.testing.assert_close(rekindle.load(done.out)(pixels).sequence, expected, **CLOSE)  # and we read it back
     for loaded in (model, again):
         with torch.no_grad():
             output = loaded.eval()(pixel_values=pixels)
@@ -169,6 +174,7 @@ def test_mmseg_checkpoint_fills_a_segmentors_vision_transformer(arch: str, tmp_p
         (VIT + ",pre_norm=true", "a norm before the first block"),
         (VIT + ",class_token=false", "no class token"),
         (VIT + ",swiglu=true", "a gated MLP"),
+        (VIT + ",act=quick_gelu", "MLPs with quick_gelu"),
         (VIT + ",hidden=80", "an MLP of width 80"),
     ],
 )

@@ -89,7 +89,7 @@ def test_special_tokens_are_kept_or_refused(
 
 
 def _spoil_activation(backbone: Backbone) -> None:
-    backbone.vit.blocks[1].mlp.act = nn.ReLU()
+    backbone.vit.blocks[1].mlp.act = nn.Tanh()
 
 
 def _spoil_eps(backbone: Backbone) -> None:
@@ -103,7 +103,7 @@ def _spoil_names(backbone: Backbone) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (_spoil_activation, "an MLP of type Mlp with ReLU"),
+        (_spoil_activation, "an MLP of type Mlp with Tanh"),
         (_spoil_eps, "different epsilons"),
         (_spoil_names, r"ViTModel has no place for its tensor blocks\.0\.attn\.q_norm"),
     ],

@@ -23,8 +23,10 @@ from rekindle.core.option_trees import checked
 from rekindle.core.rng import seeded_default
 from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.checkpoints.create import add_register, backbone_from_description, create_backbone
-from rekindle.networks.checkpoints.tensors import tensors_hash
+from rekindle.networks.checkpoints.create import FILE_SUFFIXES, add_register, backbone_from_description, create_backbone
+from rekindle.networks.checkpoints.folders import is_model_folder, read_model_folder
+from rekindle.networks.checkpoints.tensors import require_finite, tensors_hash
+from rekindle.networks.checkpoints.wrapping import told
 from rekindle.networks.options import NetworkOptions
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -102,19 +104,22 @@ def load_backbone(
     drop_path: float = 0.0,
     base: str | None = None,
 ) -> tuple[Backbone, str]:
-    """Return any MODEL as a backbone, and one line on how its tensors matched.
+    """Return any MODEL as a backbone, and a line on how its tensors matched and which facts beside them are used.
 
     Args:
-        name: a run folder, a folder that PEFT saved, a checkpoint file, `hf-hub:owner/name`, a timm name, or an architecture
-            with init="random".
+        name: a run folder, a folder that PEFT, transformers or timm saved, a checkpoint file, `hf-hub:owner/name`, a timm name,
+            or an architecture with init="random".
         network: how to read it, or the base under PEFT's updates; of a run folder, which knows, `add_register` alone counts.
         base: where the base of a folder lies now, if it has moved.
     Raises: RequestError for what is not there, not finished or does not match; RekindleError if a hub cannot be reached.
 
     """
     network = network or NetworkOptions()
-    path = Path(name)
-    if path.is_dir():
+    path = Path(name).expanduser()
+    own = _own_class(path)
+    if own is not None and init == "pretrained":
+        return _load_own_class(path, own, drop_path=drop_path)
+    if path.is_dir() and not is_model_folder(path):
         if init == "random":
             raise RequestError(f"{path} is a run with weights; --init random needs a timm name or an architecture")
         if network.add_register:
@@ -133,7 +138,7 @@ def load_backbone(
         seed=seed if init == "random" else 0,  # what a checkpoint leaves out must come out alike at every load
         drop_path=drop_path,
     )
-    return backbone, f"{name}: {report if report is not None else 'random weights'}"
+    return backbone, f"{name}: random weights" if report is None else f"{name}: {report}; {told(backbone)}"
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -143,11 +148,15 @@ def read_description(folder: Path) -> dict[str, Any]:
         what = (
             "is a run that has not finished (continue it with --resume)"
             if (folder / "config.yaml").exists()
-            else "holds neither model.json (a run) nor adapter_config.json (PEFT)"
+            else "holds neither model.json (a run) nor config.json (transformers, timm) nor adapter_config.json (PEFT)"
         )
-        raise RequestError(
-            f"{folder} {what}; give a finished run, a folder that PEFT saved, a checkpoint file or a model name"
+        files = sorted(p.name for p in folder.iterdir() if p.suffix in FILE_SUFFIXES) if folder.is_dir() else []
+        mend = (
+            f"give the file: {folder / files[0]}"
+            if files
+            else "give a finished run, a folder of those, a file or a name"
         )
+        raise RequestError(f"{folder} {what}; {mend}")
     try:
         description = read_json(path)
         if not isinstance(description, dict) or description["format"] != FORMAT:
@@ -173,6 +182,7 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
         raise RequestError(f"{folder / WEIGHTS} is missing or damaged ({error}); restore it from a copy") from error
     if tensors_hash(tensors) != description["weights_hash"]:
         raise RequestError(f"{folder / WEIGHTS} does not match the hash in {DESCRIPTION}; restore both from one copy")
+    require_finite(tensors, str(folder))
     if description["is_whole"]:
         backbone = backbone_from_description(description["identity"], drop_path=drop_path)
         if description["adapter"] is not None:  # an export holds base and adapters in one file
@@ -191,6 +201,36 @@ def _load_run(folder: Path, *, drop_path: float, base: str | None) -> tuple[Back
         backbone,
         f"{folder}: matched {len(tensors)} of {len(tensors)} trained tensors, base {description['base']['name']}",
     )
+
+
+def _own_class(folder: Path) -> dict[str, Any] | None:
+    """config.json of a folder that `rekindle export --format hf` wrote around our own class, else None."""
+    path = folder / "config.json"
+    try:
+        config = read_json(path) if path.is_file() and is_model_folder(folder) else {}
+    except (OSError, ValueError):
+        return None  # reading it as another program's folder says what is wrong
+    return config if isinstance(config, dict) and config.get("model_type") == "rekindle" else None
+
+
+def _load_own_class(folder: Path, config: Mapping[str, Any], *, drop_path: float) -> tuple[Backbone, str]:
+    tensors = {name.removeprefix("backbone."): t for name, t in read_model_folder(folder).tensors.items()}
+    require_finite(tensors, str(folder))
+    try:
+        backbone = backbone_from_description(config["identity"], drop_path=drop_path)
+        if config["adapter"] is not None:
+            attach(
+                backbone,
+                checked(AdapterOptions, config["adapter"], f"{folder / 'config.json'}: adapter"),
+                train="adapters",
+            )
+        backbone.load_state_dict(tensors, strict=True)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"{folder}: config.json and weights do not fit ({reason}); export the model again"
+        ) from error
+    return backbone, f"{folder}: matched {len(tensors)} of {len(tensors)} tensors; {told(backbone)}"
 
 
 def _adapter_options(folder: Path, description: Mapping[str, Any]) -> AdapterOptions:

@@ -24,6 +24,7 @@ from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.measuring.looking import Look
 from rekindle.measuring.models import load_model
 from rekindle.measuring.options import ModelOptions
+from rekindle.networks.checkpoints.folders import is_model_folder
 from rekindle.networks.options import NetworkOptions
 from rekindle.prompting.answer import (
     Mask,
@@ -90,7 +91,7 @@ def load_sides(options: AppOptions, watcher: Watcher) -> list[ShownModel]:
     if not options.model:
         raise RequestError("MODEL is missing; `rekindle app --help` says what it may be")
     alone = (options.model, *_arguments(options, options.network, options.init))
-    if not Path(options.model).is_dir():
+    if not Path(options.model).is_dir() or is_model_folder(Path(options.model)):
         if options.base:
             raise RequestError(f"--base {options.base}: {options.model} is no run folder, so it has no base")
         return [ShownModel("model", alone, load_model(options.model, options, watcher).extractor)]
@@ -127,7 +128,7 @@ def _arguments(options: ModelOptions, network: NetworkOptions, init: str) -> lis
         if isinstance(value, bool):
             words.append(f"--network.{option}" if value else f"--network.no-{option}")
         else:
-            words += [f"--network.{option}", str(value)]
+            words += [f"--network.{option}", *map(str, value if isinstance(value, tuple) else (value,))]
     return words
 
 

@@ -73,6 +73,11 @@ def to_transformers(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tenso
     require_own_tokens(backbone)
     if not backbone.has_class_token:
         raise Obstacle("it has no class token")
+    if len({*backbone.vit.patch_embed.grid_size}) > 1 and not backbone.is_rotary:
+        height, width = backbone.vit.patch_embed.grid_size
+        raise Obstacle(
+            f"its positions are a grid of {height} x {width}, and transformers takes every table for a square"
+        )
     state, act, eps = tensors_of(backbone), activation(backbone), norm_eps(backbone)
     prefix: dict[str, Tensor] = {
         name: state.pop(name) for name in ("cls_token", "reg_token", "pos_embed") if name in state

@@ -30,7 +30,7 @@ from rekindle.exporting.parity import Parity
 from rekindle.exporting.plain import Obstacle
 from rekindle.exporting.source import Exported, Source
 from rekindle.measuring.comparison import Comparison, Row
-from rekindle.networks.options import NetworkOptions
+from rekindle.networks.checkpoints.folders import is_model_folder
 from rekindle.networks.position import PositionMode
 
 CARD = "README.md"
@@ -139,10 +139,10 @@ def _load(options: ExportOptions, watcher: Watcher) -> Source:
     config: dict[str, Any] = {}
     if is_peft_folder(folder):
         description = {"train": "adapters", "adapter": read_folder(folder).options.model_dump(mode="json")}
-    elif folder.is_dir():
+    elif folder.is_dir() and not is_model_folder(folder):
         description, config = read_description(folder), _read_config(folder / "config.yaml")
         _require_known_rule(options.model, description["identity"]["arch"]["pos_interp"])
-    backbone, match = load_backbone(options.model, NetworkOptions(arch=options.arch), base=options.base)
+    backbone, match = load_backbone(options.model, options.network_options(), base=options.base)
     _require_known_rule(options.model, backbone.pos_interp)
     watcher.message(match)
     if is_peft_folder(folder):

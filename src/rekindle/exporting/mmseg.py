@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from rekindle.exporting.parity import check_parity, native_size, other_size
+from rekindle.exporting.parity import check_parity, native_sides, other_size
 from rekindle.exporting.plain import Obstacle, activation, as_plain, norm_eps, require_own_tokens, tensors_of
 from rekindle.exporting.source import Exported, Source
 from rekindle.networks.backbone import Backbone
@@ -49,12 +49,12 @@ def write(source: Source, folder: Path) -> Exported:
     torch.save({"state_dict": named, "meta": {}}, folder / FILE)
     content = torch.load(folder / FILE, weights_only=True)["state_dict"]
     reread = from_mmseg({name.removeprefix("backbone."): t for name, t in content.items()}, backbone)
-    side, patch = native_size(backbone), backbone.patch_size
+    (height, width), patch = native_sides(backbone), backbone.patch_size
     hidden = backbone.vit.blocks[0].mlp.fc1.out_features
     # mmsegmentation's own rule for positions, to say what to expect at another size
     reread.pos_interp = "size"
     other = other_size(backbone)
-    parity = check_parity(source.backbone, reread, [(2, side, side)], elsewhere=[other])
+    parity = check_parity(source.backbone, reread, [(2, height, width)], elsewhere=[other])
     return Exported(
         parity=parity,
         library="mmsegmentation",
@@ -62,7 +62,7 @@ def write(source: Source, folder: Path) -> Exported:
             "# mmsegmentation configuration; load_from fills the backbone of the segmentor\n"
             f'load_from = "{FILE}"\n'
             "model = dict(\n    backbone=dict(\n"
-            f'        type="VisionTransformer", img_size=({side}, {side}), patch_size={patch}, in_channels=3,\n'
+            f'        type="VisionTransformer", img_size=({height}, {width}), patch_size={patch}, in_channels=3,\n'
             f"        embed_dims={backbone.width}, num_layers={backbone.depth}, num_heads={backbone.num_heads}, "
             f"mlp_ratio={hidden // backbone.width}, qkv_bias=True,\n"
             f'        norm_cfg=dict(type="LN", eps={norm_eps(backbone)!r}), act_cfg=dict(type="GELU"), final_norm=True,\n'
@@ -71,7 +71,7 @@ def write(source: Source, folder: Path) -> Exported:
         notes=(
             "norm_cfg and final_norm matter: mmsegmentation's defaults are another epsilon (1e-5) and no final norm. Keep "
             "img_size as above also when you train with larger crops; positions are then resized on the way.",
-            f"The parity is of the mapping, at {side} x {side} px; mmsegmentation itself was not run. At other sizes it "
+            f"The parity is of the mapping, at {height} x {width} px; mmsegmentation itself was not run. At other sizes it "
             f"resizes positions with plain bicubic interpolation; this model was trained with the rule "
             f"`{backbone.pos_interp}`. At {other[0]} x {other[1]} px the largest difference is {parity.elsewhere[other]:.1e}.",
         ),
@@ -92,8 +92,8 @@ def require_fit(backbone: Backbone) -> None:
     found = [reason for reason, holds in reasons.items() if holds]
     if not found:
         try:
-            if activation(backbone) != "gelu":
-                found.append("a gated MLP")
+            if (act := activation(backbone)) != "gelu":
+                found.append("a gated MLP" if act == "silu" else f"MLPs with {act}")
         except Obstacle as error:
             found.append(str(error))
     if not found:

@@ -80,6 +80,12 @@ def native_size(backbone: Backbone) -> int:
     return int(backbone.vit.patch_embed.grid_size[0]) * backbone.patch_size
 
 
+def native_sides(backbone: Backbone) -> tuple[int, int]:
+    """Height and width in px of the position table's images."""
+    height, width = backbone.vit.patch_embed.grid_size
+    return int(height) * backbone.patch_size, int(width) * backbone.patch_size
+
+
 def other_size(backbone: Backbone) -> tuple[int, int]:
     """Return a size (height, width) that is not the native one, and not square."""
     side, patch = native_size(backbone), backbone.patch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers.activations import QuickGELU
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from rekindle.adapters.folding import fold
 from rekindle.adapters.replacing import ReplacingBlock
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import ComposedBlock
+
+PLAIN_ACTIVATIONS = {QuickGELU: "quick_gelu", nn.ReLU: "relu"}
 
 
 class Obstacle(Exception):
@@ -64,11 +67,13 @@ def norm_eps(backbone: Backbone) -> float:
 
 
 def activation(backbone: Backbone) -> str:
-    """Return `gelu`, or `silu` for a gated MLP. Raises Obstacle for any other."""
+    """Return the name of the activation as transformers has it, `silu` for a gated MLP. Raises Obstacle for any other."""
     for block in backbone.vit.blocks:
         mlp: Any = block.mlp
-        if type(mlp) is Mlp and type(mlp.act) is nn.GELU and mlp.act.approximate == "none":
-            name = "gelu"
+        if type(mlp) is Mlp and type(mlp.act) is nn.GELU:
+            name = "gelu" if mlp.act.approximate == "none" else "gelu_pytorch_tanh"
+        elif type(mlp) is Mlp and type(mlp.act) in PLAIN_ACTIVATIONS:
+            name = PLAIN_ACTIVATIONS[type(mlp.act)]
         elif type(mlp) is SwiGLU or (type(mlp) is GluMlp and not mlp.gate_last):
             name = "silu" if type(mlp.act) is nn.SiLU else ""
         else:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from rekindle.exporting.parity import check_parity, native_size, other_size
+from rekindle.exporting.parity import check_parity, native_sides, other_size
 from rekindle.exporting.plain import Obstacle, as_plain, norm_eps, require_own_tokens, tensors_of
 from rekindle.exporting.source import Exported, Source
 from rekindle.networks.backbone import Backbone
@@ -37,15 +37,15 @@ def write(source: Source, folder: Path) -> Exported:
     recipe = {"name": name, "kwargs": arguments, "call": call, "timm": timm.__version__}
     (folder / FACTORY).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(_hub_config(backbone, name, arguments), indent=2) + "\n", encoding="utf-8")
-    side, other = native_size(backbone), other_size(backbone)
-    sizes = [(2, side, side), *([(1, *other)] if backbone.is_rotary else [])]
+    (height, width), other = native_sides(backbone), other_size(backbone)
+    sizes = [(2, height, width), *([(1, *other)] if backbone.is_rotary else [])]
     parity = check_parity(
         source.backbone, _reloaded(folder, backbone), sizes, elsewhere=() if backbone.is_rotary else [other]
     )
     notes = ["`forward_features` returns all tokens in the order class, registers, patches."]
     if not backbone.is_rotary:
         notes.append(
-            f"The parity holds at {side} x {side} px. At other sizes timm resizes positions with its own rule (bicubic, "
+            f"The parity holds at {height} x {width} px. At other sizes timm resizes positions with its own rule (bicubic, "
             f"with a low-pass filter when shrinking); this model was trained with the rule `{backbone.pos_interp}`. At "
             f"{other[0]} x {other[1]} px the largest difference is {parity.elsewhere[other]:.1e}."
         )
@@ -69,11 +69,13 @@ def factory(backbone: Backbone) -> tuple[str, dict[str, Any]]:
     """
     vit, arch = backbone.vit, Architecture.from_dict(_description(backbone))
     arguments: dict[str, Any] = {"num_classes": 0, "global_pool": "", "dynamic_img_size": True}
-    arguments["img_size"] = native_size(backbone)
+    height, width = native_sides(backbone)
+    arguments["img_size"] = height if height == width else [height, width]
     is_classic = isinstance(vit, VisionTransformer)
+    act = {} if not arch.act or arch.swiglu else {"act_layer": arch.act}
     if arch.family == "timm":
         if is_classic:
-            arguments |= {"reg_tokens": arch.registers, "no_embed_class": arch.no_embed_class}
+            arguments |= {"reg_tokens": arch.registers, "no_embed_class": arch.no_embed_class} | act
         return arch.timm_name, arguments
     if arch.eps and arch.eps != FAMILY_EPS[arch.family]:
         raise Obstacle(f"its LayerNorms have epsilon {norm_eps(backbone):g}, which no argument of create_model sets")
@@ -88,6 +90,8 @@ def factory(backbone: Backbone) -> tuple[str, dict[str, Any]]:
         "class_token": arch.class_token,
     }
     if not is_classic:
+        if act:
+            raise Obstacle(f"its MLPs have {arch.act}, which no argument of create_model sets in a rotary network")
         arguments |= {"mlp_ratio": hidden / arch.width, "num_reg_tokens": arch.registers}
         return "vit_small_plus_patch16_dinov3" if arch.swiglu else "vit_small_patch16_dinov3", arguments
     arguments |= {
@@ -95,7 +99,7 @@ def factory(backbone: Backbone) -> tuple[str, dict[str, Any]]:
         "reg_tokens": arch.registers,
         "no_embed_class": arch.no_embed_class,
         "pre_norm": arch.pre_norm,
-    }
+    } | act
     return "vit_giant_patch14_dinov2" if arch.swiglu else "vit_base_patch16_224", arguments
 
 
@@ -132,7 +136,7 @@ def split_tokens(sequence: Tensor, backbone: Backbone, pixels: Tensor) -> Tokens
 
 
 def _hub_config(backbone: Backbone, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    side = native_size(backbone)
+    height, width = native_sides(backbone)
     return {
         "architecture": name,
         "num_classes": 0,
@@ -140,7 +144,7 @@ def _hub_config(backbone: Backbone, name: str, arguments: dict[str, Any]) -> dic
         "global_pool": "",
         "model_args": {k: v for k, v in arguments.items() if k != "num_classes"},
         "pretrained_cfg": {
-            "input_size": [3, side, side],
+            "input_size": [3, height, width],
             "fixed_input_size": False,
             "interpolation": "bicubic",
             "crop_pct": 1.0,

@@ -83,7 +83,8 @@ class EvaluateOptions(LabelledOptions):
     """Measure one model with one protocol on labelled images; writes one result file."""
 
     model: tyro.conf.Positional[str] = ""
-    """Folder of a run or of PEFT, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
+    """Folder of a run, of transformers, timm or PEFT, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with
+    --init random."""
     protocol: str = "linear-seg"
     """How to measure (`rekindle list protocols`); its options stand under its name, as --linear-seg.steps."""
     seed: int = Field(0, ge=0)
@@ -116,7 +117,8 @@ class ExtractOptions(ModelOptions):
     """Write patch features and image descriptors of any images."""
 
     model: tyro.conf.Positional[str] = ""
-    """Folder of a run or of PEFT, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
+    """Folder of a run, of transformers, timm or PEFT, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with
+    --init random."""
     images: str = ""
     """A folder, a glob, a list file (txt, csv, parquet), a tar pattern, hf:NAME, or a video file (its frames are written out)."""
     out: str = ""

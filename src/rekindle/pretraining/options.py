@@ -33,7 +33,8 @@ class PretrainOptions(Options):
     images: str = ""
     """Images to learn from: a folder, a glob, a list file (txt, csv, parquet), a tar pattern, or hf:NAME."""
     backbone: str = ""
-    """What to start from: a timm name, hf-hub:owner/name, a checkpoint file, a run folder, or vit:width=..,depth=..,..."""
+    """What to start from: a timm name, hf-hub:owner/name, a checkpoint file, the folder of a run, of transformers, timm or
+    PEFT, or vit:width=..,depth=..,..."""
     method: str = "glare"
     """How to learn (`rekindle list methods`); its own options stand under its name, for example --glare.num-regions."""
     out: str = ""

@@ -19,7 +19,8 @@ class PromptOptions(ModelOptions):
     """What in an image is like the places that you name: a map, a mask and its contour, as files."""
 
     model: tyro.conf.Positional[str] = ""
-    """Folder of a run or of PEFT, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with --init random."""
+    """Folder of a run, of transformers, timm or PEFT, timm name, hf-hub:owner/name, checkpoint file, or vit:width=..,... with
+    --init random."""
     image: str = ""
     """One image file."""
     add: tuple[tuple[int, int], ...] = ()

@@ -148,7 +148,7 @@ def test_udi_class_tokens_split_and_no_stray_key_is_left(who: str, tmp_path: Pat
     path = _write(tmp_path / "udi.pth", {who: prefixed(wrapper, inner), "udi_loss": {"center": torch.ones(1)}, **ARGS})
     backbone, report = _load(path)
     assert report.is_complete and backbone.num_registers == 1 and backbone.has_cls
-    assert f"{wrapper}backbone.norm1.weight" in report.ignored
+    assert "backbone.norm1.weight" in report.ignored
     tokens = backbone(_images())
     torch.testing.assert_close(tokens.registers[:, 0], reference_features(state, _images())[:, 1], atol=2e-5, rtol=1e-4)
     _assert_same(backbone, state)
@@ -207,8 +207,11 @@ def test_registers_of_dinov2_join_without_positions(tmp_path: Path) -> None:
         )
     ):
         backbone, report = _load(_write(tmp_path / f"{number}.pth", content))
-        assert report.is_complete and backbone.num_registers == 4
-        _assert_same(backbone, state, registers=registers)
+        assert report.is_complete and backbone.num_registers == 4 and backbone.pos_interp == "antialias"
+        again, _ = _load(str(tmp_path / f"{number}.pth"), pos_interp="dino")
+        _assert_same(again, state, registers=registers)
+        native = reference_features(state, _images(), registers=registers)
+        torch.testing.assert_close(backbone(_images()).sequence, native, atol=2e-5, rtol=1e-4)
 
 
 def _dinov3_files(source: Backbone) -> dict[str, State]:
@@ -275,6 +278,62 @@ def test_key_chooses_the_network(tmp_path: Path) -> None:
         _assert_same(_load(moco, checkpoint_key=key)[0], OTHER)
     with pytest.raises(RequestError, match=r"no entry 'ema' \(--network.checkpoint-key\); it has student, teacher"):
         _load(dino, checkpoint_key="ema")
+
+
+def _training(state: State, entry: str = "model") -> dict[str, Any]:
+    """What DINOv2 and DINOv3 hold while they train: both networks in one entry, blocks in chunks."""
+    networks = prefixed("student.backbone.", _chunked(OTHER)) | prefixed("teacher.backbone.", _chunked(state))
+    heads = prefixed("teacher.dino_head.", head_state()) | prefixed("student.dino_head.", head_state())
+    return {entry: networks | heads, "iteration": 10}
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_dinov2_in_training_gives_its_teacher_and_by_key_its_student(entry: str, tmp_path: Path) -> None:
+    state = random_state()
+    path = _write(tmp_path / "model.rank_0.pth", _training(state, entry))
+    for key in (None, "teacher", "teacher.backbone", entry):
+        _assert_same(_load(path, checkpoint_key=key)[0], state)
+    for key in ("student", "student.backbone"):
+        _assert_same(_load(path, checkpoint_key=key)[0], OTHER)
+    with pytest.raises(RequestError, match=rf"no entry 'ema' .* it has {entry}, iteration; inside: student, teacher"):
+        _load(path, checkpoint_key="ema")
+    save_file(_training(state)["model"], tmp_path / "flat.safetensors")
+    _assert_same(_load(str(tmp_path / "flat.safetensors"))[0], state)
+    _assert_same(_load(str(tmp_path / "flat.safetensors"), checkpoint_key="student")[0], OTHER)
+    with pytest.raises(RequestError, match="no entry 'ema'"):
+        _load(str(tmp_path / "flat.safetensors"), checkpoint_key="ema")
+
+
+def test_the_networks_of_a_file_that_names_neither_are_offered_by_a_key_that_works(tmp_path: Path) -> None:
+    state = random_state()
+    path = _write(tmp_path / "two.pth", {"model": prefixed("first.net.", OTHER) | prefixed("second.net.", state)})
+    with pytest.raises(
+        RequestError, match=r"more than one network .*choose with --network.checkpoint-key (\S+)$"
+    ) as caught:
+        _load(path)
+    _assert_same(_load(path, checkpoint_key=str(caught.value).split()[-1])[0], state)
+
+
+def test_one_share_of_a_sharded_training_points_to_the_file_that_is_whole(tmp_path: Path) -> None:
+    share = {"model": {"teacher.backbone._fsdp_wrapped_module._flat_param": torch.ones(8)}, "iteration": 10}
+    with pytest.raises(RequestError, match=r"share of a sharded training .*eval/training_\*/teacher_checkpoint\.pth"):
+        _load(_write(tmp_path / "model.rank_0.pth", share))
+    (tmp_path / "eval" / "training_9").mkdir(parents=True)
+    whole = {"teacher": prefixed("backbone.", _chunked(random_state())) | prefixed("dino_head.", head_state())}
+    _write(tmp_path / "eval" / "training_9" / "teacher_checkpoint.pth", whole)
+    advised = next(tmp_path.glob("eval/training_*/teacher_checkpoint.pth"))
+    _assert_same(_load(str(advised))[0], random_state())
+
+
+@pytest.mark.parametrize("word", ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_words_that_training_puts_into_names_are_taken_out(word: str, tmp_path: Path) -> None:
+    state = random_state()
+    inside = {n.replace("blocks.1.", f"blocks.1.{word}."): t for n, t in state.items()}
+    backbone, report = _load(
+        _write(tmp_path / "wrapped.pth", {"model": {"teacher": prefixed(f"{word}.backbone.", inside)}})
+    )
+    assert report.is_complete
+    _assert_same(backbone, state)
 
 
 class _Hostile:

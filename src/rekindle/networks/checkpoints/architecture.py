@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, cast
 
 import timm
 import torch
+from timm.layers.activations import QuickGELU
 from timm.layers.mlp import SwiGLUPacked
 from timm.layers.norm import LayerNorm
 from timm.models.eva import Eva
@@ -19,6 +20,13 @@ from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError, unknown_name
 
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
 HEADS_OF_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 4096: 32}
 
 
@@ -28,10 +36,10 @@ class Architecture:
 
     Attributes:
         family: which of the three.
-        timm_name: for `timm` only; everything but `img`, `registers` and `no_embed_class` then comes from
+        timm_name: for `timm` only; everything but `img`, `img_width`, `registers` and `no_embed_class` then comes from
             timm.
         width, depth, heads, patch, registers: as in the tensors; `img` is the native size of the position
-            table (px).
+            table (px): its height, where `img_width` is not 0.
         hidden: width of the MLP; 0 is 4 * width.
         swiglu: gated MLP; `hidden` then counts one of its two halves.
         layer_scale: blocks have layer scale.
@@ -40,6 +48,8 @@ class Architecture:
         qkv_bias: biases in the attention's projections.
         pre_norm: LayerNorm before the first block (CLIP).
         eps: of every LayerNorm; 0 is the family's (1e-6; 1e-5 for `dinov3`).
+        act: activation of the MLPs (`ACTIVATIONS`); "" is the family's: gelu, silu where it is gated.
+        rope_theta: base of the rotary frequencies of `dinov3`.
 
     """
 
@@ -59,6 +69,19 @@ class Architecture:
     qkv_bias: bool = True
     pre_norm: bool = False
     eps: float = 0.0
+    img_width: int = 0
+    act: str = ""
+    rope_theta: float = 100.0
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Native height and width in px."""
+        return self.img, self.img_width or self.img
+
+    def with_grid(self, grid: tuple[int, int], patch: int) -> Architecture:
+        """The same with a position table of (gh, gw) patches."""
+        height, width = grid[0] * patch, grid[1] * patch
+        return replace(self, img=height, img_width=0 if width == height else width)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -110,8 +133,11 @@ def parse_arch(name: str) -> Architecture:
     arch = Architecture(family=cast(Literal["vit", "dinov3"], family), **values)  # type: ignore[arg-type]
     if min(arch.width, arch.depth, arch.heads, arch.patch, arch.img) < 1 or arch.width % arch.heads:
         raise RequestError(f"'{name}': sizes must be positive and width a multiple of heads")
-    if arch.img % arch.patch:
-        raise RequestError(f"'{name}': img={arch.img} is not a multiple of patch={arch.patch}")
+    for key, side in zip(("img", "img_width"), arch.img_size, strict=True):
+        if side % arch.patch:
+            raise RequestError(f"'{name}': {key}={side} is not a multiple of patch={arch.patch}")
+    if arch.act and arch.act not in ACTIVATIONS:
+        raise unknown_name(f"activation in '{name}':", arch.act, ACTIVATIONS)
     if family == "dinov3" and (arch.width // arch.heads) % 4:
         raise RequestError(f"'{name}': rotary positions need width / heads to be a multiple of 4")
     return arch
@@ -119,12 +145,18 @@ def parse_arch(name: str) -> Architecture:
 
 def build_vit(arch: Architecture, *, drop_path: float = 0.0) -> Any:
     """Build the timm model, without classifier, with random weights drawn from torch's default generator."""
-    if arch.family == "timm":
-        return _build_from_timm(arch, drop_path)
+    vit = _build_from_timm(arch, drop_path) if arch.family == "timm" else _build(arch, drop_path)
+    if arch.act:
+        for block in vit.blocks:
+            block.mlp.act = ACTIVATIONS[arch.act]()
+    return vit
+
+
+def _build(arch: Architecture, drop_path: float) -> Any:
     hidden = arch.hidden or 4 * arch.width
     if arch.family == "dinov3":
         return Eva(
-            img_size=arch.img,
+            img_size=arch.img_size,
             patch_size=arch.patch,
             num_classes=0,
             global_pool="",
@@ -143,14 +175,14 @@ def build_vit(arch: Architecture, *, drop_path: float = 0.0) -> Any:
             use_abs_pos_emb=False,
             use_rot_pos_emb=True,
             rope_type="dinov3",
-            rope_temperature=100,
+            rope_temperature=arch.rope_theta,
             rope_rotate_half=True,
             use_fc_norm=False,
             dynamic_img_size=True,
         )
     gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if arch.swiglu else {}
     return VisionTransformer(
-        img_size=arch.img,
+        img_size=arch.img_size,
         patch_size=arch.patch,
         num_classes=0,
         global_pool="",
@@ -173,7 +205,7 @@ def build_vit(arch: Architecture, *, drop_path: float = 0.0) -> Any:
 
 def _build_from_timm(arch: Architecture, drop_path: float) -> Any:
     entry = timm.models.model_entrypoint(arch.timm_name).__module__
-    sized: dict[str, Any] = {"img_size": arch.img} if arch.img else {}
+    sized: dict[str, Any] = {"img_size": arch.img_size} if arch.img else {}
     if entry.endswith("vision_transformer"):
         sized |= {"reg_tokens": arch.registers, "no_embed_class": arch.no_embed_class}
     return bare(
@@ -197,7 +229,13 @@ def bare(vit: Any) -> Any:
     return vit
 
 
-def infer_arch(state: Mapping[str, Tensor], *, heads: int | None = None, layout: str = "timm") -> Architecture:
+def infer_arch(
+    state: Mapping[str, Tensor],
+    *,
+    heads: int | None = None,
+    layout: str = "timm",
+    grid: tuple[int, int] | None = None,
+) -> Architecture:
     """Read the architecture off the tensors' shapes (timm names, see `conversion`).
 
     Args:
@@ -205,9 +243,10 @@ def infer_arch(state: Mapping[str, Tensor], *, heads: int | None = None, layout:
         heads: number of heads, which no tensor tells; None takes the usual one for this width, else width /
             64.
         layout: for the message.
+        grid: (gh, gw) of the position table, which no tensor tells either; None takes a square.
 
     Raises:
-        RequestError: if the tensors leave it open, naming `--network.arch`.
+        RequestError: if the tensors leave it open, naming `--network.arch` or `--network.grid`.
 
     """
     ask = "; name it with --network.arch, as in vit_small_patch16_224 or vit:width=384,depth=12,heads=6"
@@ -236,23 +275,36 @@ def infer_arch(state: Mapping[str, Tensor], *, heads: int | None = None, layout:
     if "pos_embed" not in state:
         biased = "blocks.0.attn.q_bias" in state
         return replace(arch, family="dinov3", layer_scale="blocks.0.gamma_1" in state, qkv_bias=biased)
-    side, no_embed_class = _native_side(state["pos_embed"].shape[1], int(arch.class_token) + registers, ask)
+    found, no_embed_class = _native_grid(state["pos_embed"].shape[1], int(arch.class_token) + registers, grid)
     return replace(
-        arch,
-        img=side * patch,
+        arch.with_grid(found, patch),
         no_embed_class=no_embed_class,
         layer_scale="blocks.0.ls1.gamma" in state,
         qkv_bias="blocks.0.attn.qkv.bias" in state,
     )
 
 
-def _native_side(rows: int, prefix: int, ask: str) -> tuple[int, bool]:
-    """Side of the native grid, and whether the prefix tokens have no rows in the table."""
+def _native_grid(rows: int, prefix: int, grid: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
+    """The native grid, and whether the prefix tokens have no rows in the table."""
+    told = f"a position table of {rows} rows with {prefix} prefix tokens"
     for patches, no_embed_class in ((rows - prefix, False), (rows, True)):
         side = math.isqrt(max(0, patches))
-        if side and side * side == patches:
-            return side, no_embed_class
-    raise RequestError(f"a position table of {rows} rows with {prefix} prefix tokens is not a square grid{ask}")
+        if grid is not None and grid[0] * grid[1] == patches:
+            return grid, no_embed_class
+        if grid is None and side and side * side == patches:
+            return (side, side), no_embed_class
+    fitting = [f"{h}x{n // h}" for n in (rows - prefix, rows) for h in _divisors(n)][:4]
+    examples = f"as in --network.grid {' or '.join(fitting)}"
+    if grid is None:
+        raise RequestError(f"{told} is not a square grid; say its height and width in patches, {examples}")
+    raise RequestError(
+        f"--network.grid {grid[0]}x{grid[1]} has {grid[0] * grid[1]} patches, and {told} fits others, {examples}"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    """Heights of the grids of so many patches, the nearly square first, and none higher than wide."""
+    return [h for h in range(math.isqrt(max(0, number)), 1, -1) if number % h == 0]
 
 
 def sincos_rows(table: Tensor) -> bool:

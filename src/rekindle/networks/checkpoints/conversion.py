@@ -6,6 +6,7 @@ Inside the backbone most use timm's names already, and only wrappers and prefix 
 | Layout | Backbone keys | Turned into |
 |---|---|---|
 | DINO, iBOT, FLSL (student / teacher) | `module.backbone.*` / `backbone.*` | bare names |
+| DINOv2, DINOv3 in training | `student.backbone.*` and `teacher.backbone.*` in one entry | bare names of one (default: teacher) |
 | UDI | `module.backbone.backbone.*` / `backbone.backbone.*`, two class tokens | bare names, 1 register |
 | MAE | bare, beside `decoder_*` and `mask_token` | bare names |
 | MoCo-v3 | `module.base_encoder.*`, `module.momentum_encoder.*` | bare names of one (default: base) |
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.networks.checkpoints.architecture import sincos_rows
-from rekindle.networks.checkpoints.reading import MOCO_ENCODERS, CheckpointFile
+from rekindle.networks.checkpoints.reading import MOCO_ENCODERS, CheckpointFile, names_network
 
 ANCHORS = (
     "patch_embed.proj.weight",
@@ -85,17 +86,18 @@ def to_timm_names(file: CheckpointFile, key: str | None = None) -> Converted:
 
     Args:
         file: as read.
-        key: the user's `checkpoint_key`, which for MoCo-v3 chooses one of two networks in one entry.
+        key: the user's `checkpoint_key`, which chooses one of several networks in one entry.
 
     Raises:
         RequestError: if there is no ViT in it, or more than one.
 
     """
-    prefix, anchor = _find_backbone(file.tensors, key)
+    prefix, anchor = _find_backbone(file, key)
     inside = {name[len(prefix) :]: t for name, t in file.tensors.items() if name.startswith(prefix)}
     ignored = [name for name in file.tensors if not name.startswith(prefix)]
     ignored += [prefix + name for name in inside if HEAD_LIKE.match(name) or BUFFERS.search(name)]
-    state = {n: t for n, t in inside.items() if not (HEAD_LIKE.match(n) or BUFFERS.search(n))}
+    # a DINOv3 without registers keeps an empty tensor of them
+    state = {n: t for n, t in inside.items() if t.numel() and not (HEAD_LIKE.match(n) or BUFFERS.search(n))}
     layout = "timm-named"
     if anchor != ANCHORS[0]:
         state, layout = _from_hugging_face(state), "Hugging Face"
@@ -119,19 +121,27 @@ def to_timm_names(file: CheckpointFile, key: str | None = None) -> Converted:
     return Converted(state, tuple(ignored), layout, untrained_cls, _udi_norm(file.tensors, prefix))
 
 
-def _find_backbone(tensors: Mapping[str, Tensor], key: str | None) -> tuple[str, str]:
+def _find_backbone(file: CheckpointFile, key: str | None) -> tuple[str, str]:
     """Return the prefix of the backbone's names, and which naming it follows."""
-    found = [(n[: -len(a)], a) for n in tensors for a in ANCHORS if n == a or n.endswith("." + a)]
-    if len(found) > 1:
-        wanted = MOCO_ENCODERS.get(key or "student", key or "")
-        found = [(p, a) for p, a in found if wanted in p.split(".")] or found
+    found = [(n[: -len(a)], a) for n in file.tensors for a in ANCHORS if n == a or n.endswith("." + a)]
+    if not found:
+        sample = ", ".join(list(file.tensors)[:5]) or "no tensors"
+        raise RequestError(f"no vision transformer in this file: no name ends in '{ANCHORS[0]}' (it holds {sample})")
+    if key is not None and key not in file.entry.split("."):
+        found = _named(found, key, MOCO_ENCODERS.get(key, key)) or found
+    elif len(found) > 1:
+        found = _named(found, "teacher") or _named(found, MOCO_ENCODERS["student"]) or found
     if len(found) == 1:
         return found[0]
-    if not found:
-        sample = ", ".join(list(tensors)[:5]) or "no tensors"
-        raise RequestError(f"no vision transformer in this file: no name ends in '{ANCHORS[0]}' (it holds {sample})")
-    prefixes = ", ".join(p for p, _ in found)
-    raise RequestError(f"more than one network in this file ({prefixes}); choose with --network.checkpoint-key")
+    prefixes = [p.removesuffix(".") or "''" for p, _ in found]
+    raise RequestError(
+        f"more than one network in this file ({', '.join(prefixes)}); choose with --network.checkpoint-key {prefixes[-1]}"
+    )
+
+
+def _named(found: Sequence[tuple[str, str]], *keys: str) -> list[tuple[str, str]]:
+    """Those whose prefix holds one of the keys."""
+    return [(prefix, anchor) for prefix, anchor in found if any(names_network(prefix, key) for key in keys)]
 
 
 def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -98,6 +98,18 @@ def require_complete(report: MatchReport, source: str) -> None:
     )
 
 
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise RequestError, naming the first tensor, for weights that are NaN or infinite: features of them mean nothing."""
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if bad:
+        count = int((~state[bad[0]].isfinite()).sum())
+        others = f", and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        raise RequestError(
+            f"{source}: {bad[0]} has {count} of {state[bad[0]].numel()} numbers that are NaN or infinite{others}; the file is "
+            "damaged, or its training had failed: take an earlier checkpoint"
+        )
+
+
 def tensors_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes in the order of the names: the same on every device."""
     digest = hashlib.sha256()
