@@ -29,8 +29,17 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "modules_to_save": (None, []),
     "layer_replication": (None,),
     "alora_invocation_tokens": (None,),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None,),
+    "use_bdlora": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
 }
 """Keys of PEFT's configuration that change what is computed, with the values that mean plain LoRA."""
+_BASE_STAYS = ("gaussian", "eva", "orthogonal", "mica")
+"""Values of `init_lora_weights`, beside True and False, that leave the base as it is. The others (pissa, olora, corda, loftq,
+lora_ga, ...) take from it what the first updates hold, each time that PEFT loads them."""
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -118,4 +127,11 @@ def _read_config(path: Path) -> dict[str, Any]:
                 f"{path}: {name} = {config[name]!r} is not supported; merge it with PEFT (merge_and_unload) and give the result "
                 f"as a checkpoint, or train with {name} = {plain[0]!r}"
             )
+    start = config.get("init_lora_weights", True)
+    if not isinstance(start, bool | None) and str(start).lower() not in _BASE_STAYS:
+        raise RequestError(
+            f"{path}: init_lora_weights = {start!r} changes the base when PEFT loads it, so these updates are of another base "
+            "than the one that is named; merge them with PEFT (merge_and_unload) and give the result as a checkpoint, or save "
+            "them with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of them"
+        )
     return dict(config)

@@ -150,12 +150,9 @@ def read_description(folder: Path) -> dict[str, Any]:
             if (folder / "config.yaml").exists()
             else "holds neither model.json (a run) nor config.json (transformers, timm) nor adapter_config.json (PEFT)"
         )
-        files = sorted(p.name for p in folder.iterdir() if p.suffix in FILE_SUFFIXES) if folder.is_dir() else []
-        mend = (
-            f"give the file: {folder / files[0]}"
-            if files
-            else "give a finished run, a folder of those, a file or a name"
-        )
+        files = sorted(p for p in folder.iterdir() if p.suffix in FILE_SUFFIXES) if folder.is_dir() else []
+        whole = [p for p in files if p.stem != "adapter_model"]  # that one is nothing without its configuration
+        mend = f"give the file: {whole[0]}" if whole else "give a finished run, a folder of those, a file or a name"
         raise RequestError(f"{folder} {what}; {mend}")
     try:
         description = read_json(path)
