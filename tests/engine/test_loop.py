@@ -57,6 +57,19 @@ def test_a_run_leaves_what_the_contract_names(whole: Path) -> None:
     assert [line["step"] for line in metrics(whole)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_long_first_step_is_told_after_its_first_micro_batch(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+    for name, limit in {"long": 0.0, "short": 1e6}.items():
+        monkeypatch.setattr("rekindle.engine.loop.LONG_STEP_S", limit)
+        watcher = Recorder()
+        run(images, tmp_path / name, steps=3, engine__micro_batch_size=1, watcher=watcher)
+        told.append([m for m in watcher.messages if m.startswith("the first 1 of 4 images took ")])
+    assert [len(messages) for messages in told] == [1, 0]  # once, and only where it takes long
+    assert "all 3 steps 0:00:" in told[0][0]
+
+
 def test_the_record_says_how_levels_were_scaled(whole: Path) -> None:
     record = json.loads((whole / "sessions.jsonl").read_text().splitlines()[0])
     assert record["decoding"]["16-bit grey"] == "level / 257"

@@ -13,7 +13,8 @@ from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods import METHODS
 from rekindle.pretraining.options import Resolved, resolve
-from rekindle.pretraining.recipes import with_recipe
+from rekindle.pretraining.recipes import with_recipe, with_view_sizes
+from tests.engine.running import write_images
 
 
 def _filled(num_images: int, **asked: Any) -> Resolved:
@@ -52,6 +53,35 @@ def test_what_is_asked_for_stays_and_the_rest_follows_it() -> None:
     assert options.optim.warmup_epochs == pytest.approx(30 / (2_000 // 32), rel=1e-3)
     assert filled.sources["steps"] == "asked" and filled.sources["glare.momentum"] == "recipe"
     assert _filled(2_000, epochs=3).options.steps is None
+
+
+@pytest.mark.parametrize(
+    ("patch", "large", "small"), [(14, 224, 98), (16, 224, 96), (8, 224, 96), (32, 224, 96), (30, 210, 90)]
+)
+def test_sizes_of_views_that_nobody_set_follow_the_patch(patch: int, large: int, small: int) -> None:
+    filled = with_view_sizes(_filled(300), patch)
+    views = filled.options.views
+    assert (views.global_size_px, views.local_size_px) == (large, small)
+    assert (filled.sources["views.local_size_px"] == "backbone") == (small != 96)
+    assert ("views.local_size_px" in filled.reasons) == (small != 96)
+
+
+def test_sizes_of_views_that_were_asked_for_stay() -> None:
+    filled = with_view_sizes(_filled(300, views={"local_size_px": 96}), 14)
+    assert filled.options.views.local_size_px == 96 and filled.sources["views.local_size_px"] == "asked"
+    filled = with_view_sizes(resolve({"views": {"local_size_px": 96}}, {}), 14)
+    assert filled.options.views.local_size_px == 96 and filled.sources["views.local_size_px"] == "file"
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_config_tells_the_sizes_that_follow_the_backbone(
+    images: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--images", str(write_images(tmp_path / "images"))] if images else []
+    for backbone in ("vit:width=32,depth=1,heads=2,patch=14,img=56", "vit_small_patch14_dinov2.lvd142m"):
+        assert main(["config", "--backbone", backbone, *source, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["views.local_size_px"]
+        assert (found["value"], found["source"]) == (98, "backbone") and "14 px" in found["why"]
 
 
 def test_few_images_get_sharp_balanced_targets_and_narrow_adapters_unless_something_else_is_asked_for() -> None:

@@ -25,6 +25,7 @@ from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.create import FILE_SUFFIXES, add_register, backbone_from_description, create_backbone
 from rekindle.networks.checkpoints.folders import is_model_folder, read_model_folder
+from rekindle.networks.checkpoints.patches import patch_of
 from rekindle.networks.checkpoints.tensors import require_finite, tensors_hash
 from rekindle.networks.checkpoints.wrapping import told
 from rekindle.networks.options import NetworkOptions
@@ -139,6 +140,17 @@ def load_backbone(
         drop_path=drop_path,
     )
     return backbone, f"{name}: random weights" if report is None else f"{name}: {report}; {told(backbone)}"
+
+
+def patch_of_model(name: str | Path) -> int | None:
+    """Side of a patch in px of any MODEL; None if that needs a download. Raises RequestError for what cannot be read."""
+    path = Path(name).expanduser()
+    if is_peft_folder(path):
+        return patch_of_model(read_folder(path).base_model())
+    if not path.is_dir() or is_model_folder(path):
+        return patch_of(str(name))
+    network = read_description(path)["identity"]["arch"]["network"]
+    return patch_of(str(network["timm_name"])) if network["family"] == "timm" else int(network["patch"])
 
 
 def read_description(folder: Path) -> dict[str, Any]:

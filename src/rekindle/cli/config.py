@@ -15,14 +15,16 @@ MEANING = {
     "paper": "the method's own training from scratch (init=random)",
     "base": "the run that this one goes on from",
     "recipe": "what suits this many images",
+    "backbone": "what the backbone's patch divides",
     "file": "the run file",
     "asked": "the command line",
 }
 
 HELP = """usage: rekindle config [run.yaml] [options of rekindle pretrain] [--yaml]
 
-Every value of a run, and what set it: default < method < paper < base, recipe < file < asked. With --images, the recipe for so
-many images is filled in as `rekindle pretrain` does, with the reasons. --yaml prints a run file that can be passed back
+Every value of a run, and what set it: default < method < paper < base, recipe, backbone < file < asked. With --images, the
+recipe for so many images is filled in as `rekindle pretrain` does, and with --backbone the sizes of views that its patch
+divides (unless it has to be downloaded first), with the reasons. --yaml prints a run file that can be passed back
 with --config; --json prints {name: {value, source}, with `why` where a recipe chose}.
 """
 
@@ -42,6 +44,12 @@ def run(arguments: Sequence[str]) -> int:
         from rekindle.pretraining.recipes import with_recipe
 
         resolved = with_recipe(resolved, len(chosen_images(resolved.options.images, resolved.options.data)))
+    if resolved.options.backbone:
+        from rekindle.adapters.saved import patch_of_model
+        from rekindle.pretraining.recipes import with_view_sizes
+
+        patch = patch_of_model(resolved.options.backbone)
+        resolved = resolved if patch is None else with_view_sizes(resolved, patch)
     tree = resolved.options.model_dump(mode="json")
     if wants_yaml:
         print(resolved.to_yaml(), end="")

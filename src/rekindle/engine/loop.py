@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -50,6 +51,10 @@ class TrainingOutcome:
     is_finished: bool
     skipped: frozenset[int]
     seconds: float
+
+
+LONG_STEP_S = 10.0
+"""A first step that takes longer is told after its first micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,10 @@ class _Training:
 
     def _next_micro_batch(self) -> ViewBatch:
         assert self._stream is not None
+        self._tell_first_estimate()
         with self._clock.waiting():
             batch = next(self._stream).to(self._device)
+        self._clock.arrived()
         self._skipped.update(batch.skipped)
         if len(self._skipped) > self._max_skipped:
             raise RekindleError(
@@ -201,6 +208,21 @@ class _Training:
                 f"{self._folder.skipped}, mend or remove them, or raise --data.max-unreadable-fraction"
             )
         return batch
+
+    def _tell_first_estimate(self) -> None:
+        """Where the first step will take long, say so once its first micro-batch is through: the first line of speed."""
+        count = self._plan.num_slots // world_size()
+        seconds = self._clock.first_estimate(count)
+        if seconds is not None and seconds > LONG_STEP_S:
+            done, whole = (
+                micro_batch_size(self._plan) * world_size(),
+                timedelta(seconds=round(seconds * self._plan.steps)),
+            )
+            speed = self._plan.batch_size / seconds
+            self._watcher.message(
+                f"the first {done} of {self._plan.batch_size} images took {seconds / count:.1f} s: at {speed:.2g} images/s "
+                f"a step takes {seconds:.0f} s, all {self._plan.steps} steps {whole}; the first micro-batch is often the slowest"
+            )
 
     def _attempt(self, step: int) -> StepOutcome | None:
         """The step, or None if memory ran out and smaller micro-batches may mend it."""

@@ -16,3 +16,5 @@ class ProtocolOptions(Options):
 
     PRESETS: ClassVar[Presets] = {}
     """Other settings by name (`--preset`): the paper's, or those for a data set; what is asked for overrides them."""
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ()
+    """Names of sides in px that a model's patch must divide; where nobody set one, it follows the patch."""

@@ -17,6 +17,7 @@ from rekindle.measuring.options import CompareOptions
 from rekindle.networks.backbone import Backbone
 from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import PretrainOptions
+from rekindle.pretraining.recipes import with_view_sizes
 from rekindle.pretraining.requests import check_request, check_views
 from rekindle.pretraining.run import build_method
 
@@ -56,9 +57,10 @@ def check_start(grid: Grid, name: str, cells: list[Cell], bench: MatrixSetup, wh
             if is_finished:
                 _refuse_other_base(cell, base)
             else:
-                check_request(cell.resolved.options)
-                check_views(cell.resolved.options, base)
-                build_method(cell.resolved, base, machine_of(cell.resolved.options))
+                resolved = with_view_sizes(cell.resolved, base.patch_size)
+                check_request(resolved.options)
+                check_views(resolved.options, base)
+                build_method(resolved, base, machine_of(resolved.options))
         except RekindleError as error:
             raise placed(error, f"{where}, cell {cell.key}") from error
     model = load_model(model_name, options, bench.watcher, backbone)

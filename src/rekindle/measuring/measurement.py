@@ -26,7 +26,14 @@ from rekindle.evaluation.scores.result import EvalResult, write_csv, write_resul
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
 from rekindle.measuring.fine_tuned import save_fine_tuned
 from rekindle.measuring.models import LoadedModel
-from rekindle.measuring.options import CompareOptions, EvaluateOptions, LabelledOptions, protocol_options
+from rekindle.measuring.options import (
+    CompareOptions,
+    EvaluateOptions,
+    LabelledOptions,
+    fitted_to_patch,
+    preset_values,
+    protocol_options,
+)
 
 NOT_OF_NUMBERS = ("data", "split", "network", "device", "preset", "worst_images")
 """Options of a measurement that a result file has elsewhere, or that its numbers do not depend on."""
@@ -98,7 +105,14 @@ def build_protocol(
 
     Args: message, takes lines of progress.
     """
-    group = protocol_options(options, name)
+    asked, patch = protocol_options(options, name), model.extractor.patch_size
+    group = fitted_to_patch(asked, preset_values([name], options.preset)[name], patch)
+    if group != asked:
+        sides = {
+            side: getattr(group, side) for side in group.WHOLE_PATCHES if getattr(group, side) != getattr(asked, side)
+        }
+        told = ", ".join(f"{side} = {size} for {getattr(asked, side)}" for side, size in sides.items())
+        message(f"{name}: {told}, as the model's patch of {patch} px divides")
     kind = import_named(PROTOCOLS, "protocol", name)
     part = _training_part(options)
     protocol: AnyProtocol = kind(
@@ -151,7 +165,7 @@ class Measurement:
             data=options.data,
             split=options.split,
             seed=seed,
-            config=config,
+            config=config | {side: getattr(self.protocol.config, side) for side in self.protocol.config.WHOLE_PATCHES},
             fingerprint=self.data.fingerprint(self.name, config),
             metrics=outcome.metrics,
             score=outcome.score,

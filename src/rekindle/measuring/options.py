@@ -14,6 +14,7 @@ from rekindle.core.option_trees import checked, lay_over
 from rekindle.core.options import Accelerator, Options
 from rekindle.core.tables import import_options
 from rekindle.evaluation import PROTOCOLS
+from rekindle.evaluation.options import ProtocolOptions
 from rekindle.networks.options import NetworkOptions
 
 Request = TypeVar("Request", bound=Options)
@@ -160,6 +161,19 @@ def with_preset(values: Mapping[str, Any], protocols: Sequence[str]) -> dict[str
     return found
 
 
+def fitted_to_patch(group: ProtocolOptions, preset: Mapping[str, object], patch: int) -> ProtocolOptions:
+    """Return a protocol's options with the sides that nobody set as the nearest multiples of the patch.
+
+    Args: preset, what it sets; a side that differs from it and from the default was asked for, and stays.
+    """
+    usual, changed = type(group)(**preset), {}
+    for name in group.WHOLE_PATCHES:
+        side = int(getattr(group, name))
+        if side % patch and side == getattr(usual, name):
+            changed[name] = max(1, (2 * side + patch) // (2 * patch)) * patch
+    return group.model_copy(update=changed)
+
+
 def group_name(protocol: str) -> str:
     """Return the name of a protocol's group of options: `linear-seg` -> `linear_seg`."""
     return protocol.replace("-", "_")
@@ -180,10 +194,10 @@ def compare_options(values: Mapping[str, object]) -> CompareOptions:
     return checked(with_protocols(CompareOptions, names), with_preset(values, names), "compare")
 
 
-def protocol_options(request: Options, protocol: str) -> Options:
+def protocol_options(request: Options, protocol: str) -> ProtocolOptions:
     """Return the options of one protocol inside a request that `with_protocols` made."""
     group = getattr(request, group_name(protocol))
-    assert isinstance(group, Options)
+    assert isinstance(group, ProtocolOptions)
     return group
 
 

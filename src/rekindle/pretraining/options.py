@@ -24,7 +24,7 @@ from rekindle.methods import METHODS
 from rekindle.networks.options import NetworkOptions
 from rekindle.views.options import ViewsOptions
 
-Source = Literal["default", "method", "paper", "base", "recipe", "file", "asked"]
+Source = Literal["default", "method", "paper", "base", "recipe", "backbone", "file", "asked"]
 
 
 class PretrainOptions(Options):

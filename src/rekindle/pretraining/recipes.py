@@ -17,7 +17,7 @@ from rekindle.adapters.peft_folder import is_peft_folder, read_folder
 from rekindle.core.option_trees import checked, lay_over, nested
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
-from rekindle.pretraining.options import PretrainOptions, Resolved
+from rekindle.pretraining.options import PretrainOptions, Resolved, Source
 
 TEACHER_MEMORY = 0.01
 """Share of its first weights that the teacher still holds at the end of a run."""
@@ -138,6 +138,29 @@ def with_recipe(resolved: Resolved, num_images: int) -> Resolved:
     filled = checked(type(options), tree, "recipe")
     sources = resolved.sources | {name: "base" if name in inherited else "recipe" for name in free}
     return replace(resolved, options=filled, sources=sources, reasons={n: c.why for n, c in free.items()})
+
+
+def with_view_sizes(resolved: Resolved, patch: int) -> Resolved:
+    """Let the sizes of views that nobody set follow the backbone's patch: the nearest multiples of it."""
+    views, chosen = resolved.options.views, {}
+    for name, size in {"global_size_px": views.global_size_px, "local_size_px": views.local_size_px}.items():
+        is_free = resolved.sources[f"views.{name}"] in ("default", "method", "paper")
+        if size % patch and is_free:
+            whole = max(1, math.floor(size / patch + 0.5)) * patch
+            chosen[f"views.{name}"] = Choice(
+                whole, f"nearest to {size} of what the backbone's patch of {patch} px divides"
+            )
+    if not chosen:
+        return resolved
+    tree = resolved.options.model_dump()
+    lay_over(tree, nested({name: choice.value for name, choice in chosen.items()}))
+    sources: dict[str, Source] = {name: "backbone" for name in chosen}
+    return replace(
+        resolved,
+        options=checked(type(resolved.options), tree, "backbone"),
+        sources=resolved.sources | sources,
+        reasons=resolved.reasons | {name: choice.why for name, choice in chosen.items()},
+    )
 
 
 def _steps(options: PretrainOptions, size: Size, num_images: int, batch: int) -> int:

@@ -36,7 +36,7 @@ from rekindle.pretraining.machine import Machine, machine_of
 from rekindle.pretraining.options import PretrainOptions, Resolved
 from rekindle.pretraining.pictures import RunPictures
 from rekindle.pretraining.probes import ModelProbe
-from rekindle.pretraining.recipes import with_recipe
+from rekindle.pretraining.recipes import with_recipe, with_view_sizes
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
 from rekindle.pretraining.requests import check_request, check_views, required
 from rekindle.pretraining.steps import fitted_to_memory, plan_steps
@@ -236,6 +236,12 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     )
     watcher.message(match)
     base_hash = model_hash(backbone)
+    resolved = with_view_sizes(resolved, backbone.patch_size)
+    options = resolved.options
+    followed = [name for name, source in resolved.sources.items() if source == "backbone"]
+    for name in followed:
+        value = getattr(options.views, name.removeprefix("views."))
+        watcher.message(f"{name} = {value}: {resolved.reasons[name]}")
     check_views(options, backbone)
     base = copy.deepcopy(backbone) if options.engine.pictures_every > 0 and rank() == 0 else None
     method, attachment = build_method(resolved, backbone, machine)

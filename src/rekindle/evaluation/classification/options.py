@@ -20,6 +20,8 @@ Inputs = Literal["cls", "pat", "cls+pat"]
 class KnnOptions(ProtocolOptions):
     """Classification by nearest neighbours (E4)."""
 
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
+
     k: int = Field(default=10, ge=1)
     """Neighbours that vote in the headline (MMC's main setting)."""
     other_k: tuple[int, ...] = (20, 50, 100)
@@ -38,6 +40,8 @@ class KnnOptions(ProtocolOptions):
 
 class OneShotOptions(ProtocolOptions):
     """Episodes of a few classes with one labelled image each (E5)."""
+
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
 
     PRESETS: ClassVar[Presets] = {"paper": {"queries": 15}}
 
@@ -81,6 +85,8 @@ class ImageRetrievalOptions(ProtocolOptions):
 
 class LinearProbeOptions(ProtocolOptions):
     """A linear classifier on a frozen backbone (E10; TEC, section 14)."""
+
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
 
     PRESETS: ClassVar[Presets] = {
         "paper": {"lr": 0.1, "batch_size": 16384, "epochs": 90, "warmup_epochs": 10.0, "augment": True},
@@ -166,6 +172,8 @@ _GLARE: dict[str, object] = {
 
 class FinetuneOptions(TrainingOptions):
     """Classification by fine-tuning the whole network (E9; TEC, section 13)."""
+
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
 
     PRESETS: ClassVar[Presets] = {
         "mmc": _TEC

@@ -13,6 +13,8 @@ from rekindle.evaluation.options import Presets, ProtocolOptions
 class SimilarityOptions(ProtocolOptions):
     """How well cosines of patches tell whether two patches of an image show the same class."""
 
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
+
     PRESETS: ClassVar[Presets] = {"paper": {"size_px": 480}}
 
     size_px: int = Field(default=224, ge=1)
@@ -31,6 +33,8 @@ class SimilarityOptions(ProtocolOptions):
 
 class VarianceOptions(ProtocolOptions):
     """How much features change when an image is cropped, or half of it becomes noise."""
+
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
 
     PRESETS: ClassVar[Presets] = {"paper": {"num_images": 1000, "num_views": 128}}
 

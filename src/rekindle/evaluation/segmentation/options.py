@@ -51,6 +51,8 @@ _HUMMINGBIRD: dict[str, object] = {"size_px": 512, "augmentation_epochs": 2, "dr
 class DenseRetrievalOptions(ProtocolOptions):
     """Dense nearest-neighbour retrieval (Hummingbird)."""
 
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
+
     PRESETS: ClassVar[Presets] = {
         "paper": _HUMMINGBIRD | {"memory_size": 1024 * 10**4},
         "memory-2": _HUMMINGBIRD | {"memory_size": 1024 * 10**2},
@@ -271,6 +273,8 @@ class UperNetOptions(SegmentationTrainingOptions):
 class PromptedSegOptions(ProtocolOptions):
     """Segmentation of an object from one of its patches: the patches whose cosine with it exceeds a threshold."""
 
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
+
     PRESETS: ClassVar[Presets] = {"paper": {"size_px": 480}}
 
     size_px: int = Field(default=224, ge=1)
@@ -291,6 +295,8 @@ class PromptedSegOptions(ProtocolOptions):
 
 class ClusteringOptions(ProtocolOptions):
     """Segmentation by clusters of patch features, which get class names afterwards."""
+
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("size_px",)
 
     PRESETS: ClassVar[Presets] = {
         "large": {"size_px": 480, "max_tokens": 500_000},

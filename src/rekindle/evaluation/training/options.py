@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,8 @@ class TrainingOptions(ProtocolOptions):
 
 class SegmentationTrainingOptions(TrainingOptions):
     """How images become crops, and how test images are labelled."""
+
+    WHOLE_PATCHES: ClassVar[tuple[str, ...]] = ("crop_px", "window_px")
 
     size_px: int = Field(default=224, ge=1)
     """Short side to which images are resized, before the random scale in training, and for the test."""

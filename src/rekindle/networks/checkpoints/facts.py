@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,6 +88,17 @@ def facts_of_folder(folder: Path) -> Facts:
             facts = replace(facts, pixels=_of_preprocessor(content, folder / name))
             break
     return facts
+
+
+def patch_in_config(folder: Path) -> int | None:
+    """The patch that config.json says; None where it does not (timm's says the name of the architecture)."""
+    path = folder / CONFIG
+    config = _json(path)
+    patch = _pair(config.get("patch_size"), path, "patch_size")
+    named = re.search(r"_patch(\d+)", str(config.get("architecture", "")))
+    if patch is None and named is not None:
+        return int(named[1])
+    return None if patch is None else patch[0]
 
 
 def pixels_for(options: NetworkOptions, facts: Facts, arch: str | None) -> Pixels:
