@@ -42,6 +42,17 @@ class Messages:
     def close(self) -> None: ...
 
 
+class _Both(Messages):
+    """Hears what is said, and stops the run after some steps."""
+
+    def __init__(self, heard: Messages, steps: int) -> None:
+        super().__init__()
+        self.texts, self._stop = heard.texts, stop_after(steps)
+
+    def step(self, report: StepReport) -> None:
+        self._stop.step(report)
+
+
 def _asked(base: Path, **changes: Any) -> dict[str, Any]:
     return {"backbone": str(base), "init": "pretrained", "train": "adapters", "optim__warmup_epochs": 0.5, **changes}
 
@@ -79,3 +90,23 @@ def test_it_is_on_by_default_told_and_off_for_random_weights(images: Path, base:
     assert not told("off", **_asked(base, optim__head_warmup=0.0))
     assert not told("random")
     assert not told("headless", **_asked(base, method="paka", **dict.fromkeys(GLARE)))
+
+
+@pytest.mark.parametrize("train", ["adapters", "all"])
+def test_with_the_papers_recipe_the_backbone_moves_from_the_second_step_on(
+    images: Path, base: Path, tmp_path: Path, train: str
+) -> None:
+    """Of 40 steps the paper's warm-up takes the first epoch; ours would hold the backbone still for four steps."""
+    states = []
+    for steps in (1, 3):
+        heard = Messages()
+        run(
+            images,
+            tmp_path / str(steps),
+            watcher=_Both(heard, steps),
+            **_asked(base, train=train, recipe="paper", steps=40),
+        )
+        assert not [text for text in heard.texts if "heads first" in text]
+        states.append(checkpoint(tmp_path / str(steps))["method"])
+    moved = {n for n in states[0] if not torch.equal(states[0][n], states[1][n])}
+    assert [n for n in moved if n.startswith("student.backbone")]

@@ -38,6 +38,12 @@ def test_every_ready_grid_can_be_planned_on_other_data(path: Path, tmp_path: Pat
     assert path.stem == "first" or content["out"] == f"runs/{path.stem}"
 
 
+@pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.stem)
+def test_where_a_grid_claims_the_papers_recipe_nothing_waits_for_heads(path: Path) -> None:
+    for options in _options(path.stem).values():
+        assert options.recipe == "auto" or options.optim.head_warmup == 0.0
+
+
 def _glare(options: PretrainOptions) -> dict[str, Any]:
     found: dict[str, Any] = options.model_dump()["glare"]
     return found

@@ -106,6 +106,28 @@ def test_the_papers_recipe_and_training_from_scratch_are_left_alone(asked: dict[
     assert filled.options.model_dump() == plain.options.model_dump() and not filled.reasons
 
 
+@pytest.mark.parametrize("asked", [{"recipe": "paper"}, {"init": "random", "train": "all"}])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_head_goes_ahead_of_the_backbone_in_a_paper(method: str, asked: dict[str, Any]) -> None:
+    for train in ("adapters", "all", "norm"):
+        resolved = resolve({}, {"method": method, "train": train, **asked})
+        assert resolved.options.optim.head_warmup == 0.0
+    kept = resolve({}, {"method": method, **asked, "optim": {"head_warmup": 0.2}})
+    assert kept.options.optim.head_warmup == 0.2 and kept.sources["optim.head_warmup"] == "asked"
+    assert resolve({"recipe": "paper"}, {"method": "glare"}).options.optim.head_warmup == 0.0
+    assert resolve({}, {"method": "glare"}).options.optim.head_warmup == 0.1
+
+
+def test_the_command_line_and_a_run_file_name_the_recipe_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("recipe: paper\n")
+    for words in (["--recipe", "paper"], ["--recipe=paper"], [str(tmp_path / "run.yaml")]):
+        assert main(["config", *words, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)["optim.head_warmup"]
+        assert told == {"value": 0.0, "source": "paper"}
+
+
 def test_a_whole_backbone_gets_a_smaller_rate_than_adapters() -> None:
     rates = [_filled(500, train=train).options.optim.lr_per_256 for train in ("adapters", "all")]
     assert rates[1] <= rates[0] / 5

@@ -118,7 +118,7 @@ def parse_run(arguments: Sequence[str], *, program: str) -> tuple[Resolved, Take
     taken = take(arguments, flags=["--json", "--resume", "--help", "-h"], values=["--config"])
     file = read_run_file(taken.values["--config"]) if "--config" in taken.values else {}
     file_name = taken.values.get("--config", "options")
-    chosen = take(taken.rest, values=["--method", "--init"]).values
+    chosen = take(taken.rest, values=["--method", "--init", "--recipe"]).values
     asked = {name.removeprefix("--"): value for name, value in chosen.items()}
     before = resolve(file, asked, file_name=file_name)
     options = parse(type(before.options), taken.rest, program=program, default=before.options)

@@ -12,7 +12,7 @@ from rekindle.core.option_trees import leaves
 MEANING = {
     "default": "the option's default",
     "method": "what the method needs, however it is trained",
-    "paper": "the method's own training from scratch (init=random)",
+    "paper": "the paper's: the method's own from scratch (init=random), GLARE's (recipe=paper)",
     "base": "the run that this one goes on from",
     "recipe": "what suits this many images",
     "backbone": "what the backbone's patch divides",

@@ -29,7 +29,8 @@ class OptimOptions(Options):
     """The schedules of learning rate and decay are made for this many times the run's steps, and cut at its end (MSN: 1.25)."""
     head_warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps, at the start, in which the method's heads alone move, so that a fresh head does not spoil a pretrained
-    backbone. Only where there are such: not from random weights, and not where the checkpoint brings its head."""
+    backbone. Only where there are such: not from random weights, and not where the checkpoint brings its head. Ours, and so 0
+    with `recipe=paper`."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay at the start. What is decayed is the method's to say: usually all but biases and 1-D tensors."""
     final_weight_decay: float | None = Field(None, ge=0)

@@ -26,6 +26,10 @@ from rekindle.views.options import ViewsOptions
 
 Source = Literal["default", "method", "paper", "base", "recipe", "backbone", "file", "asked"]
 
+NOT_OURS: Mapping[str, object] = {"optim.head_warmup": 0.0}
+"""Settings, by dotted name, that take an idea of ours out of a run which follows a paper: with `recipe=paper`, whose other values
+are the defaults (GLARE, section 5: adapters, heads and all move from the first step), and with `init=random`."""
+
 
 class PretrainOptions(Options):
     """Continue the self-supervised training of a backbone on your own images, by default with adapters alone."""
@@ -45,7 +49,8 @@ class PretrainOptions(Options):
     """Start from the backbone's weights, or from random ones (then use train=all)."""
     recipe: Literal["auto", "paper"] = "auto"
     """What nobody sets follows the number of images (auto; `rekindle config --images ...` shows what and why), or is GLARE's:
-    100 epochs of 512 images. Training from scratch has the settings of its method's paper either way."""
+    100 epochs of 512 images, all that trains from the first step. Training from scratch has the settings of its method's paper
+    either way (`rekindle config --explain-paper` shows both beside the papers)."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps; instead of `epochs`."""
     epochs: float | None = Field(None, gt=0)
@@ -140,9 +145,14 @@ def resolve(file: Mapping[str, Any], asked: Mapping[str, Any], *, file_name: str
     method = str(asked.get("method", file.get("method", PretrainOptions.model_fields["method"].default)))
     method_class = import_named(METHODS, "method", method)
     model = run_model(method, method_class.Config)
-    init = asked.get("init", file.get("init", "pretrained"))
-    paper = nested(method_class.PAPER) if init == "random" else {}
     needs = nested(method_class.NEEDS)
+    init, recipe = (
+        asked.get(name, file.get(name, needs.get(name, PretrainOptions.model_fields[name].default)))
+        for name in ("init", "recipe")
+    )
+    paper = nested(NOT_OURS) if init == "random" or recipe == "paper" else {}
+    if init == "random":
+        lay_over(paper, nested(method_class.PAPER))
     layers: list[tuple[Source, Mapping[str, Any]]] = [
         ("method", needs),
         ("paper", paper),
