@@ -127,12 +127,12 @@ def parse_run(arguments: Sequence[str], *, program: str) -> tuple[Resolved, Take
     return Resolved(options, sources), taken
 
 
-def asked_tree(resolved: Resolved) -> dict[str, object]:
-    """Only what the command line gave, as a nested tree."""
+def asked_tree(resolved: Resolved, *sources: Source) -> dict[str, object]:
+    """Only what the command line gave, or what `sources` name, as a nested tree."""
     tree: dict[str, object] = {}
     flat = resolved.options.model_dump()
     for name, source in resolved.sources.items():
-        if source != "asked":
+        if source not in (sources or ("asked",)):
             continue
         *groups, last = name.split(".")
         value, place = flat, tree

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress as Progress
+from rekindle.methods.shared.stated import Statements
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.heads import DinoHead
@@ -99,6 +100,10 @@ class Method(nn.Module, ABC):
     """The settings of the paper's own training from scratch, by dotted name in the run's tree, for example
     {"optim.warmup_epochs": 10.0}. They are in force with `init=random`; continual runs share one recipe, so that methods
     are compared alike (GLARE, appendix)."""
+
+    STATED: ClassVar[Statements] = {}
+    """What the method's own paper states of its settings, and where (a table in `methods.papers`, or here). An entry of `PAPER`
+    without one is a claim that nobody can look up, and a test fails on it."""
 
     NEEDS: ClassVar[Mapping[str, object]] = {}
     """Settings, by dotted name, that belong to the method however it is trained: its crops, for example. They stand in place of

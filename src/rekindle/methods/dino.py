@@ -10,6 +10,7 @@ import torch
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.papers import dino as dino_paper
 from rekindle.methods.shared.distillation import Distillation, StudentWithHead, class_comparison, new_centres, new_head
 from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.parts import gradient_in_advance
@@ -38,6 +39,7 @@ class Dino(Method):
     """
 
     Config = DinoOptions
+    STATED = dino_paper.STATED
     upkeep: Distillation
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,

@@ -16,6 +16,7 @@ from rekindle.core.distributed import all_sum_with_gradient, world_size
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
+from rekindle.methods.papers import flsl as flsl_paper
 from rekindle.methods.shared.distillation import Distillation, StudentWithHead, new_head
 from rekindle.methods.shared.distillation_options import DistillationOptions
 from rekindle.methods.shared.teacher import EmaTeacher
@@ -70,6 +71,7 @@ class Flsl(Method):
     """
 
     Config = FlslOptions
+    STATED = flsl_paper.STATED
     upkeep: Distillation
     COMPARES_IMAGES: ClassVar[bool] = True
     NEEDS: ClassVar[Mapping[str, object]] = {

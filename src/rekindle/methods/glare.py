@@ -15,6 +15,7 @@ from rekindle.core.rng import generator, part_draws
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
 from rekindle.methods.glare_matching import Level, LocalPairs, Matching, Regions, Seen, take_patches
 from rekindle.methods.glare_options import GlareOptions
+from rekindle.methods.papers import glare as glare_paper
 from rekindle.methods.shared.distillation import (
     Centre,
     Distillation,
@@ -61,6 +62,7 @@ class Glare(Method):
     """
 
     Config = GlareOptions
+    STATED = glare_paper.STATED
     upkeep: Distillation
 
     def __init__(self, config: GlareOptions, backbone: Backbone) -> None:

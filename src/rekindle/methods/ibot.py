@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.papers import ibot as ibot_paper
 from rekindle.methods.shared.distillation import (
     Distillation,
     HeadPair,
@@ -58,6 +59,7 @@ class Ibot(Method):
     """
 
     Config = IbotOptions
+    STATED = ibot_paper.STATED
     upkeep: Distillation
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,

@@ -20,6 +20,7 @@ from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
 from rekindle.methods.loca_matching import Queries, kept_with
 from rekindle.methods.loca_options import LocaOptions
+from rekindle.methods.papers import loca as loca_paper
 from rekindle.methods.shared.distillation import Distillation, new_head
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.methods.shared.whole_step import Joined, Part, Stage, compared_in_parts
@@ -58,6 +59,7 @@ class Loca(Method):
     """
 
     Config = LocaOptions
+    STATED = loca_paper.STATED
     upkeep: Distillation
     COMPARES_IMAGES: ClassVar[bool] = True
     NEEDS: ClassVar[Mapping[str, object]] = {

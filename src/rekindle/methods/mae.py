@@ -13,6 +13,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
+from rekindle.methods.papers import mae as mae_paper
 from rekindle.methods.shared.masking import PLAIN_CROPS
 from rekindle.methods.shared.masking import draw_visible as draw_visible
 from rekindle.networks.backbone import Backbone
@@ -47,6 +48,7 @@ class Mae(Method):
     """
 
     Config = MaeOptions
+    STATED = mae_paper.STATED
     NEEDS: ClassVar[Mapping[str, object]] = PLAIN_CROPS
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 1.5e-4,

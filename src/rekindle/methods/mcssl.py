@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
+from rekindle.methods.papers import mcssl as mcssl_paper
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
     corrupt_step,
@@ -55,6 +56,7 @@ class Mcssl(Method):
     """
 
     Config = McsslOptions
+    STATED = mcssl_paper.STATED
     upkeep: Distillation
     NEEDS: ClassVar[Mapping[str, object]] = {"views.num_local": 0, "views.global_scale": (0.2, 1.0)}
     # No code of the authors was found: these are the settings of DINO, whose schedules the methods of its kind share.

@@ -16,6 +16,7 @@ from rekindle.core.distributed import all_rows
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
+from rekindle.methods.papers import mmc as mmc_paper
 from rekindle.methods.shared.class_contrast import (
     ContrastOptions,
     ContrastStudent,
@@ -93,6 +94,7 @@ class Mmc(Method):
     """
 
     Config = MmcOptions
+    STATED = mmc_paper.STATED
     COMPARES_IMAGES: ClassVar[bool] = True
     NEEDS: ClassVar[Mapping[str, object]] = {"views.saturation": 0.4, "views.hue": 0.0}
     PAPER: ClassVar[Mapping[str, object]] = {

@@ -16,6 +16,7 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
+from rekindle.methods.papers import mocov3 as mocov3_paper
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.methods.shared.whole_step import Joined, Part, Stage, check_images, compared_in_parts
 from rekindle.networks.backbone import Backbone
@@ -58,6 +59,7 @@ class Mocov3(Method):
     """
 
     Config = Mocov3Options
+    STATED = mocov3_paper.STATED
     COMPARES_IMAGES: ClassVar[bool] = True
     NEEDS: ClassVar[Mapping[str, object]] = {"views.num_local": 0, "views.global_scale": (0.08, 1.0)}
     PAPER: ClassVar[Mapping[str, object]] = {

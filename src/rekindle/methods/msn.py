@@ -20,6 +20,7 @@ from rekindle.core.precision import full_precision
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import linear
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
+from rekindle.methods.papers import msn as msn_paper
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.methods.shared.whole_step import Joined, Part, Stage, check_images, compared_in_parts
 from rekindle.networks.backbone import Backbone
@@ -84,6 +85,7 @@ class Msn(Method):
     """
 
     Config = MsnOptions
+    STATED = msn_paper.STATED
     COMPARES_IMAGES: ClassVar[bool] = True
     NEEDS: ClassVar[Mapping[str, object]] = {
         "views.global_scale": (0.3, 1.0),

@@ -16,6 +16,7 @@ from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
+from rekindle.methods.papers import paka as paka_paper
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
@@ -47,6 +48,7 @@ class Paka(Method):
     """
 
     Config = PakaOptions
+    STATED = paka_paper.STATED
     NEEDS: ClassVar[Mapping[str, object]] = {"views.num_local": 4, "views.overlap": "reject"}
 
     def __init__(self, config: PakaOptions, backbone: Backbone) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
+from rekindle.methods.papers import sit as sit_paper
 from rekindle.methods.shared.class_contrast import (
     ContrastOptions,
     ContrastStudent,
@@ -69,6 +70,7 @@ class Sit(Method):
     """
 
     Config = SitOptions
+    STATED = sit_paper.STATED
     COMPARES_IMAGES: ClassVar[bool] = True
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,

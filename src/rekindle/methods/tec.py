@@ -18,6 +18,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.papers import tec as tec_paper
 from rekindle.methods.shared.masking import PLAIN_CROPS, draw_visible
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.block_outputs import walk_blocks
@@ -99,6 +100,7 @@ class Tec(Method):
     """
 
     Config = TecOptions
+    STATED = tec_paper.STATED
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 1.5e-4,
         "optim.warmup_epochs": 40.0,

@@ -16,6 +16,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
+from rekindle.methods.papers import udi as udi_paper
 from rekindle.methods.shared.distillation import Distillation, HeadPair, new_centres, new_head
 from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.parts import gradient_in_advance
@@ -131,6 +132,7 @@ class Udi(Method):
     """
 
     Config = UdiOptions
+    STATED = udi_paper.STATED
     upkeep: Distillation
     PAPER: ClassVar[Mapping[str, object]] = {
         "optim.lr_per_256": 5e-4,

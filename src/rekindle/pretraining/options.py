@@ -26,6 +26,8 @@ from rekindle.views.options import ViewsOptions
 
 Source = Literal["default", "method", "paper", "base", "recipe", "backbone", "file", "asked"]
 
+USUAL_EPOCHS = 100.0
+"""Passes over the images where neither steps nor epochs are known: GLARE's."""
 NOT_OURS: Mapping[str, object] = {"optim.head_warmup": 0.0}
 """Settings, by dotted name, that take an idea of ours out of a run which follows a paper: with `recipe=paper`, whose other values
 are the defaults (GLARE, section 5: adapters, heads and all move from the first step), and with `init=random`."""

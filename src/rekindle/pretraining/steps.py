@@ -19,7 +19,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 from rekindle.pretraining import costs
 from rekindle.pretraining.machine import Machine
-from rekindle.pretraining.options import PretrainOptions
+from rekindle.pretraining.options import USUAL_EPOCHS, PretrainOptions
 
 CPU_MICRO_BATCH_BYTES = 600e6
 """What a micro-batch may keep on a CPU, in float32: 4 images of a ViT-S/16 with adapters, 1,576 + 1,480 tokens.
@@ -44,7 +44,7 @@ def plan_steps(options: PretrainOptions, num_images: int, machine: Machine) -> T
     accumulate = max(1, wanted // (micro * options.devices))
     batch_size = micro * options.devices * accumulate
     steps_per_epoch = max(1, num_images // batch_size)
-    steps = options.steps or max(1, round((options.epochs or 100.0) * steps_per_epoch))
+    steps = options.steps or max(1, round((options.epochs or USUAL_EPOCHS) * steps_per_epoch))
     return TrainingPlan(steps, steps_per_epoch, batch_size, accumulate * options.devices, options.seed)
 
 
