@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from rekindle.core.errors import RequestError
+from rekindle.core.fabric import Fabric
 from rekindle.core.progress import Progress
+from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.optimizer import build_optimizer, clip_gradients, peak_lr, restore_optimizer, set_schedule
 from rekindle.engine.options import OptimOptions
-from tests.methods.scene import tiny_dino, tiny_glare
+from rekindle.engine.step import Stepper
+from tests.methods.scene import tiny_batch, tiny_dino, tiny_glare
 
 
 def test_a_tensor_above_the_limit_ends_at_it_and_others_stay() -> None:
@@ -149,3 +152,29 @@ def test_averages_follow_a_parameter_into_another_group(has_names: bool) -> None
     assert [group["names"] for group in new.param_groups] == [["gain"], ["weight", "bias"]]
     for scale, parameter in enumerate(after.parameters(), start=1):
         assert torch.allclose(new.state[parameter]["exp_avg"], torch.full_like(parameter, 0.1 * scale))
+
+
+
+def test_the_backbone_has_a_share_of_the_heads_rate() -> None:
+    method, options = tiny_dino(), OptimOptions(lr_per_256=1e-3, backbone_lr_factor=0.1, warmup_epochs=0.0)
+    optimizer = build_optimizer(method, options, method.backbone_parameters())
+    lr, _ = set_schedule(optimizer, options, Progress(5, 10, 1), 256)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    backbone = {id(p) for p in method.backbone_parameters()}
+    assert lr > 0 and backbone < set(rates)
+    for name, rate in rates.items():
+        assert rate == pytest.approx(0.1 * lr if name in backbone else lr)
+
+
+def test_a_step_takes_the_backbones_own_rate_without_heads_that_go_ahead() -> None:
+    moved = []
+    for factor in (1.0, 0.5):
+        method = tiny_dino("all", freeze_last_layer_epochs=0)
+        options = OptimOptions(lr_per_256=1e-3, backbone_lr_factor=factor, warmup_epochs=0.0, weight_decay=0.0)
+        stepper = Stepper(method, Fabric(accelerator="cpu", devices=1), options, precision="fp32")
+        watched = [method.backbone_parameters()[0], *list(method.student.head.mlp.parameters())[:1]]
+        before = [parameter.detach().clone() for parameter in watched]
+        stepper.step(1, TrainingPlan(10, 10, 3, 1, 0), lambda: tiny_batch(3))
+        moved.append([float((now.detach() - then).norm()) for now, then in zip(watched, before, strict=True)])
+    assert moved[1][0] == pytest.approx(0.5 * moved[0][0], rel=1e-3)
+    assert moved[1][1] == pytest.approx(moved[0][1], rel=1e-5)

@@ -19,7 +19,7 @@ from rekindle.methods.base import Method
 def build_optimizer(method: Method, options: OptimOptions, waiting: Collection[nn.Parameter] = ()) -> torch.optim.AdamW:
     """Return AdamW over the trainable parameters; those that the method does not decay are in a group without decay.
 
-    Args: waiting, parameters that stay still while heads warm up; they have groups of their own.
+    Args: waiting, parameters that stay still while heads warm up, or have a rate of their own; they have groups of their own.
     Raises RequestError if nothing is trainable.
     """
     named = [(n, p) for n, p in method.named_parameters() if p.requires_grad]
@@ -83,7 +83,7 @@ def _scale(options: OptimOptions, batch_size: int) -> float:
 def set_schedule(
     optimizer: torch.optim.Optimizer, options: OptimOptions, progress: Progress, batch_size: int, head_steps: int = 0
 ) -> tuple[float, float]:
-    """Give every group its learning rate and decay for this step; return both.
+    """Give every group its learning rate and decay for this step; return both, as the heads have them.
 
     Args: head_steps, steps in which parameters that wait have rate 0; theirs then rises over as many steps as the warm-up has.
     """
@@ -97,7 +97,7 @@ def set_schedule(
     if head_steps:
         late = min(1.0, max(0, progress.step - head_steps + 1) / max(1, warmup))
     for group in optimizer.param_groups:
-        group["lr"] = lr * late if group["waits"] else lr
+        group["lr"] = lr * late * options.backbone_lr_factor if group["waits"] else lr
         group["weight_decay"] = decay if group["decay"] else 0.0
     return lr, decay
 

@@ -31,6 +31,8 @@ class OptimOptions(Options):
     """Share of the steps, at the start, in which the method's heads alone move, so that a fresh head does not spoil a pretrained
     backbone. Only where there are such: not from random weights, and not where the checkpoint brings its head. Ours, and so 0
     with `recipe=paper`."""
+    backbone_lr_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of what trains in the backbone, adapters included, against that of the heads (Leopart: 0.1)."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay at the start. What is decayed is the method's to say: usually all but biases and 1-D tensors."""
     final_weight_decay: float | None = Field(None, ge=0)

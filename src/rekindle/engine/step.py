@@ -86,7 +86,7 @@ class Stepper:
     ) -> None:
         self.method = method
         self._fabric, self._optim, self._head_steps = fabric, optim, head_steps
-        self._waiting = method.backbone_parameters() if head_steps else []
+        self._waiting = method.backbone_parameters() if head_steps or optim.backbone_lr_factor != 1 else []
         optimizer = build_optimizer(method, optim, self._waiting)
         stepped = _Stepped(method)
         with warnings.catch_warnings():

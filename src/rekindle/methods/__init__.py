@@ -23,6 +23,10 @@ METHODS: dict[str, Entry] = {
         "rekindle.methods.ibot:Ibot",
         "DINO, and hidden patches that match the teacher's (Zhou et al., 2022)",
     ),
+    "leopart": Entry(
+        "rekindle.methods.leopart:Leopart",
+        "object parts: clusters of foreground patches, balanced and aligned between crops (Ziegler and Asano, 2022)",
+    ),
     "loca": Entry(
         "rekindle.methods.loca:Loca",
         "where a query lies in its reference, and its cluster there (Caron et al., 2024)",

@@ -111,6 +111,42 @@ def region_mean(
     return per_region[valid].sum() / valid.sum().clamp_min(1)
 
 
+def roi_aligned(
+    values: Float[Tensor, "gh gw K"], box: tuple[float, float, float, float], *, cells: int
+) -> Float[Tensor, "C C K"]:
+    """Average a map over cells * cells equal cells of a box. Leopart (arXiv:2204.13101), section 3.1; Mask R-CNN, section 3.
+
+    As many samples along an axis of a cell as it is wide in patches, rounded up; each is interpolated between four centres.
+
+    Args: values of patches; box (top, left, height, width) in patches, inside the map; cells per side.
+    """
+    size = [side / cells for side in box[2:]]
+    samples = [max(1, math.ceil(side - 1e-4)) for side in size]
+    found = values.new_zeros(cells, cells, values.shape[-1])
+    for row in range(cells):
+        for column in range(cells):
+            for y in range(samples[0]):
+                for x in range(samples[1]):
+                    at = (
+                        box[0] + (row + (y + 0.5) / samples[0]) * size[0] - 0.5,
+                        box[1] + (column + (x + 0.5) / samples[1]) * size[1] - 0.5,
+                    )
+                    found[row, column] += _between(values, at) / (samples[0] * samples[1])
+    return found
+
+
+def _between(values: Tensor, place: tuple[float, float]) -> Tensor:
+    """Interpolate between four patches; beyond the outer centres the outer ones count alone."""
+    gh, gw = values.shape[:2]
+    y, x = min(max(place[0], 0.0), gh - 1.0), min(max(place[1], 0.0), gw - 1.0)
+    top, left = min(int(y), max(gh - 2, 0)), min(int(x), max(gw - 2, 0))
+    total = values.new_zeros(values.shape[-1])
+    for row in {top, min(top + 1, gh - 1)}:
+        for column in {left, min(left + 1, gw - 1)}:
+            total = total + max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column)) * values[row, column]
+    return total
+
+
 @full_precision
 def mean_negative_entropy(probs: Float[Tensor, "R K"]) -> Float[Tensor, ""]:
     """sum_k p log p of the mean p of all rows: its minimum spreads the rows over all prototypes.
