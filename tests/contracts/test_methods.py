@@ -31,6 +31,7 @@ from tests.methods.scene import ARCH, SMALL_HEAD, SMALL_REGIONS, tiny_backbone, 
 
 TRAIN = ("adapters", "all", "norm")
 SMALL: dict[str, dict[str, object]] = {
+    "fd": {"drop_path": 0.0},
     "leopart": {"queue_length": 24, "queue_per_image": 4, "cells": 3},
     "loca": {"reference_grid": 4},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},

@@ -10,6 +10,10 @@ METHODS: dict[str, Entry] = {
         "rekindle.methods.dino:Dino",
         "self-distillation of the class token between crops (Caron et al., 2021)",
     ),
+    "fd": Entry(
+        "rekindle.methods.fd:Fd",
+        "a new encoder predicts a frozen one's whitened features (Wei et al., 2022)",
+    ),
     "flsl": Entry(
         "rekindle.methods.flsl:Flsl",
         "clustering of patches within and between views (Su et al., 2023)",

@@ -247,7 +247,7 @@ def patch_nce(
     return torch.stack(losses)
 
 
-# Reconstruction: MAE, TEC, SiT, MC-SSL, MMC
+# Reconstruction: MAE, TEC, FD, SiT, MC-SSL, MMC
 
 
 @full_precision
@@ -264,6 +264,24 @@ def hidden_patch_error(
     if not bool(hidden.any()):
         raise ValueError("nothing is hidden, so there is no patch to compare")
     return (predicted[hidden] - target[hidden]).square().mean()
+
+
+@full_precision
+def whitened_feature_error(
+    predicted: Float[Tensor, "R C"], features: Float[Tensor, "R C"], *, beta: float
+) -> Float[Tensor, ""]:
+    """Mean over all numbers of e^2 / (2 beta), or of |e| - beta / 2 where |e| >= beta, of the error e to whitened features.
+
+    FD (arXiv:2205.14141), section 3.1: each token less its mean, divided by sqrt(its variance + 1e-5).
+
+    Args: predicted; features of the base model, without gradient; beta > 0. Raises: ValueError if beta <= 0.
+    """
+    if beta <= 0:
+        raise ValueError(f"need beta > 0, got {beta}")
+    centred = features.detach() - features.detach().mean(dim=-1, keepdim=True)
+    white = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+    error = (predicted - white).abs()
+    return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2).mean()
 
 
 @full_precision

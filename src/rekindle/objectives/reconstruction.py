@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -56,6 +57,20 @@ def hidden_patch_error(
         patches = standardised(patches, dim=-1)
     error = (predicted - patches).square().mean(dim=-1)
     return (error * hidden).sum() / hidden.sum().clamp_min(1)
+
+
+@full_precision
+def smooth_feature_error(
+    predicted: Float[Tensor, "N T C"], features: Float[Tensor, "N T C"], *, beta: float
+) -> Float[Tensor, ""]:
+    """Smooth L1 distance to features whose tokens are whitened over their channels, mean over all numbers.
+
+    FD (Wei et al., arXiv:2205.14141), section 3.1: a layer norm without a gain takes the scale of a base model's channels away.
+
+    Args: features, without gradient; beta > 0, the error from which on it is linear.
+    """
+    whitened = F.layer_norm(features.detach(), features.shape[-1:])
+    return F.smooth_l1_loss(predicted, whitened, beta=beta)
 
 
 @full_precision

@@ -16,7 +16,7 @@ from rekindle.networks.checkpoints.fixed_positions import fix_positions
 from rekindle.networks.checkpoints.tensors import tensors_hash
 
 
-def drawn_like(base: Backbone, arch: str = "") -> Backbone:
+def drawn_like(base: Backbone, arch: str = "", *, option: str = "--tec.arch") -> Backbone:
     """Return a plain ViT for the pixels that `base` takes, drawn from torch's default generator as MAE draws its encoder.
 
     Linear maps and the patch embedding are Xavier-uniform with zero biases, the class token normal with deviation 0.02. A
@@ -24,13 +24,13 @@ def drawn_like(base: Backbone, arch: str = "") -> Backbone:
     stay. Everything else trains.
 
     Args: arch, its architecture as in `vit:width=768,depth=12,heads=12`; empty is the base's own, without any adapters. What
-    `arch` leaves out of patch and img is the base's.
+    `arch` leaves out of patch and img is the base's; option, what names it, for messages.
     Raises: RequestError for another patch size, and for a width that sines and cosines do not fit.
     """
     details = dict(base.identity.arch) | {"patch_norm": False}
     if arch:
         if not is_grammar(arch):
-            raise RequestError(f"--tec.arch {arch}: write an architecture, such as vit:width=768,depth=12,heads=12")
+            raise RequestError(f"{option} {arch}: write an architecture, such as vit:width=768,depth=12,heads=12")
         parsed = parse_arch(arch)
         given = {part.partition("=")[0].strip() for part in arch.partition(":")[2].split(",")}
         if "patch" not in given:
@@ -39,7 +39,7 @@ def drawn_like(base: Backbone, arch: str = "") -> Backbone:
             parsed = replace(parsed, img=int(base.vit.patch_embed.grid_size[0]) * parsed.patch)
         if parsed.patch != base.patch_size:
             raise RequestError(
-                f"--tec.arch {arch}: the new encoder has patches of {parsed.patch} px and the base model of "
+                f"{option} {arch}: the new encoder has patches of {parsed.patch} px and the base model of "
                 f"{base.patch_size} px; both must cut an image into the same grid, so use patch={base.patch_size}"
             )
         details |= {"network": parsed.to_dict(), "mean_as_cls": False}
@@ -54,7 +54,7 @@ def drawn_like(base: Backbone, arch: str = "") -> Backbone:
     if vit.cls_token is not None:
         nn.init.normal_(vit.cls_token, std=0.02)
     new.identity = replace(new.identity, arch=details, sha256=tensors_hash(vit.state_dict()))
-    fix_positions(new, "--tec.arch")
+    fix_positions(new, option)
     new.recompute_blocks = base.recompute_blocks
     if not plain_block(base.vit.blocks[0]).attn.fused_attn:
         new.attend_plainly()
