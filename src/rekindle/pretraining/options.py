@@ -68,7 +68,8 @@ class PretrainOptions(Options):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Compute in bfloat16 with float32 weights and losses, or in float32 throughout; auto: bf16 on a GPU that has it."""
     probe: tuple[str, ...] = ()
-    """What to measure while training: health (ranks, spread, drift; without labels), or protocols, which need --probe-data."""
+    """What to measure while training: health (ranks, spread, drift; without labels), unseen (the method's loss and figures on
+    the images of --unseen), or protocols, which need --probe-data."""
     every: int | None = Field(None, ge=1)
     """Steps between probes; None: as often as keeps their cost under 8 % of the time. First and last step are always measured."""
     probe_data: str = ""
@@ -76,7 +77,10 @@ class PretrainOptions(Options):
     probe_keep: Literal["best", "last"] = "best"
     """Where a protocol is probed, the step whose model the run leaves: the best one, or the last. The other lies beside it."""
     probe_images: int = Field(48, ge=2)
-    """Images of the health figures."""
+    """Images of the health figures, and of the figures on unseen images."""
+    unseen: str = ""
+    """Images that are not learnt from, given as `images` are: pictures of the run show these, and --probe unseen measures on
+    them (LOCA's position accuracy, for example)."""
     data: DataOptions = DataOptions()
     """Reading images."""
     views: ViewsOptions = ViewsOptions()

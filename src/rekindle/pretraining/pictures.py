@@ -28,7 +28,7 @@ class RunPictures:
 
     Args:
         options: of the run; they say which views are drawn.
-        images: of the run; a few of them are shown.
+        images: a few of them are shown; of the run, or unseen ones.
         method: in training. It is left as it was.
         end: the run's last step.
         device: where the method computes when it is drawn.
@@ -87,7 +87,7 @@ class RunPictures:
             return {}
         backbone = self._method.exported()
         views = self._views().normalised(backbone.mean, backbone.std)
-        with _looking(self._method):
+        with looking(self._method):
             found = self._method.pictures(views, replace(self._end, step=step))
         return {
             stem: {title: v.permute(0, 2, 3, 1).cpu().numpy() for title, v in rows.items()}
@@ -96,7 +96,7 @@ class RunPictures:
 
     def _look(self, backbone: Backbone) -> Tokens:
         views = self._views().normalised(backbone.mean, backbone.std).global_views.pixels[0]
-        with _looking(backbone):
+        with looking(backbone):
             tokens: Tokens = backbone(views, cls_attention=backbone.has_class_token)
         return tokens
 
@@ -107,7 +107,7 @@ class RunPictures:
 
 
 @contextmanager
-def _looking(module: torch.nn.Module) -> Iterator[None]:
+def looking(module: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode without gradient; every part's own mode comes back."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

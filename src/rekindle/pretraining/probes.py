@@ -19,6 +19,7 @@ from rekindle.measuring.options import EvaluateOptions, evaluate_options
 from rekindle.networks.backbone import Backbone
 from rekindle.pretraining.feeding import few_views
 from rekindle.pretraining.options import PretrainOptions
+from rekindle.pretraining.unseen import UNSEEN, UnseenLoss
 
 HEALTH = "health"
 RANKS = ("RankMe image (dimensions)", "RankMe patch (dimensions)")
@@ -27,9 +28,12 @@ RANK_LOST, EVEN_ATTENTION = 0.5, 0.99
 
 def check_probes(options: PretrainOptions) -> None:
     """Raise RequestError for an unknown probe, and for a protocol without data."""
-    for name in options.probe:
-        if name != HEALTH:
-            import_named(PROTOCOLS, "probe", name)
+    for name in _protocols(options):
+        import_named(PROTOCOLS, "probe", name)
+    if UNSEEN in options.probe and not options.unseen:
+        raise RequestError(f"--probe {UNSEEN} needs images that are not learnt from: give --unseen SRC")
+    if UNSEEN in options.probe and options.devices > 1:
+        raise RequestError(f"--probe {UNSEEN} computes the loss in one process; use --devices 1, or leave it out")
     if _protocols(options) and not options.probe_data:
         raise RequestError(
             f"--probe {_protocols(options)[0]} needs labelled data: give --probe-data DIR, or use --probe {HEALTH}"
@@ -45,6 +49,7 @@ class ModelProbe:
         base: before training.
         device: where it computes.
         bf16: compute in bfloat16.
+        unseen: the loss on images that are not learnt from, if it is asked for.
 
     Raises: RequestError for what `check_probes` and the data refuse.
     """
@@ -57,9 +62,10 @@ class ModelProbe:
         device: torch.device,
         *,
         bf16: bool,
+        unseen: UnseenLoss | None = None,
     ) -> None:
         check_probes(options)
-        self._device, self._bf16 = device, bf16
+        self._device, self._bf16, self._unseen = device, bf16, unseen
         self._requests: list[tuple[str, EvaluateOptions]] = []
         for name in _protocols(options):
             asked = {"protocol": name, "data": options.probe_data, "model": options.backbone}
@@ -110,6 +116,8 @@ class ModelProbe:
             found = health(now, self._first)
             values |= {f"{HEALTH}/{metric}": v for metric, v in found.items()}
             alarms = collapse_alarms(found, health(self._first))
+        if self._unseen is not None:
+            values |= self._unseen.measure()
         return Reading(values, headline, tuple(alarms))
 
 
@@ -133,4 +141,4 @@ def collapse_alarms(now: dict[str, float], first: dict[str, float]) -> list[str]
 
 
 def _protocols(options: PretrainOptions) -> list[str]:
-    return [name for name in options.probe if name != HEALTH]
+    return [name for name in options.probe if name not in (HEALTH, UNSEEN)]

@@ -40,6 +40,7 @@ from rekindle.pretraining.recipes import with_recipe, with_view_sizes
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
 from rekindle.pretraining.requests import check_request, check_views, required
 from rekindle.pretraining.steps import fitted_to_memory, plan_steps
+from rekindle.pretraining.unseen import UNSEEN, UnseenLoss, unseen_images
 from rekindle.views.batch import ViewBatch
 
 
@@ -105,14 +106,10 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         )
         save_model(path, method.exported(), attachment.trained, lineage)
 
+    end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
     probe = None
     if options.probe and rank() == 0:
-        model_probe = ModelProbe(options, images, method.exported(), fabric.device, bf16=prepared.machine.is_bf16)
-        probe = Probe(
-            measure=lambda: model_probe.measure(method.exported()),
-            save_best=lambda steps: save(folder.best, steps),
-            every=options.every,
-        )
+        probe = _new_probe(prepared, end, save_best=lambda steps: save(folder.best, steps))
     with ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(folder.locked())
@@ -122,8 +119,7 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         if options.engine.compile and (failure := compile_blocks(method, fabric.device)):
             watcher.message(failure)
         stream = prepared.stream(watcher)
-        end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
-        pictures = RunPictures(options, images, method, end, fabric.device, prepared.base)
+        pictures = RunPictures(options, prepared.unseen or images, method, end, fabric.device, prepared.base)
         outcome = train(
             method,
             stream,
@@ -187,6 +183,7 @@ class Prepared:
         plan: how the run is cut into steps.
         budget: bytes of the image store.
         base: a copy of the backbone as it was, where pictures of the training want one.
+        unseen: images that are not learnt from, if there are any.
     """
 
     resolved: Resolved
@@ -200,6 +197,7 @@ class Prepared:
     plan: TrainingPlan
     budget: int
     base: Backbone | None
+    unseen: ImageSource | None
 
     def stream(self, watcher: Watcher) -> Stream[ViewBatch]:
         """Return this process's micro-batches as a function of start and plan."""
@@ -216,6 +214,7 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     """
     check_request(resolved.options)
     images = chosen_images(resolved.options.images, resolved.options.data)
+    unseen = unseen_images(resolved.options, images)
     part = f" ({resolved.options.data.fraction:.4g} of them)" if resolved.options.data.fraction < 1 else ""
     watcher.message(f"{len(images)} images in {resolved.options.images}{part}")
     resolved = with_recipe(resolved, len(images))
@@ -247,7 +246,22 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     method, attachment = build_method(resolved, backbone, machine)
     plan = fitted_to_memory(plan, options, machine, backbone, fabric.device)
     watcher.message(_describe(options, plan, method, attachment, len(images)))
-    return Prepared(resolved, images, machine, fabric, backbone, base_hash, method, attachment, plan, budget, base)
+    return Prepared(
+        resolved, images, machine, fabric, backbone, base_hash, method, attachment, plan, budget, base, unseen
+    )
+
+
+def _new_probe(prepared: Prepared, end: Progress, *, save_best: Callable[[int], None]) -> Probe:
+    """Return what measures the model now and then."""
+    options, method, device = prepared.resolved.options, prepared.method, prepared.fabric.device
+    unseen = None
+    if UNSEEN in options.probe:
+        assert prepared.unseen is not None
+        unseen = UnseenLoss(options, prepared.unseen, method, end, device)
+    probe = ModelProbe(
+        options, prepared.images, method.exported(), device, bf16=prepared.machine.is_bf16, unseen=unseen
+    )
+    return Probe(measure=lambda: probe.measure(method.exported()), save_best=save_best, every=options.every)
 
 
 def build_method(resolved: Resolved, backbone: Backbone, machine: Machine) -> tuple[Method, Attachment]:
