@@ -310,3 +310,18 @@ def test_one_grid_serves_other_images_and_data(folder: Path, capsys: pytest.Capt
 def test_other_words_beside_the_grid_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--grid", "g.yaml", "--seeds", "3"]) == 2
     assert "--seeds: beside --grid only --out, --images, --data, --json and --dry-run" in capsys.readouterr().err
+
+
+def test_a_start_that_nothing_is_trained_from_is_measured_as_it_is(folder: Path, whole: Table) -> None:
+    """Random weights, for example: a row of their own in the table."""
+    arch = "vit:width=16,depth=2,heads=2,patch=8,img=32"
+    starts = {"tiny": str(folder / "base"), "random init.": {"backbone": arch, "init": "random"}}
+    request = tree(folder, starts=starts, methods={"dino": {}}, skip=[{"start": "random init."}])
+    table = compare_grid(request, out=str(folder / "untrained"))
+    assert [cell.key.start for cell in table.cells] == ["tiny"] and table.is_complete
+    first, second = table.starts
+    assert first.scores == whole.starts[0].scores and set(second.scores) == set(first.scores)
+    assert "| random init. |" in (folder / "untrained" / "table.md").read_text()
+    only = tree(folder, starts=starts, skip=[{"start": "random init."}, {"start": "tiny"}])
+    with pytest.raises(RequestError, match="skip leaves no cell"):
+        compare_grid(only, out=str(folder / "nothing"))

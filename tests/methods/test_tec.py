@@ -322,6 +322,20 @@ def test_presets_follow_the_base_and_options_override_them() -> None:
     assert second.temperature == 1.8  # a later round is of its first base's family
 
 
+def test_a_file_of_mae_is_known_whatever_its_name_and_what_was_drawn_beside_another_is_not() -> None:
+    small = TecOptions(decoder_width=16, decoder_heads=2, blocks_per_group=1, last_layers=1)
+    other = tiny_backbone("all", arch="vit:width=768,depth=1,heads=12,patch=16,img=32")
+    first = Tec(small, other)
+    assert (first.num_selected, first.temperature) == (9, 1.0)
+    assert Tec(small, first.exported()).temperature == 1.0  # it has MAE's positions
+    mae = tiny_backbone("all", arch="vit:width=768,depth=1,heads=12,patch=16,img=32", seed=1)
+    mae.vit.pos_embed.data.copy_(first.student.vit.pos_embed)
+    mae.identity = replace(mae.identity, name="pretrained.pth", source="file")
+    found = Tec(small, mae)
+    assert (found.num_selected, found.temperature) == (15, 1.8)
+    assert Tec(small, found.exported()).temperature == 1.8
+
+
 # What cannot be
 
 

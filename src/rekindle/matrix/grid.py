@@ -105,7 +105,7 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
     common: Tree = Field(default_factory=dict)
     """Options of every run; a method's group counts for the cells of that method. Order: common < start < framework < set."""
     skip: tuple[Skip, ...] = ()
-    """Cells that are left out."""
+    """Cells that are left out. A start without any is measured as it is (random weights, for example)."""
     train_fractions: tuple[float, ...] = ()
     """Several such shares, each a column of its own, instead of `train_fraction`."""
 

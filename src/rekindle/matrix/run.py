@@ -62,8 +62,7 @@ def run_matrix(grid: Grid, where: str, *, watcher: Watcher | None = None) -> Tab
     watcher = watcher or LoggingWatcher()
     cells, bench = _planned(grid, where, watcher)
     hashes = {
-        name: check_start(grid, name, [c for c in cells if c.key.start == name], bench, where)
-        for name in dict.fromkeys(cell.key.start for cell in cells)
+        name: check_start(grid, name, [c for c in cells if c.key.start == name], bench, where) for name in grid.starts
     }
     with RunFolder(grid.out).locked():
         matrix = _Matrix(grid, cells, hashes, bench)
@@ -166,6 +165,9 @@ class _Matrix:
             self.watcher.message(f"[{index + 1}/{len(self.cells)}] {_told(self.records[index])}{eta}")
             if self.is_stopped:
                 return
+        for name in self.starts:
+            if all(cell.key.start != name for cell in self.cells):
+                self._measure_start(name)  # nothing begins there: it stands in the table as it is
 
     def table(self) -> Table:
         """The table as it stands."""

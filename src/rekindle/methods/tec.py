@@ -23,7 +23,7 @@ from rekindle.methods.shared.masking import PLAIN_CROPS, draw_visible
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.block_outputs import walk_blocks
 from rekindle.networks.blocks import ComposedBlock
-from rekindle.networks.checkpoints.drawing import drawn_like
+from rekindle.networks.checkpoints.drawing import drawn_like, is_of_mae
 from rekindle.networks.parts.base_model import BaseModel, LastAttention
 from rekindle.networks.parts.conditioning import Conditioning, EncoderAdapters, InputAdapter
 from rekindle.networks.parts.target_decoder import AttentionScale, TargetDecoder
@@ -66,7 +66,8 @@ class TecOptions(Options):
     """What is averaged over the heads to select patches: attention logits, or attention."""
     preset: Literal["auto", "mae-b", "mae-l", "ibot"] = "auto"
     """Family of the base model, which says how many patches are selected and the temperature: 15 and 1.8 for MAE's ViT-B, 15 and
-    1.4 for its ViT-L, 9 and 1.0 for iBOT and all others. auto knows MAE by timm's names (...mae)."""
+    1.4 for its ViT-L, 9 and 1.0 for iBOT and all others. auto knows MAE by timm's names (...mae)
+    and, in any file, by its positions; of a MAE that was trained here, name it."""
     num_selected: int | None = Field(None, ge=1)
     """Patches k whose rows are predicted; None: as the preset has it."""
     temperature: float | None = Field(None, gt=0)
@@ -279,7 +280,7 @@ def _preset(config: TecOptions, base: Backbone) -> Sharpness:
     """The base model's own, unless the options name one."""
     if config.preset != "auto":
         return PRESETS[config.preset]
-    if base.identity.name.endswith(".mae") and base.width in (768, 1024):
+    if base.width in (768, 1024) and is_of_mae(base):
         return PRESETS["mae-b" if base.width == 768 else "mae-l"]
     return PRESETS["ibot"]
 

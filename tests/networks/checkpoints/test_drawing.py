@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from rekindle.core.errors import RequestError
 from rekindle.core.rng import seeded_default
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.create import backbone_from_description, create_backbone
-from rekindle.networks.checkpoints.drawing import drawn_like
+from rekindle.networks.checkpoints.drawing import drawn_like, is_of_mae
 from rekindle.networks.options import NetworkOptions
 
 ARCH = "vit:width=32,depth=2,heads=2,patch=8,img=32"
@@ -81,3 +82,46 @@ def test_another_architecture_takes_patch_and_image_size_of_the_base() -> None:
 def test_what_cannot_stand_beside_the_base_is_refused(arch: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         _drawn(_base(), arch)
+
+
+def _with_positions(*, rows_first: bool = False, class_row: float = 0.0, grid: int = 4, width: int = 32) -> Backbone:
+    """A network from a file of any name, with sines and cosines typed again."""
+    base = _base(f"vit:width={width},depth=1,heads=2,patch=8,img={8 * grid}")
+    table = torch.full((1 + grid**2, width), class_row)
+    for patch in range(grid**2):
+        row, column = divmod(patch, grid)
+        values: list[float] = []
+        for place in (row, column) if rows_first else (column, row):
+            angles = [place * 10000 ** (-i / (width // 4)) for i in range(width // 4)]
+            values += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        table[1 + patch] = torch.tensor(values)
+    base.vit.pos_embed.data.copy_(table[None])
+    base.identity = replace(base.identity, name="my.pth", source="file")
+    return base
+
+
+def test_mae_is_known_by_its_positions_in_a_file_of_any_name() -> None:
+    assert is_of_mae(_with_positions())
+    assert not is_of_mae(_with_positions(rows_first=True))  # MoCo v3
+    assert not is_of_mae(_with_positions(class_row=0.02))  # FLSL with a fresh class token
+    assert not is_of_mae(_base())
+    named = _base()
+    named.identity = replace(named.identity, name="vit_base_patch16_224.mae")
+    assert is_of_mae(named)
+
+
+def test_what_was_drawn_beside_mae_says_so_and_what_was_drawn_beside_another_does_not() -> None:
+    """Both have MAE's positions."""
+    of_mae, of_another = _drawn(_with_positions()), _drawn(_base())
+    again = [backbone_from_description(new.identity.to_dict()) for new in (of_mae, of_another)]
+    for network, new in zip(again, (of_mae, of_another), strict=True):
+        network.load_state_dict(new.state_dict())
+    assert [is_of_mae(network) for network in again] == [True, False]
+    assert is_of_mae(_drawn(again[0]))  # a second round
+
+
+def test_an_older_drawn_network_is_known_by_its_name_alone() -> None:
+    new = _drawn(_base())
+    older = {key: value for key, value in new.identity.arch.items() if key != "is_of_mae"}
+    new.identity = replace(new.identity, arch=older)
+    assert not is_of_mae(new)

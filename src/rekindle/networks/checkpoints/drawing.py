@@ -16,6 +16,26 @@ from rekindle.networks.checkpoints.fixed_positions import fix_positions
 from rekindle.networks.checkpoints.tensors import tensors_hash
 
 
+def is_of_mae(backbone: Backbone) -> bool:
+    """Whether a network was trained by MAE, or drawn beside one that was, whatever its file is called.
+
+    MAE's table holds its sines and cosines, columns before rows (MoCo v3 has rows first), and zeros for the class token. A
+    network that was drawn has such a table too; it says itself whom it learnt from.
+    """
+    identity, table = backbone.identity, backbone.vit.pos_embed
+    if "is_of_mae" in identity.arch:
+        return bool(identity.arch["is_of_mae"])
+    if identity.name.endswith(".mae"):
+        return True
+    if identity.source == "random" or table is None or not backbone.has_class_token or backbone.vit.no_embed_class:
+        return False
+    rows, known = table.detach()[0, backbone.num_prefix :].float().cpu(), backbone.vit.patch_embed.grid_size
+    has_zeros = not bool(table.detach()[0, : backbone.num_prefix].any())
+    if not has_zeros or backbone.width % 4:
+        return False
+    return torch.allclose(rows, _sines_and_cosines(known, backbone.width), atol=1e-4)
+
+
 def drawn_like(base: Backbone, arch: str = "", *, option: str = "--tec.arch") -> Backbone:
     """Return a plain ViT for the pixels that `base` takes, drawn from torch's default generator as MAE draws its encoder.
 
@@ -27,7 +47,7 @@ def drawn_like(base: Backbone, arch: str = "", *, option: str = "--tec.arch") ->
     `arch` leaves out of patch and img is the base's; option, what names it, for messages.
     Raises: RequestError for another patch size, and for a width that sines and cosines do not fit.
     """
-    details = dict(base.identity.arch) | {"patch_norm": False}
+    details = dict(base.identity.arch) | {"patch_norm": False, "is_of_mae": is_of_mae(base)}
     if arch:
         if not is_grammar(arch):
             raise RequestError(f"{option} {arch}: write an architecture, such as vit:width=768,depth=12,heads=12")
