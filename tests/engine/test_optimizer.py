@@ -154,7 +154,6 @@ def test_averages_follow_a_parameter_into_another_group(has_names: bool) -> None
         assert torch.allclose(new.state[parameter]["exp_avg"], torch.full_like(parameter, 0.1 * scale))
 
 
-
 def test_the_backbone_has_a_share_of_the_heads_rate() -> None:
     method, options = tiny_dino(), OptimOptions(lr_per_256=1e-3, backbone_lr_factor=0.1, warmup_epochs=0.0)
     optimizer = build_optimizer(method, options, method.backbone_parameters())

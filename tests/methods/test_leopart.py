@@ -182,14 +182,14 @@ def test_rows_enter_the_queue_when_the_step_ends_and_count_once_it_is_full() -> 
 def test_only_rows_that_count_enter_the_queue_newest_first() -> None:
     queue = RowQueue(1, 4, 2)
     rows = torch.arange(10.0).view(1, 5, 2)
-    queue.observe(rows, torch.tensor([[True, False, True, False, True]]))
+    queue.observe(rows, torch.tensor([[0.1, torch.inf, 0.2, torch.inf, 0.3]]))
     queue.update()
     assert queue.rows[0, :3].tolist() == [[0, 1], [4, 5], [8, 9]] and len(queue.share(0)) == 0
-    queue.observe(rows + 100, torch.tensor([[True, True, False, False, False]]))
+    queue.observe(rows + 100, torch.tensor([[0.1, 0.2, torch.inf, torch.inf, torch.inf]]))
     queue.forget()
     queue.update()
     assert int(queue.filled[0]) == 3
-    queue.observe(rows + 200, torch.tensor([[True, True, False, False, False]]))
+    queue.observe(rows + 200, torch.tensor([[0.1, 0.2, torch.inf, torch.inf, torch.inf]]))
     queue.update()
     assert queue.share(0).tolist() == [[200, 201], [202, 203], [0, 1], [4, 5]]
 

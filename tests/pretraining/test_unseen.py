@@ -20,7 +20,7 @@ from rekindle.methods import METHODS
 from rekindle.pretraining.options import resolve
 from rekindle.pretraining.run import pretrain
 from rekindle.pretraining.unseen import UnseenLoss
-from tests.contracts.test_methods import _build
+from tests.contracts.test_methods import build
 from tests.engine.running import TINY, assert_same_training, write_images
 
 GLARE = [name for name in TINY if name.startswith("glare.")]
@@ -80,7 +80,7 @@ def test_pictures_show_unseen_images_where_there_are_some(images: Path, others: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_measuring_leaves_every_method_as_it_was(name: str, images: Path) -> None:
-    method = _build(name).train()
+    method = build(name).train()
     options = resolve(
         {}, {"views": {"global_size_px": 32, "local_size_px": 16, "num_local": 2}, "probe_images": 3}
     ).options

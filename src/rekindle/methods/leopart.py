@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -15,18 +17,18 @@ from rekindle.core.distributed import all_rows, rank, world_size
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import row_uniform
-from rekindle.methods.base import LossBreakdown, Method, PictureRows
+from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
 from rekindle.methods.papers import leopart as leopart_paper
 from rekindle.methods.shared.distillation import Distillation, StudentWithHead, new_head
 from rekindle.methods.shared.distillation_options import DistillationOptions
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.tokens import Tokens
-from rekindle.objectives.assignment import sinkhorn
+from rekindle.objectives.assignment import sinkhorn_shift
 from rekindle.objectives.foreground import attended_patches
-from rekindle.objectives.pairs import count_per_process
-from rekindle.views.batch import Crops, ViewBatch
-from rekindle.views.cells import ROUNDING, cell_weights, over_cells
+from rekindle.objectives.pairs import count_per_part
+from rekindle.views.batch import Crops, ViewBatch, by_view
+from rekindle.views.cells import ROUNDING, CellWeights, cell_weights, over_cells
 from rekindle.views.geometry import shared_region
 from rekindle.views.marking import as_bytes, faded
 
@@ -90,9 +92,9 @@ class RowQueue(nn.Module):
         is_full = int(self.filled[view]) >= self.rows.shape[1]
         return self.rows[view, rank() :: world_size()] if is_full else self.rows[view, :0]
 
-    def observe(self, rows: Tensor, valid: Tensor) -> None:
-        """Take note of rows [V, R, C], of which `valid` [V, R] may enter."""
-        self._observed.append((rows.detach().float(), valid))
+    def observe(self, rows: Tensor, order: Tensor) -> None:
+        """Take note of rows [V, R, C], in the order [V, R] in which they shall stand; where it is infinite they do not enter."""
+        self._observed.append((rows.detach().float(), order))
 
     def forget(self) -> None:
         """Drop what was observed since the last update."""
@@ -101,13 +103,42 @@ class RowQueue(nn.Module):
     @torch.no_grad()
     def update(self) -> None:
         """Put what all processes observed in front; the oldest rows leave."""
-        for rows, valid in self._observed:
+        for rows, order in self._observed:
             for view in range(len(rows)):
-                new = all_rows(rows[view])[0][all_rows(valid[view])[0]]
+                new, place = all_rows(rows[view])[0], all_rows(order[view])[0]
+                new = new[place.argsort()[: int(place.isfinite().sum())]]
                 kept = torch.cat([new, self.rows[view]])[: self.rows.shape[1]]
                 self.rows[view].copy_(kept)
                 self.filled[view] += len(new)
         self.forget()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student's view, its crops and grid of patches, and the teacher's large view that it is compared with."""
+
+    number: int
+    crops: Crops
+    grid: tuple[int, int]
+    place: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a micro-batch is before any loss.
+
+    Attributes:
+        batch: its views, and progress.
+        rows: [2, B, P, C] the teacher's unit rows of the large views' patches.
+        mask: [2, B, gh, gw] patches that count.
+        counts: [pairs] cells that are compared, of each pair of a student's and a teacher's view.
+    """
+
+    batch: ViewBatch
+    progress: Progress
+    rows: Tensor
+    mask: Tensor
+    counts: Tensor
 
 
 class Leopart(Method):
@@ -122,7 +153,6 @@ class Leopart(Method):
 
     Config = LeopartOptions
     STATED = leopart_paper.STATED
-    COMPARES_IMAGES: ClassVar[bool] = True
     upkeep: Distillation
     NEEDS: ClassVar[Mapping[str, object]] = {
         "views.num_local": 4,
@@ -165,33 +195,61 @@ class Leopart(Method):
         Equals the mean of `objectives.plain.row_cross_entropy` over the cells that count, whose scores and targets are
         `objectives.plain.roi_aligned`.
         """
-        config, images = self.config, len(batch)
-        large = batch.global_views.pixels.flatten(0, 1)
+        return self.only_part(batch, progress)
+
+    def parts(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Callable[[], LossBreakdown]]:
+        """The teacher's rows of the whole step are balanced together, and cells that count are counted over the step."""
         with torch.no_grad():
-            target: Tokens = self.teacher.network.backbone(large, cls_attention=config.mask != "all")
-            mask = self._mask(target)  # [2B, gh, gw]
-            found = self._assign(target, mask, progress)  # [2B, gh, gw, K]
-        targets, masks = found.chunk(2), mask.chunk(2)
-        losses, counts = [], []
-        for crops, view, logits in self._views(batch):
-            for place in range(2):
-                if view != place:
-                    given = batch.global_views.crops[place].to(logits.device)
-                    loss, count = self._pair(logits, crops, targets[place], given, masks[place])
-                    losses.append(loss)
-                    counts.append(count)
-        others = 1 + batch.num_local
-        total = torch.stack(losses).sum() / (2 * others)
-        rows = found.flatten(0, 2)
-        mean = rows.mean(dim=0)
+            seen = [self._see(batch, progress) for batch, progress in micro_batches]
+            shifts = [self._balance(seen, view) for view in range(2)]
+            if self.config.queue_length and self.training:
+                self._observe(seen)
+        counts = count_per_part([own.counts for own in seen])
+        for own in seen:
+            yield partial(self._part, own, shifts, counts)
+
+    def _see(self, batch: ViewBatch, progress: Progress) -> Seen:
+        teacher = self.teacher.network
+        target: Tokens = teacher.backbone(
+            batch.global_views.pixels.flatten(0, 1), cls_attention=self.config.mask != "all"
+        )
+        mask = by_view(self._mask(target), 2)
+        rows = by_view(teacher.head.project(target.patches.flatten(1, 2)).float(), 2)
+        given = batch.global_views.crops.to(mask.device)
+        counts = [
+            self._counted(pair, given[pair.place], mask[pair.place])[0].sum()
+            for pair in self._pairs(batch, mask.device)
+        ]
+        return Seen(batch, progress, rows, mask, torch.stack(counts))
+
+    def _part(self, seen: Seen, shifts: Sequence[Tensor], counts: Tensor) -> LossBreakdown:
+        """A micro-batch's part of the loss. Args: shifts, that balance; counts, its share of the cells of each pair of views."""
+        config, batch, mask = self.config, seen.batch, seen.mask
+        balanced = [
+            (self._scores(rows, seen.progress) + shift).softmax(dim=-1)
+            for rows, shift in zip(seen.rows, shifts, strict=True)
+        ]
+        found = torch.stack(balanced).view(*mask.shape, -1)  # [2, B, gh, gw, K]
+        given = batch.global_views.crops.to(mask.device)
+        logits = [own for views in self._logits(batch) for own in views]
+        losses = []
+        for pair in self._pairs(batch, mask.device):
+            counted, weights, own = self._counted(pair, given[pair.place], mask[pair.place])
+            log_p = F.log_softmax(over_cells(logits[pair.number], own) / config.student_temperature, dim=-1)
+            error = -(over_cells(found[pair.place], weights) * log_p).sum(dim=-1)
+            losses.append((error * counted).sum())
+        total = (torch.stack(losses) / counts).sum() / len(losses)
+        rows = found.flatten(0, 3)
         stats = {
             "foreground": mask.float().mean(),
-            "matched": torch.stack(counts).float().mean() / (images * config.cells**2),
+            "matched": seen.counts.float().mean() / (len(batch) * config.cells**2),
             "entropy_patch": -torch.special.xlogy(rows, rows).sum(dim=-1).mean(),
-            "used_prototypes": (mean > 0.1 / config.num_prototypes).sum().float(),
+            "used_prototypes": (rows.mean(dim=0) > 0.1 / config.num_prototypes).sum().float(),
             "queued": self.queue.filled.float().mean().clamp_max(config.queue_length),
         }
-        return LossBreakdown.weigh({"parts": total}, {"parts": 1.0}, stats | self.upkeep.stats(progress, {}, total))
+        return LossBreakdown.weigh(
+            {"parts": total}, {"parts": 1.0}, stats | self.upkeep.stats(seen.progress, {}, total)
+        )
 
     def _mask(self, target: Tokens) -> Tensor:
         """Patches [2B, gh, gw] of the teacher's views that count."""
@@ -202,61 +260,69 @@ class Leopart(Method):
         front = attended_patches(target.cls_attention, mass=config.attention_mass, blur_sigma=config.attention_blur)
         return front if config.mask == "foreground" else ~front
 
-    def _assign(self, target: Tokens, mask: Tensor, progress: Progress) -> Tensor:
-        """The teacher's clusters [2B, gh, gw, K], balanced over each large view of all images and the queue of that view.
+    def _scores(self, rows: Tensor, progress: Progress) -> Tensor:
+        """The teacher's scores of unit rows, divided by its temperature."""
+        return rows @ self.teacher.network.head.prototypes().float().T / self.upkeep.temperature(progress)
+
+    def _balance(self, seen: Sequence[Seen], view: int) -> Tensor:
+        """The shift that balances a large view's rows over the images of the step, with the queue of that view.
 
         Queued rows are scored by the student's prototypes, as in the code.
         """
-        config, head = self.config, self.teacher.network.head
-        rows = torch.stack(head.project(target.patches.flatten(1, 2)).float().chunk(2))  # [2, B, P, C]
-        found = []
-        for view in range(2):
-            scores = rows[view].flatten(0, 1) @ head.prototypes().float().T
-            earlier = self.queue.share(view).float() @ self.student.head.prototypes().float().T
-            balanced = sinkhorn(
-                torch.cat([earlier, scores]),
-                temperature=self.upkeep.temperature(progress),
-                iterations=config.sinkhorn_iterations,
-            )
-            found.append(balanced[len(earlier) :])
-        if config.queue_length and self.training:
-            self._observe(rows, torch.stack(mask.flatten(1).chunk(2)), progress)
-        return torch.stack(found).view(*target.patches.shape[:3], -1)
+        earlier = self.queue.share(view).float() @ self.student.head.prototypes().float().T
 
-    def _observe(self, rows: Tensor, mask: Tensor, progress: Progress) -> None:
-        """Draw rows of this micro-batch for the queue, among those that count: [2, B, P, C] and [2, B, P]."""
-        _, images, patches, _ = rows.shape
-        order = row_uniform("queue", progress, images, 2, patches).transpose(0, 1).to(rows.device)
-        order = order.masked_fill(~mask, 2.0).flatten(1)
-        count = min(self.config.queue_per_image * images, order.shape[1])
-        first = order.topk(count, dim=1, largest=False)
-        chosen = rows.flatten(1, 2).gather(1, first.indices[..., None].expand(-1, -1, rows.shape[-1]))
-        self.queue.observe(chosen, first.values < 2.0)
+        def blocks() -> Iterator[Tensor]:
+            yield earlier / self.upkeep.temperature(seen[0].progress)
+            for own in seen:
+                yield self._scores(own.rows[view].flatten(0, 1), own.progress)
 
-    def _views(self, batch: ViewBatch) -> Iterator[tuple[Crops, int, Tensor]]:
-        """Crops, number and scores [B, gh, gw, K] of every student view."""
-        first = 0
+        return sinkhorn_shift(blocks, earlier.new_zeros(earlier.shape[1]), self.config.sinkhorn_iterations)
+
+    def _observe(self, seen: Sequence[Seen]) -> None:
+        """Draw rows of the step for the queue, among those that count: [2, B, P, C] and [2, B, P] of each micro-batch."""
+        orders = []
+        for own in seen:
+            _, images, patches, _ = own.rows.shape
+            drawn = row_uniform("queue", own.progress, images, 2, patches).transpose(0, 1).to(own.rows.device)
+            orders.append(drawn.masked_fill(~own.mask.flatten(2), torch.inf).flatten(1))
+        rows = torch.cat([own.rows.flatten(1, 2) for own in seen], dim=1)
+        order = torch.cat(orders, dim=1)
+        number = self.config.queue_per_image * sum(len(own.batch) for own in seen) * world_size()
+        everywhere = all_rows(order.T)[0].T  # [2, patches of the step]
+        number = min(number, everywhere.shape[1])
+        last = everywhere.kthvalue(number, dim=1, keepdim=True).values
+        first = order.topk(min(number, order.shape[1]), dim=1, largest=False)
+        chosen = rows.gather(1, first.indices[..., None].expand(-1, -1, rows.shape[-1]))
+        self.queue.observe(chosen, first.values.masked_fill(first.values > last, torch.inf))
+
+    def _logits(self, batch: ViewBatch) -> Iterator[Sequence[Tensor]]:
+        """Scores [B, gh, gw, K] of the student's views, large ones first."""
+        for views in (batch.global_views, batch.local_views):
+            if views is not None:
+                tokens: Tokens = self.student.backbone(views.pixels.flatten(0, 1))
+                yield self.student.head(tokens.patches).float().chunk(len(views.pixels))
+
+    def _pairs(self, batch: ViewBatch, device: torch.device) -> Iterator[Pair]:
+        """Every student view with each large view of the teacher other than itself."""
+        number = 0
         for views in (batch.global_views, batch.local_views):
             if views is None:
                 continue
-            tokens: Tokens = self.student.backbone(views.pixels.flatten(0, 1))
-            scores: Tensor = self.student.head(tokens.patches).float()
-            for number, logits in enumerate(scores.chunk(len(views.pixels))):
-                yield views.crops[number].to(logits.device), first + number, logits
-            first += len(views.pixels)
+            side = self.student.backbone.patch_size
+            grid = (views.pixels.shape[-2] // side, views.pixels.shape[-1] // side)
+            for own in range(len(views.pixels)):
+                for place in range(2):
+                    if number != place:
+                        yield Pair(number, views.crops[own].to(device), grid, place)
+                number += 1
 
-    def _pair(self, logits: Tensor, crops: Crops, target: Tensor, given: Crops, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy over the cells that a student view and a teacher view share and that count, and their number."""
-        region, area = shared_region(crops, given)
-        weights = cell_weights(region, given, (target.shape[1], target.shape[2]), self.config.cells)
-        own = cell_weights(region, crops, (logits.shape[1], logits.shape[2]), self.config.cells)
-        log_p = F.log_softmax(over_cells(logits, own) / self.config.student_temperature, dim=-1)
-        with torch.no_grad():
-            wanted = over_cells(target, weights)
-            counted = over_cells(mask[..., None].to(logits.dtype), weights)[..., 0] > 1 - ROUNDING
-            counted = counted & (area > 0)[:, None, None]
-        rows = -(wanted * log_p).sum(dim=-1)
-        return (rows * counted).sum() / count_per_process(counted.sum()), counted.sum()
+    def _counted(self, pair: Pair, given: Crops, mask: Tensor) -> tuple[Tensor, CellWeights, CellWeights]:
+        """Cells [B, c, c] that a student view and a teacher view share and that count, and how cells read both."""
+        region, area = shared_region(pair.crops, given)
+        weights = cell_weights(region, given, (mask.shape[1], mask.shape[2]), self.config.cells)
+        own = cell_weights(region, pair.crops, pair.grid, self.config.cells)
+        counted = over_cells(mask[..., None].to(weights[0].dtype), weights)[..., 0] > 1 - ROUNDING
+        return counted & (area > 0)[:, None, None], weights, own
 
     def after_step(self, progress: Progress) -> None:
         """Move teacher and queue."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 
@@ -130,6 +130,6 @@ class ViewBatch:
         return ViewBatch(self.global_views.normalised(mean, std), local, self.image_index, self.skipped)
 
 
-def by_view(rows: Float[Tensor, "N ..."], views: int) -> Float[Tensor, "V B ..."]:
+def by_view(rows: Shaped[Tensor, "N ..."], views: int) -> Shaped[Tensor, "V B ..."]:
     """Rows of several views, views first, apart."""
     return rows.view(views, -1, *rows.shape[1:])

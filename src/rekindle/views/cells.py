@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +13,10 @@ from rekindle.views.batch import Crops
 
 ROUNDING = 1e-4
 """Of a patch: by so much a rectangle may stick out without another sample."""
+
+
+CellWeights: TypeAlias = tuple[Tensor, Tensor]
+"""Weights of rows and of columns."""
 
 
 def cell_weights(

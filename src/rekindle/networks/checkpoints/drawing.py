@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from rekindle.core.errors import RequestError
@@ -12,7 +13,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import plain_block
 from rekindle.networks.checkpoints.architecture import is_grammar, parse_arch
 from rekindle.networks.checkpoints.create import backbone_from_description
-from rekindle.networks.checkpoints.fixed_positions import fix_positions
+from rekindle.networks.checkpoints.fixed_positions import fix_positions, sines_and_cosines
 from rekindle.networks.checkpoints.tensors import tensors_hash
 
 
@@ -33,7 +34,7 @@ def is_of_mae(backbone: Backbone) -> bool:
     has_zeros = not bool(table.detach()[0, : backbone.num_prefix].any())
     if not has_zeros or backbone.width % 4:
         return False
-    return torch.allclose(rows, _sines_and_cosines(known, backbone.width), atol=1e-4)
+    return torch.allclose(rows, sines_and_cosines(known, backbone.width), atol=1e-4)
 
 
 def drawn_like(base: Backbone, arch: str = "", *, option: str = "--tec.arch") -> Backbone:
