@@ -112,7 +112,7 @@ def evaluate(
         protocol: `rekindle list protocols` names them.
         data: folder of labelled data, or NAME:ROOT of a published data set.
         watcher: who is told how it goes; by default the logger "rekindle".
-        options: `split`, `seed`, `preset`, `out`, ...; a protocol's own are a mapping, for example
+        options: `split`, `seed`, `preset`, `out`, `save_model`, ...; a protocol's own are a mapping, for example
             `linear_seg={"steps": 300}`.
     Returns: metrics, values of every image, and where the result file lies. Metrics are fractions unless their name has a unit.
     Raises: RequestError for a wrong request, RekindleError if measuring fails.

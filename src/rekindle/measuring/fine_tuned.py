@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rekindle.adapters.attach import is_adapted
 from rekindle.adapters.options import AdapterOptions
@@ -17,7 +18,7 @@ from rekindle.measuring.options import EvaluateOptions
 from rekindle.networks.backbone import Backbone
 
 
-def check_saving(options: EvaluateOptions, protocol: Protocol, model: LoadedModel) -> None:  # type: ignore[type-arg]
+def check_saving(options: EvaluateOptions, protocol: Protocol[Any, Any], model: LoadedModel) -> None:
     """Refuse, before anything is computed, what --save-model cannot do.
 
     Raises: RequestError for a protocol that trains no backbone, a folder that holds something, adapters of unknown options.
