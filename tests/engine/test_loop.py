@@ -192,6 +192,10 @@ def _tiny(method: str) -> dict[str, Any]:
         options |= {"window": 2, "local_window": 1}
     if method == "loca":
         options["mask_ratio"] = 0.5
+    if method == "leopart":
+        options |= {"queue_length": 8, "queue_per_image": 2, "cells": 3}  # full after the first step
+    if method == "fd":
+        options = {"drop_path": 0.0}
     if method == "udi":
         changes["backbone"] = TINY["backbone"] + ",registers=1"
     if method in ("mae", "paka"):
