@@ -85,7 +85,6 @@ def require_fit(backbone: Backbone) -> None:
     reasons = {
         "rotary positions": backbone.is_rotary or not isinstance(vit, VisionTransformer),
         "register tokens": backbone.num_registers > 0,
-        "layer scale": "blocks.0.ls1.gamma" in state,
         "no class token": not backbone.has_class_token,
         "a norm before the first block": "norm_pre.weight" in state,
     }
@@ -97,7 +96,9 @@ def require_fit(backbone: Backbone) -> None:
         except Obstacle as error:
             found.append(str(error))
     if not found:
-        known = re.compile("|".join(f"(?:{old})" for old, _ in NAMES) + "|cls_token|pos_embed")
+        known = re.compile(
+            "|".join(f"(?:{old})" for old, _ in NAMES) + r"|cls_token|pos_embed|blocks\.\d+\.ls[12]\.gamma$"
+        )
         found += [f"the tensor {name}" for name in state if not known.match(name)][:1]
     if not found and vit.blocks[0].mlp.fc1.out_features % backbone.width:
         found.append(f"an MLP of width {vit.blocks[0].mlp.fc1.out_features}, no multiple of {backbone.width}")
@@ -106,8 +107,17 @@ def require_fit(backbone: Backbone) -> None:
 
 
 def to_mmseg(backbone: Backbone) -> dict[str, Tensor]:
-    """Return the tensors by mmsegmentation's names; what its model always has is put in as zeros."""
+    """Return the tensors by mmsegmentation's names; what its model always has is put in as zeros.
+
+    Layer scale, which it has not, goes into the map before it: gamma * (W x + b) = (gamma W) x + gamma b.
+    """
     state = tensors_of(backbone)
+    for gamma in [name for name in state if name.endswith(".gamma")]:
+        scale = state.pop(gamma)
+        block, which = gamma.rpartition(".ls")[0], gamma[-len("1.gamma")]
+        before = f"{block}.attn.proj" if which == "1" else f"{block}.mlp.fc2"
+        state[f"{before}.weight"] *= scale[:, None]
+        state[f"{before}.bias"] *= scale
     if backbone.vit.no_embed_class:
         state["pos_embed"] = torch.cat([torch.zeros(1, 1, backbone.width), state["pos_embed"]], dim=1)
     for i in range(backbone.depth):  # without it, torch's MultiheadAttention would drop the output's bias as well
@@ -122,6 +132,7 @@ def from_mmseg(named: Mapping[str, Tensor], like: Backbone) -> Backbone:
     if like.vit.no_embed_class:
         state["pos_embed"] = state["pos_embed"][:, 1:]
     expected = fresh.vit.state_dict()
+    state |= {name: torch.ones_like(t) for name, t in expected.items() if name.endswith(".gamma")}
     absent = {n: t for n, t in state.items() if n not in expected and n.endswith(".attn.qkv.bias") and not t.any()}
     fresh.vit.load_state_dict({n: t for n, t in state.items() if n not in absent}, strict=True)
     return fresh.eval()

@@ -11,7 +11,8 @@ side G:
 | `antialias` | as `size` | yes, when shrinking |
 
 The 0.1 once guarded DINO's code against a rounding error; checkpoints were trained through it, so it is part
-of them.
+of them: DINO's, and DINOv2's without registers. DINOv2 with registers (Darcet et al., arXiv:2309.16588) is `antialias`, and
+so is timm for all models; transformers' Dinov2 and ViT are `size`.
 """
 
 from __future__ import annotations

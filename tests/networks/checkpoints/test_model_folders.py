@@ -135,6 +135,25 @@ def test_dinov3_without_registers_loads(tmp_path: Path) -> None:
         torch.testing.assert_close(ours.eval()(_pixels(40, 24)).sequence, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_registers_of_dinov2_follow_transformers_at_other_sizes(tmp_path: Path) -> None:
+    """Its class resizes positions without the 0.1 and with a low-pass filter, as Meta's hubconf asks for registers."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS, patch_size=PATCH, image_size=64
+    )
+    torch.manual_seed(0)
+    theirs = transformers.Dinov2WithRegistersModel(config).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    theirs.save_pretrained(tmp_path / "hf")
+    ours, message = load_backbone(tmp_path / "hf")
+    assert "by the rule antialias (as DINOv2 with registers)" in message and ours.num_registers == 4
+    with torch.no_grad():
+        for size in ((64, 64), (32, 32), (40, 24), (96, 80)):
+            expected = theirs(_pixels(*size)).last_hidden_state
+            torch.testing.assert_close(ours.eval()(_pixels(*size)).sequence, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_weights_in_parts_are_joined_and_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     whole, _ = load_backbone(_folder(tmp_path / "whole"))
     folder, state = _folder(tmp_path / "parts"), hugging_face(random_state(), dinov2=False)

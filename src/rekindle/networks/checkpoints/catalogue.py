@@ -47,9 +47,10 @@ BACKBONES: tuple[KnownBackbone, ...] = (
 
 MODEL_FORMS: tuple[tuple[str, str], ...] = (
     ("<timm name>", "any other plain vision transformer of timm"),
-    ("hf-hub:owner/name", "a repository of the Hugging Face hub"),
-    ("path/to/checkpoint.pth", "a file of DINO, iBOT, UDI, FLSL, MAE, MoCo-v3, DINOv2, timm or transformers"),
-    ("runs/mine", "the folder of a finished run"),
+    ("hf-hub:owner/name", "a repository of the Hugging Face hub, or what its cache holds of it; @revision behind it"),
+    ("path/to/folder", "config.json and weights of transformers or timm, in one file or in parts"),
+    ("path/to/checkpoint.pth", "a file of DINO, iBOT, UDI, FLSL, MAE, MoCo-v3, DINOv2, DINOv3, timm or transformers"),
+    ("runs/mine", "the folder of a finished run, or of a LoRA that PEFT saved"),
     (
         "vit:width=192,depth=12,heads=3,patch=16,img=224",
         "an architecture, for random weights (--init random)",

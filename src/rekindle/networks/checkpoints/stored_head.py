@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rekindle.core.errors import RequestError
-from rekindle.networks.checkpoints.reading import read_checkpoint
+from rekindle.networks.checkpoints.reading import names_network, read_checkpoint
 from rekindle.networks.parts.heads import DinoHead
 
 NAME = re.compile(r"(?:^|\.)head\.(?:0\.)?(mlp\.\d+\.(?:weight|bias)|last_layer\.\S+)$")
@@ -48,7 +48,8 @@ def _head_of(path: Path, entry: str) -> dict[str, Tensor]:
         tensors = read_checkpoint(path, entry).tensors
     except RequestError:  # no such entry, or a file that loading the backbone has judged already
         return {}
-    matches = ((NAME.search(name), tensor) for name, tensor in tensors.items())
+    other = {"student": "teacher", "teacher": "student"}[entry]  # where one entry holds both
+    matches = ((NAME.search(name), t) for name, t in tensors.items() if not names_network(name, other))
     return {MODERN.get(m[1], m[1]): tensor for m, tensor in matches if m is not None}
 
 
