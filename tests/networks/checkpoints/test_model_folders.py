@@ -13,9 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import rekindle
 from rekindle.adapters.saved import load_backbone
+from rekindle.app.workbench import load_sides
 from rekindle.core.errors import RequestError
+from rekindle.engine.watcher import LoggingWatcher
 from rekindle.networks.options import NetworkOptions
+from rekindle.prompting.options import AppOptions
 from tests.networks.reference import HEADS, PATCH, SIDE, WIDTH, hugging_face, random_state, reference_features
 
 CONFIG: dict[str, Any] = {
@@ -239,3 +243,14 @@ def test_a_folder_of_timm_brings_its_architecture_and_constants(tmp_path: Path) 
         assert torch.equal(
             backbone.eval()(_pixels(side, side)).sequence, source.eval().forward_features(_pixels(side, side))
         )
+
+
+def test_every_face_that_takes_a_model_takes_a_folder(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "hf", preprocessor_config=SEEN)
+    (side,) = load_sides(AppOptions(model=str(folder)), LoggingWatcher())
+    assert side.extractor.patch_size == PATCH
+    stated = {"pixel_mean": (0.5, 0.5, 0.5), "pixel_std": (0.25, 0.25, 0.25)}
+    done = rekindle.export(folder, format="safetensors", out=tmp_path / "out", network=stated)
+    loaded, again = rekindle.load(folder, network=stated), rekindle.load(done.out)
+    assert loaded.mean == again.mean == (0.5, 0.5, 0.5) and rekindle.load(folder).mean == (0.43, 0.41, 0.296)
+    assert torch.equal(loaded(_pixels()).sequence, again(_pixels()).sequence)

@@ -64,3 +64,13 @@ def test_files_without_a_head_say_nothing(tmp_path: Path) -> None:
     torch.save({"cls_token": torch.zeros(1, 1, 8)}, tmp_path / "bare.pth")
     for name in (str(tmp_path / "bare.pth"), "vit_small_patch16_224.dino", str(tmp_path)):
         assert load_stored_head(name, _head(0), _head(0)) == (False, None)
+
+
+def test_both_heads_in_one_entry_are_told_apart(tmp_path: Path) -> None:
+    stored = {"student": _head(10), "teacher": _head(11)}
+    named = {f"{who}.head.{OLD.get(n, n)}": t for who, head in stored.items() for n, t in head.state_dict().items()}
+    torch.save({"model": named}, tmp_path / "training.pth")
+    heads = {"student": _head(0), "teacher": _head(0)}
+    assert load_stored_head(str(tmp_path / "training.pth"), heads["student"], heads["teacher"])[0]
+    for who, head in heads.items():
+        assert torch.equal(head.state_dict()["mlp.0.weight"], stored[who].state_dict()["mlp.0.weight"]), who

@@ -96,7 +96,9 @@ def _create(
         facts = facts_of_folder(folder)
         if facts.is_timm:
             return from_timm(name, options, rate, init)
-        return _from_file(name, read_model_folder(folder), facts, options, rate, init, source="hub")
+        return _from_file(
+            name, read_model_folder(folder, options.checkpoint_key), facts, options, rate, init, source="hub"
+        )
     _refuse_for_timm(name, options)
     return from_timm(name, options, rate, init)
 

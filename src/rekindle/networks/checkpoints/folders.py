@@ -65,7 +65,11 @@ def stands_in_model_folder(path: Path) -> bool:
     return stem in STANDARD_STEMS and is_model_folder(path.parent)
 
 
-def _read_parts(index: Path) -> CheckpointFile:
+def parts_of(index: Path) -> list[str]:
+    """Return the names of the files that an index joins.
+
+    Raises: RequestError for an index that is damaged or names a file outside of its folder.
+    """
     try:
         content = read_json(index)
         parts = content["weight_map"]
@@ -73,10 +77,16 @@ def _read_parts(index: Path) -> CheckpointFile:
             raise ValueError("its weight_map names no tensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{index} cannot be read ({error!r}); restore it from a copy") from error
-    tensors: dict[str, Tensor] = {}
-    for name in sorted({str(part) for part in parts.values()}):
+    names = sorted({str(part) for part in parts.values()})
+    for name in names:
         if Path(name).name != name:
             raise RequestError(f"{index} names a part outside of its folder ({name}); its parts lie beside it")
+    return names
+
+
+def _read_parts(index: Path) -> CheckpointFile:
+    tensors: dict[str, Tensor] = {}
+    for name in parts_of(index):
         if not (index.parent / name).is_file():
             raise RequestError(f"{index} names {name}, which is not there; download all parts of the weights")
         tensors |= read_checkpoint(index.parent / name).tensors

@@ -17,11 +17,10 @@ from huggingface_hub.errors import (
 )
 
 from rekindle.core.errors import RekindleError, RequestError, unknown_name
-from rekindle.core.text_files import read_json
 from rekindle.networks.backbone import Backbone, check_plain_vit
 from rekindle.networks.checkpoints.architecture import Architecture, bare
-from rekindle.networks.checkpoints.facts import CONFIG, PREPROCESSORS, Facts, Pixels, pixels_for
-from rekindle.networks.checkpoints.folders import WEIGHTS
+from rekindle.networks.checkpoints.facts import CONFIG, PREPROCESSORS, Facts, Pixels, facts_of_folder, pixels_for
+from rekindle.networks.checkpoints.folders import WEIGHTS, parts_of
 from rekindle.networks.checkpoints.tensors import MatchReport
 from rekindle.networks.checkpoints.wrapping import wrap
 from rekindle.networks.options import NetworkOptions
@@ -92,8 +91,8 @@ def hub_folder(name: str) -> Path:
     """
     repository, _, revision = name.removeprefix(HUB).partition("@")
     folder = Path(_download(name, repository, CONFIG, revision)).parent
-    if "architecture" in read_json(folder / CONFIG):
-        return folder
+    if facts_of_folder(folder).is_timm:
+        return folder  # timm gets the weights itself
     for preprocessor in PREPROCESSORS:
         if _download_if_there(name, repository, preprocessor, revision):
             break
@@ -102,8 +101,8 @@ def hub_folder(name: str) -> Path:
             return folder
         index = f"{weights}.index.json"
         if _download_if_there(name, repository, index, revision):
-            for part in sorted(set(read_json(folder / index)["weight_map"].values())):
-                _download(name, repository, str(part), revision)
+            for part in parts_of(folder / index):
+                _download(name, repository, part, revision)
             return folder
     _download(name, repository, WEIGHTS[0], revision)  # says why it cannot be had
     return folder
