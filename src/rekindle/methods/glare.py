@@ -95,12 +95,10 @@ class Glare(Method):
         """First the teacher sees all views of the step and its rows are balanced together; then the student learns by parts."""
         with torch.no_grad():
             seen = [self._see(batch, progress) for batch, progress in micro_batches]
-            heads = self.upkeep.head_pair(seen[0].progress)
-            shifts = {
-                level: heads.balance([own.rows[level] for own in seen], self.config.sinkhorn_iterations)
-                for level in seen[0].rows
-                if self.config.balance == "sinkhorn"
-            }
+            shifts: dict[Level, Tensor] = {}
+            if self.config.balance == "sinkhorn":
+                heads, iterations = self.upkeep.head_pair(seen[0].progress), self.config.sinkhorn_iterations
+                shifts = {level: heads.balance([own.rows[level] for own in seen], iterations) for level in seen[0].rows}
         counts = {name: count_per_part([own.counts[name] for own in seen]) for name in seen[0].counts}
         for own in seen:
             yield partial(self._part, own, shifts, counts)

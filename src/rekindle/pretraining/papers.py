@@ -21,7 +21,8 @@ CLAIMS: Mapping[str, Mapping[str, object]] = {
     "init=random": {"init": "random", "train": "all"},
 }
 """A claim to follow a paper -> the options that make it."""
-GROUPS = ("train", "epochs", "batch_size", "views", "network.drop_path", "adapter", "optim")
+NETWORK = ("network.drop_path", "network.positions", "network.pos_interp")
+GROUPS = ("train", "epochs", "batch_size", "views", *NETWORK, "adapter", "optim")
 """Options that a paper's training is made of; the others are the machine's, or say what is learnt from."""
 OURS = frozenset({"views.executor"})
 """Options among these that change no number."""

@@ -37,6 +37,8 @@ STATED = {
             "flsl.local_window": 2,
             "flsl.random_windows": False,
             "flsl.export": "teacher",
+            "network.positions": "sincos",
+            "optim.warmup_limit": 0.1,
         },
     ),
     **at(
@@ -52,7 +54,7 @@ STATED = {
             "flsl.teacher_temperature_epochs": 30,
         },
     ),
-    "optim.warmup_epochs": Stated(10.0, "FLSL, main_flsl.py (a tenth of the epochs: 10 of a run of 100)"),
+    "optim.warmup_epochs": Stated(30.0, "FLSL, main_flsl.py (a tenth of the epochs, which are 300)"),
     "views.blur_p": Stated("with 0.5: blur of p 0.5; else blur of p 0.1, solarised of p 0.2", SCRIPT, MIXTURE),
     "views.solarize_p": Stated("with the blur", SCRIPT, MIXTURE),
 }

@@ -23,6 +23,7 @@ STATED = {
         CONFIG,
         {
             "optim.warmup_epochs": 15.0,
+            "optim.clip_over": "all",
             "optim.final_lr": 1e-5,
             "network.drop_path": 0.1,
             "views.global_size_px": 224,

@@ -37,7 +37,10 @@ STATED = {
             "optim.beta2": 0.95,
         },
     ),
-    **at(SCRIPT, {"optim.final_lr": 0.0, "optim.clip_norm": 0.0, "mae.normalise_pixels": True}),
+    **at(
+        SCRIPT,
+        {"optim.final_lr": 0.0, "optim.clip_norm": 0.0, "mae.normalise_pixels": True, "network.positions": "sincos"},
+    ),
     **at("MAE, table 1", {"mae.decoder_depth": 8, "mae.decoder_width": 512}),
     **at("MAE, models_mae.py", {"mae.decoder_heads": 16}),
     **at("MAE, section 3", {"mae.mask_ratio": 0.75}),

@@ -28,6 +28,8 @@ STATED = {
             "optim.final_lr": 0.0,
             "optim.clip_norm": 0.0,
             "network.drop_path": 0.0,
+            "network.positions": "sincos",
+            "optim.decay_vectors": True,
             "views.num_local": 0,
             "views.global_scale": (0.08, 1.0),
             "views.hflip_p": 0.5,

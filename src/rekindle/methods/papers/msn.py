@@ -18,6 +18,8 @@ STATED = {
             "optim.weight_decay": 0.04,
             "optim.final_weight_decay": 0.4,
             "optim.clip_norm": 3.0,
+            "optim.start_lr": 5e-5,
+            "network.pos_interp": "size",
             "network.drop_path": 0.0,
             "views.num_local": 10,
             "views.global_size_px": 224,
@@ -49,5 +51,6 @@ STATED = {
             "views.hflip_p": 0.5,
         },
     ),
-    **at("MSN, msn_train.py", {"msn.sinkhorn_iterations": 3, "msn.export": "teacher"}),
+    **at("MSN, src/helper.py", {"optim.stretch": 1.25}),
+    **at("MSN, msn_train.py", {"optim.clip_over": "all", "msn.sinkhorn_iterations": 3, "msn.export": "teacher"}),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from rekindle.methods.shared.stated import Stated, at, byol_colours, training
 
+AS_MMC = "a continual run has it as MMC's table 4 reads SiT; from scratch it is the code's"
 SCRIPT, README, VIEWS = "SiT, main.py", "SiT, README", "SiT, datasets_utils.py"
 
 STATED = {
@@ -21,18 +22,22 @@ STATED = {
             "optim.final_weight_decay": 0.1,
             "optim.clip_norm": 3.0,
             "network.drop_path": 0.1,
-            "sit.fill": "zeros",
-            "sit.noise_area": (0.5, 0.5),
             "sit.replace_p": 0.5,
             "sit.replace_area": (0.3, 0.3),
             "sit.max_block": 0.3,
             "sit.temperature": 0.2,
-            "sit.scale_2tau": True,
             "sit.head_out": 256,
             "sit.momentum": (0.996, 1.0),
             "sit.rec_weight": 1.0,
-            "sit.cls_weight": 1.0,
         },
     ),
-    "sit.align_px": Stated(1, SCRIPT, "whole patches, the default of the function that hides them"),
+    **{
+        name: Stated(value, place, AS_MMC)
+        for place, values in (
+            (SCRIPT, {"sit.fill": "zeros", "sit.noise_area": (0.5, 0.5), "sit.scale_2tau": True, "sit.align_px": 1}),
+            ("SiT, main.py (both directions are added up, and the term is their mean)", {"sit.cls_weight": 2.0}),
+            ("SiT, vision_transformer.py", {"sit.pixel_hidden": None, "sit.pixel_layers": 4}),
+        )
+        for name, value in values.items()
+    },
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -129,9 +130,15 @@ class HeadPair:
     ) -> None:
         self._student, self._teacher = student, teacher
         self._student_temperature, self._teacher_temperature = student_temperature, teacher_temperature
-        self._prototypes = student.prototypes()
+
+    @cached_property
+    def _prototypes(self) -> Tensor:
+        return self._student.prototypes()
+
+    @cached_property
+    def _teacher_prototypes(self) -> Tensor:
         with torch.no_grad():
-            self._teacher_prototypes = teacher.prototypes()
+            return self._teacher.prototypes()
 
     @property
     def inputs(self) -> list[Tensor]:
