@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import rekindle.methods.mmc as mmc_module
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
-from rekindle.methods.mmc import Mmc, MmcOptions, drawn_positions
+from rekindle.methods.mmc import Mmc, MmcOptions, drawn_positions, places_in_step
 from rekindle.methods.shared.class_contrast import ContrastOptions, compared_views
 from rekindle.methods.shared.corruption import (
     CorruptionOptions,
@@ -312,3 +313,10 @@ def test_wrong_requests_are_refused_with_the_fix() -> None:
         MmcOptions(max_negatives=3, patch_negatives="other_images_same_position")
     with pytest.raises(RequestError, match="compares the images of a step"):
         tiny_mmc()(tiny_batch(1), START)
+
+
+def test_gathered_images_stand_in_the_step_where_their_slot_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 0 has the slots 0 and 2, process 1 has 1 and 3; each slot holds two images."""
+    assert places_in_step(Progress(0, 10, num_slots=4), 8).tolist() == list(range(8))
+    monkeypatch.setattr(mmc_module, "world_size", lambda: 2)
+    assert places_in_step(Progress(0, 10, num_slots=4), 8).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]

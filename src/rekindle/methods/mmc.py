@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rekindle.core.distributed import all_rows
+from rekindle.core.distributed import all_rows, world_size
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
@@ -198,7 +198,10 @@ class Mmc(Method):
             gathered, first = all_rows(keys.transpose(0, 1))
             keys = gathered.transpose(0, 1)
         if config.max_negatives is not None:
-            positions = drawn_positions(progress, keys.shape[1], keys.shape[2], config.max_negatives).to(keys.device)
+            positions = drawn_positions(progress, keys.shape[1], keys.shape[2], config.max_negatives)
+            if config.gather_patches:
+                positions = positions[places_in_step(progress, keys.shape[1])]
+            positions = positions.to(keys.device)
         found = [
             patch_nce(
                 queries[view],
@@ -225,6 +228,12 @@ class Mmc(Method):
     def exported(self) -> Backbone:
         """The teacher's backbone unless the options ask for the student's."""
         return exported(self.config, self.student, self.teacher)
+
+
+def places_in_step(progress: Progress, images: int) -> Int64[Tensor, " G"]:
+    """Where in the step the images stand that `all_rows` gathers, a process after the other; slots go round the processes."""
+    size = images // progress.num_slots
+    return torch.arange(images).view(-1, world_size(), size).transpose(0, 1).flatten()
 
 
 def drawn_positions(progress: Progress, images: int, patches: int, max_negatives: int) -> Int64[Tensor, "G n"]:
