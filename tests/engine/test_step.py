@@ -175,6 +175,15 @@ def test_memory_that_is_short_for_half_a_share_as_well_ends_the_run_with_advice(
         run(images, tmp_path / "run", engine__micro_batch_size=4)
 
 
+def test_a_run_that_goes_on_takes_the_smaller_micro_batches_that_are_asked_for(images: Path, tmp_path: Path) -> None:
+    """As the message of short memory advises; a size that is larger than the run's own is what memory was short for."""
+    out = tmp_path / "run"
+    for size, slots, watcher in ((4, 1, stop_after(2)), (2, 2, stop_after(4)), (4, 2, Recorder())):
+        run(images, out, engine__micro_batch_size=size, resume=size != 4 or slots == 2, watcher=watcher)
+        assert checkpoint(out)["plan"]["num_slots"] == slots
+    assert checkpoint(out)["step"] == 6
+
+
 def test_only_memory_errors_count_as_such() -> None:
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

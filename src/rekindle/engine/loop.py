@@ -114,7 +114,10 @@ def train(
     stepper = Stepper(method, fabric, optim, precision=precision, head_steps=head_steps)
     start = 0
     if resume and has_checkpoint(folder.checkpoint):
+        asked = plan.num_slots
         start, plan = load_checkpoint(folder.checkpoint, method, stepper.optimizer, plan)
+        if engine.micro_batch_size is not None:  # where memory was short, smaller ones may be asked for
+            plan = replace(plan, num_slots=max(asked, plan.num_slots))
         watcher.message(f"resuming after step {start} of {plan.steps}")
     return _Training(stepper, batches, plan, fabric.device, engine, folder, watcher, max_skipped, hooks).go_on(start)
 

@@ -25,8 +25,8 @@ CPU_MICRO_BATCH_BYTES = 600e6
 """What a micro-batch may keep on a CPU, in float32: 4 images of a ViT-S/16 with adapters, 1,576 + 1,480 tokens.
 
 Micro-batches of 2 images are 4 % slower and of 8 no faster; with 4, GLARE at batch 8 and rank 64 needs under 60 % of the
-memory of LightlyTrain's DINO in both precisions (docs/performance.md). The bound is in float32 for both, so that the precision
-does not change which images are counted together; `engine.micro_batch_size` asks for another size.
+memory of LightlyTrain's DINO in both precisions (docs/performance.md). The bound is in float32 for both: in low precision larger
+micro-batches are no faster; `engine.micro_batch_size` asks for another size.
 """
 
 
