@@ -125,11 +125,13 @@ def test_micro_batches_of_any_size_train_the_same(balance: str, images: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*(m for m in METHODS if m not in ("dino", "tec")), "glare sinkhorn"])
+@pytest.mark.parametrize("method", [*(m for m in METHODS if m not in ("dino", "tec")), "glare sinkhorn", "mmc drawn"])
 def test_two_processes_in_parts_equal_one_that_sees_the_step_whole(method: str, images: Path, tmp_path: Path) -> None:
     """DINO is GLARE's first term, and TEC's loss is a mean over images as MAE's is."""
     changes = _tiny(method.split()[0])
-    if " " in method:
+    if method == "mmc drawn":
+        changes |= {"mmc__max_negatives": 12}
+    if method == "glare sinkhorn":
         changes |= {"glare__balance": "sinkhorn", "glare__teacher_temperature": (0.02, 0.02)}
     script = tmp_path / "two.py"
     script.write_text(
@@ -168,12 +170,13 @@ def test_two_processes_in_parts_equal_one_that_sees_the_step_whole(method: str, 
         # class tokens of random weights hardly differ, so normalising by four of them magnifies rounding; a process's own
         # statistics would be off by 2e-3
         torch.testing.assert_close(
-            tensor, two[name], atol=2e-4 if method in ("mmc", "mocov3", "sit") else 2e-5, rtol=1e-3
+            tensor, two[name], atol=2e-4 if method.split()[0] in ("mmc", "mocov3", "sit") else 2e-5, rtol=1e-3
         )
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         names = ("loss", "glob", "reg", "loc1", "loc2") if method.startswith("glare") else ("loss",)
-        for name in names:
-            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+        figures = ("position_accuracy", "used_prototypes", *(n for n in a if n.startswith("divergence_")))
+        for name in (*names, *(n for n in figures if n in a)):
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
 
 
 def _tiny(method: str) -> dict[str, Any]:

@@ -207,6 +207,7 @@ def test_in_a_single_view_the_context_does_not_know_the_other_patches_and_nobody
         {"position_weight": 0.0},
         {"cluster_weight": 0.0},
         {"cluster_weight": 0.0, "mask_ratio": 0.9},
+        {"cluster_weight": 0.0, "mask_ratio": 1.0},
         {"cluster_weight": 0.0, "position_mode": "single"},
     ],
     ids=str,

@@ -35,7 +35,7 @@ class StepOutcome:
     """What is worth logging of a step.
 
     Attributes:
-        values: loss, terms and stats, averaged over micro-batches and processes.
+        values: loss, terms and stats, averaged over micro-batches and processes; and what the method says of the step as a whole.
         lr: learning rate of the step.
         weight_decay: of the step.
         grad_norm: norm over all gradients, before clipping.
@@ -120,6 +120,7 @@ class Stepper:
         norm = float(clip_gradients(self.trained, self._optim.clip_norm, self._optim.clip_over))
         if not math.isfinite(norm):
             raise NotFinite("a gradient", step, [image for images in work.read for image in images])
+        of_step = {name: float(value) for name, value in self.method.step_stats().items()}
         self.method.before_step(start)
         if step < self._head_steps:
             for parameter in self._waiting:
@@ -127,7 +128,7 @@ class Stepper:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(start)
-        return StepOutcome(dict(work.values), lr, decay, norm)
+        return StepOutcome(work.values | of_step, lr, decay, norm)
 
     def abandon(self) -> None:
         """Forget a step that did not end: its gradients, and what centres have observed."""

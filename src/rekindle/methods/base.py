@@ -76,6 +76,10 @@ class Upkeep(ABC):
         """See `Method.abandon_step`."""
 
     @abstractmethod
+    def step_stats(self) -> dict[str, Tensor]:
+        """See `Method.step_stats`."""
+
+    @abstractmethod
     def alarms(self, stats: Mapping[str, float]) -> list[str]:
         """See `Method.alarms`."""
 
@@ -173,6 +177,10 @@ class Method(nn.Module, ABC):
         """Forget what the micro-batches of a step that did not end have observed; they will come again."""
         if self.upkeep is not None:
             self.upkeep.abandon_step()
+
+    def step_stats(self) -> dict[str, Tensor]:
+        """Return stats of the step that no average over its parts gives; asked once, after the last part, in every process."""
+        return {} if self.upkeep is None else self.upkeep.step_stats()
 
     def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
         """Return pictures of what was learnt, for people: file stem -> row title -> bytes [n, 3, H, W] of one size.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rekindle.core.distributed import all_sum_with_gradient, world_size
+from rekindle.core.distributed import all_sum, all_sum_with_gradient, world_size
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch
@@ -165,7 +165,7 @@ class Flsl(Method):
         assigned = all_sum_with_gradient(sums["assigned"]) / (count * world_size())  # mean assignment
         terms = {"ms": sums["ms"] / count, "km": sums["km"] / count, "vmr": volume(assigned)}
         weights = {"ms": config.shift_weight, "km": config.cluster_weight, "vmr": config.volume_weight}
-        mean_target = sums["targets"] / count
+        mean_target = all_sum(sums["targets"]) / (count * world_size())
         stats = {
             "entropy_patch": sums["entropy"] / count,
             "divergence_patch": torch.special.xlogy(mean_target, mean_target * len(mean_target)).sum(),

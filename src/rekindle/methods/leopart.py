@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from rekindle.core.distributed import all_rows, rank, world_size
+from rekindle.core.distributed import all_rows, all_sum, rank, world_size
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import row_uniform
@@ -187,6 +187,7 @@ class Leopart(Method):
         self.student = StudentWithHead(backbone, new_head(config, backbone.width))
         self.teacher = EmaTeacher(self.student)
         self.queue = RowQueue(2, config.queue_length, config.head_bottleneck)
+        self._mass: list[Tensor] = []  # of the targets of a step's parts
         self.upkeep = Distillation(config, self.student, self.teacher)
 
     def loss(self, batch: ViewBatch, progress: Progress) -> LossBreakdown:
@@ -240,11 +241,11 @@ class Leopart(Method):
             losses.append((error * counted).sum())
         total = (torch.stack(losses) / counts).sum() / len(losses)
         rows = found.flatten(0, 3)
+        self._mass.append(rows.sum(dim=0))
         stats = {
             "foreground": mask.float().mean(),
             "matched": seen.counts.float().mean() / (len(batch) * config.cells**2),
             "entropy_patch": -torch.special.xlogy(rows, rows).sum(dim=-1).mean(),
-            "used_prototypes": (rows.mean(dim=0) > 0.1 / config.num_prototypes).sum().float(),
             "queued": self.queue.filled.float().mean().clamp_max(config.queue_length),
         }
         return LossBreakdown.weigh(
@@ -330,9 +331,17 @@ class Leopart(Method):
         self.queue.update()
 
     def abandon_step(self) -> None:
-        """Forget the rows that wait for the queue."""
+        """Forget the rows that wait for the queue, and the targets of the step."""
         self.upkeep.abandon_step()
         self.queue.forget()
+        self._mass.clear()
+
+    def step_stats(self) -> dict[str, Tensor]:
+        """Prototypes that had a tenth of an equal share of the step's patches."""
+        mass = all_sum(torch.stack(self._mass).sum(dim=0))
+        self._mass.clear()
+        used = (mass / mass.sum() > 0.1 / self.config.num_prototypes).sum().float()
+        return {"used_prototypes": used} | self.upkeep.step_stats()
 
     def pictures(self, batch: ViewBatch, progress: Progress) -> PictureRows:
         """A large view, and of it what the teacher's class token attends to."""

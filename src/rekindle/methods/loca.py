@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from rekindle.core.distributed import all_sum_with_gradient, world_size
+from rekindle.core.distributed import all_sum, all_sum_with_gradient, world_size
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.progress import Progress
@@ -88,13 +88,15 @@ class Loca(Method):
         locate = None
         if config.position_weight and config.position_mode == "single":
             locate = Locator(backbone.width, None, self.side**2, box=False)
-            if backbone.vit.pos_embed is not None:  # nobody sees it
-                backbone.vit.pos_embed.requires_grad_(False)
         elif config.position_weight:
             is_box = config.position_target == "box"
             locate = Locator(backbone.width, backbone.num_heads, self.side**2, box=is_box)
             if not self._num_visible:
                 locate.stop_reading()
+        # queries have positions beside clusters only, and then a reference has them that the student reads
+        is_blind = config.position_mode == "single" or not (config.cluster_weight or self._num_visible)
+        if is_blind and backbone.vit.pos_embed is not None:
+            backbone.vit.pos_embed.requires_grad_(False)  # nobody sees it
         head = new_head(config, backbone.width)
         if not config.cluster_weight:
             head.requires_grad_(False)
@@ -339,7 +341,7 @@ class Loca(Method):
             terms["position"] = sums["position"] / count_per_process(sums["located"])
             weights["position"] = config.position_weight
         if "hits" in sums:
-            stats["position_accuracy"] = sums["hits"] / sums["located"].clamp_min(1)
+            stats["position_accuracy"] = sums["hits"] / count_per_process(sums["located"])
         if "entropy" in sums:
             count = sums["mass"].detach().sum().round()  # a distribution of each query row
             mean = all_sum_with_gradient(sums["mass"]) / (count * world_size())
@@ -349,7 +351,7 @@ class Loca(Method):
             with torch.no_grad():
                 stats["prediction_entropy"] = -torch.special.xlogy(mean, mean).sum()
                 stats["target_confidence"] = student["confidence"].mean()
-                stats["used_prototypes"] = (sums["used"] > 0).sum().float()
+                stats["used_prototypes"] = (all_sum(sums["used"]) > 0).sum().float()
                 stats["entropy_patch"] = student["target_entropy"].mean()
         return LossBreakdown.weigh(terms, weights, stats | self.upkeep.stats(progress, {}, stats["matched"]))
 

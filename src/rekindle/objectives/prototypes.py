@@ -49,7 +49,7 @@ class TargetRows:
         self._device = device
         self._entropies: list[Tensor] = []
         self._sum: Tensor | None = None
-        self._seen = self._weighed = 0
+        self._weighed = 0
 
     def __len__(self) -> int:
         return self._count
@@ -93,7 +93,6 @@ class TargetRows:
         self._weighed += len(some)
         total = counted.sum(dim=0)
         self._sum = total if self._sum is None else self._sum + total
-        self._seen += counted.shape[0]
         return found
 
     def entropy(self) -> Float[Tensor, ""]:
@@ -102,12 +101,9 @@ class TargetRows:
             return torch.zeros((), device=self._device)
         return torch.stack(self._entropies).sum() / self._weighed
 
-    def divergence(self) -> Float[Tensor, ""]:
-        """Kullback-Leibler divergence of their mean from the uniform distribution, in nats; 0 before any."""
-        if self._sum is None or not self._seen:
-            return torch.zeros((), device=self._device)
-        mean = self._sum / self._seen
-        return torch.xlogy(mean, mean * mean.shape[0]).sum()
+    def mass(self) -> Float[Tensor, " K"] | None:
+        """Sum of the distributions asked for; None before any. Sums of all parts of a step give its mean distribution."""
+        return self._sum
 
 
 @dataclass(frozen=True)

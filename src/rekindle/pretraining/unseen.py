@@ -62,6 +62,7 @@ class UnseenLoss:
         views = self._views.normalised(backbone.mean, backbone.std)
         with looking(self._method), seeded_default(self._end.seed, UNSEEN):
             found = self._method(views, self._end)
+            of_step = self._method.step_stats()
         self._method.abandon_step()  # centres have taken note of rows that no step is to move them by
-        named = {"loss": found.total, **found.terms, **found.stats}
+        named = {"loss": found.total, **found.terms, **found.stats, **of_step}
         return {f"{UNSEEN}/{name}": float(value) for name, value in named.items()}

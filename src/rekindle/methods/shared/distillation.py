@@ -247,6 +247,7 @@ class Distillation(Upkeep):
     ) -> None:
         self.config, self._student, self._teacher = config, student, teacher
         self._centres = {} if centres is None else dict(centres.items())
+        self._mass: dict[str, Tensor] = {}
 
     def centre(self, level: str) -> Centre:
         """The centre of a level."""
@@ -267,13 +268,23 @@ class Distillation(Upkeep):
         return teacher_temperature(progress, self.config.teacher_temperature, self.config.teacher_temperature_epochs)
 
     def stats(self, progress: Progress, levels: Mapping[str, TargetRows], like: Tensor) -> dict[str, Tensor]:
-        """The health of the targets on each level, and the schedules. Args: like, a tensor on the device."""
+        """The entropy of the targets on each level, and the schedules. Args: like, a tensor on the device."""
         found = {
             "teacher_temperature": like.new_tensor(self.temperature(progress)),
             "momentum": like.new_tensor(cosine(progress, *self.config.momentum)),
         }
+        num = self.config.num_prototypes
         for level, targets in levels.items():
-            found[f"entropy_{level}"], found[f"divergence_{level}"] = targets.entropy(), targets.divergence()
+            found[f"entropy_{level}"] = targets.entropy()
+            mass = targets.mass()
+            mass = like.new_zeros(num) if mass is None else mass
+            self._mass[level] = self._mass[level] + mass if level in self._mass else mass
+        return found
+
+    def step_stats(self) -> dict[str, Tensor]:
+        """Divergence of each level's mean target from the uniform distribution, in nats; near log K it tells a collapse."""
+        found = {f"divergence_{level}": divergence(all_sum(mass)) for level, mass in self._mass.items()}
+        self._mass.clear()
         return found
 
     def before_step(self, progress: Progress) -> None:
@@ -290,7 +301,8 @@ class Distillation(Upkeep):
             self.centre(level).update()
 
     def abandon_step(self) -> None:
-        """Forget what the centres have observed."""
+        """Forget what the centres have observed, and the targets of the step."""
+        self._mass.clear()
         for level in self._centres:
             self.centre(level).forget()
 
@@ -306,6 +318,12 @@ class Distillation(Upkeep):
         """The teacher's backbone unless the options ask for the student's."""
         teacher: Backbone = self._teacher.network.backbone
         return teacher if self.config.export == "teacher" else self._student.backbone
+
+
+def divergence(mass: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of a sum of distributions [K], made one, from the uniform one; 0 for a sum of none."""
+    mean = mass / mass.sum().clamp_min(torch.finfo(mass.dtype).tiny)
+    return torch.xlogy(mean, mean * len(mean)).sum()
 
 
 def collapsed_targets(stats: Mapping[str, float], num_prototypes: int) -> list[str]:
