@@ -63,6 +63,17 @@ def test_every_data_set_and_share_of_the_labels_is_a_column(folder: Path, table:
     assert (result.counts["images"], result.counts["train_images"]) == (4, 1)
 
 
+def test_one_data_set_may_be_learned_from_a_few_images_of_each_class_and_the_others_not(folder: Path) -> None:
+    """LOCA, table 2b: segmentation, and ten-shot classification."""
+    tests = {"few": {"data": "classes", "protocols": ["knn"], "train_shots": 10}, "far": {"data": "masks"}}
+    grid = check_grid(_grid(folder, tests=tests, protocols=["linear-seg", "knn"], train_fractions=[]))
+    shots = {column.name: grid.measuring(column).train_shots for column in grid.columns()}
+    assert shots.pop("knn on few") == 10
+    assert set(shots.values()) == {0}
+    everywhere = check_grid(_grid(folder, tests={}, train_fractions=[], train_shots=5))
+    assert [everywhere.measuring(column).train_shots for column in everywhere.columns()] == [5]
+
+
 def test_every_share_of_the_images_is_a_run_of_its_own(folder: Path, table: Table) -> None:
     assert [(cell.key.images, cell.run) for cell in table.cells] == [
         (0.5, "runs/tiny/dino/adapters/images-0.5/seed-0"),

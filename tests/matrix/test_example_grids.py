@@ -79,7 +79,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "images", 6)
     write_images(folder / "others", 3)
     write_data(folder / "segmentation", num_train=64)  # a 32nd of them are two
-    write_classes(folder / "classification")
+    write_classes(folder / "classification", num_train=10)  # ten shots of each
     for split, stem in (("train", "a"), ("train", "b"), ("val", "c")):
         write_depth(folder / "depth", split, stem, np.full((32, 32), 2.0))
     return folder
@@ -93,8 +93,10 @@ def miniature(path: Path, toys: Path, out: Path) -> dict[str, Any]:
     content |= {"images": str(toys / "images"), "out": str(out), "seeds": [0]}
     if "data" in content:
         content["data"] = data
-    if "tests" in content:
-        content["tests"] = dict.fromkeys(content["tests"], data)
+    for name, test in content.get("tests", {}).items():
+        own = {k: v for k, v in test.items() if k in ("protocols", "train_shots")} if isinstance(test, dict) else {}
+        kind = import_named(PROTOCOLS, "protocol", own.get("protocols", content["protocols"])[0]).DATA
+        content["tests"][name] = own | {"data": str(toys / kind)}
     content.pop("split", None)
     for name, start in content["starts"].items():
         base = str(toys / ("register" if name == "udi" else "plain")) + ".safetensors"
@@ -148,7 +150,8 @@ def test_every_cell_of_a_ready_grid_can_start_and_the_first_one_does(path: Path,
     """All are planned, built on their starts and held against the protocols' data; one of them takes its steps."""
     grid = check_grid(miniature(path, toys, tmp_path / "out"), path.name)
     columns, watcher = grid.columns(), LoggingWatcher()
-    data = {c.test: LabelledData(c.data, c.train_split, c.split, list(grid.protocols)) for c in columns}
+    read = {c.test: [other.protocol for other in columns if other.test == c.test] for c in columns}
+    data = {c.test: LabelledData(c.data, c.train_split, c.split, read[c.test]) for c in columns}
     bench = MatrixSetup(tmp_path / "out", columns, data, watcher)
     cells = plan_cells(grid, path.name)
     for name in grid.starts:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydantic import Field
+
 from rekindle.core.options import Options
 
 
@@ -20,6 +22,8 @@ class Target(Options):
     """Split that the metrics are of; empty for the grid's."""
     train_split: str = ""
     """Split that heads learn from; empty for the grid's."""
+    train_shots: int = Field(0, ge=0)
+    """Images of each class to learn from, where images have a class; 0 for the grid's."""
 
 
 class Column(Options):
@@ -37,6 +41,8 @@ class Column(Options):
     """Split that heads learn from."""
     train_fraction: float
     """Share of it that they learn from."""
+    train_shots: int = 0
+    """So many images of each class instead; 0 for none."""
     is_one_of_shares: bool
     """Whether the grid asks for several shares, so that the name has to say which."""
 

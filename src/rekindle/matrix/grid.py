@@ -83,7 +83,7 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
     data: str = ""
     """Labelled images of the protocols: a folder, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
     tests: dict[str, Target] = Field(default_factory=dict)
-    """Name -> more labelled images (as `data`, or a tree with data, protocols, split, train_split): columns of their own."""
+    """Name -> more labelled images (as `data`, or a tree: data, protocols, split, train_split, train_shots); own columns."""
     out: str = ""
     """Folder of the table, the runs and the results; --out on the command line wins."""
     protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
@@ -203,6 +203,7 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
                 split=target.split or self.split,
                 train_split=target.train_split or self.train_split,
                 train_fraction=share,
+                train_shots=target.train_shots or self.train_shots,
                 is_one_of_shares=bool(self.train_fractions),
             )
             for test, target in targets.items()
@@ -216,7 +217,7 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
         shared = {*IntervalOptions.model_fields, *MeasuringOptions.model_fields, *ComputeOptions.model_fields}
         shared -= {"preset"}  # its values stand in the groups by now, and a single protocol may not know it
         tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
-        tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction"})
+        tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction", "train_shots"})
         tree |= {group: getattr(self, group).model_dump(), "protocol": (column.protocol,)}
         return compare_options(tree)
 

@@ -152,7 +152,7 @@ def test_the_loss_counts_labelled_pixels_alone() -> None:
         ({"crop_px": 20}, "crop_px = 20 is not a multiple of the model's patch size 8; use 16 or 24"),
         ({"inference": "slide", "window_px": 4}, "window_px = 4 is not a multiple of the model's patch size 8; use 8"),
         ({"inference": "slide", "window_px": 16, "stride_px": 17}, "stride_px = 17 leaves gaps"),
-        ({"warmup_steps": 60}, "warmup_steps = 60 must be less than the steps"),
+        ({"warmup_steps": 60}, "warmup_steps = 60 must be less than the steps.*; lower warmup_steps, or raise steps"),
         ({"search_lr": (1.0, 2.0)}, "a search needs at least two training images"),
     ],
 )

@@ -99,7 +99,7 @@ def test_too_large_a_cache_is_refused_before_any_feature(tmp_path: Path) -> None
 
 def test_warmup_longer_than_training_is_refused(tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"steps": 5})
-    with pytest.raises(RequestError, match="warmup_steps = 5 must be less"):
+    with pytest.raises(RequestError, match=r"warmup_steps = 5 must be less .*; lower the former, or raise the latter"):
         protocol(write_data(tmp_path), ColourExtractor(), config).check()
 
 

@@ -71,7 +71,8 @@ class Depth(Protocol[DepthOptions, DepthMaps]):
         config = self.config
         if config.warmup_steps >= config.steps:
             raise RequestError(
-                f"depth.warmup_steps = {config.warmup_steps} must be less than depth.steps = {config.steps}"
+                f"depth.warmup_steps = {config.warmup_steps} must be less than depth.steps = {config.steps}; lower the "
+                "former, or raise the latter"
             )
         per_image = 4 * self.extractor.width * (config.size_px / self.extractor.patch_size) ** 2 * 2
         gib = per_image * (2 * len(self.train) + len(self.test)) / 2**30

@@ -80,7 +80,7 @@ class LinearSeg(SegmentationProtocol[LinearSegOptions]):
         if self.config.warmup_steps >= self.config.steps:
             raise RequestError(
                 f"linear_seg.warmup_steps = {self.config.warmup_steps} must be less than "
-                f"linear_seg.steps = {self.config.steps}"
+                f"linear_seg.steps = {self.config.steps}; lower the former, or raise the latter"
             )
         copies = 2 if self.config.flip_augment else 1
         numbers = copies * self._cached_values(self.train) + self._cached_values(self.test)

@@ -134,7 +134,7 @@ class TrainedSegmentation(SegmentationProtocol[Settings]):
         if config.warmup_steps >= self._steps(seed=0):
             raise RequestError(
                 f"warmup_steps = {config.warmup_steps} must be less than the steps ({self._steps(seed=0)} with "
-                f"{len(self.training_indices(0))} training images)"
+                f"{len(self.training_indices(0))} training images); lower warmup_steps, or raise steps"
             )
 
     def nothing_to_save(self) -> str:
