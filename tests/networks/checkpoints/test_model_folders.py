@@ -101,6 +101,14 @@ def test_facts_that_cannot_be_are_named(config: dict[str, Any], message: str, tm
         load_backbone(_folder(tmp_path / "hf", config=config))
 
 
+@pytest.mark.parametrize(("key", "told", "found"), [("hidden_size", 2 * WIDTH, WIDTH), ("num_hidden_layers", 3, 2)])
+def test_a_configuration_of_another_network_is_refused(key: str, told: int, found: int, tmp_path: Path) -> None:
+    """Its heads and epsilon would be another's, too; with what the weights have it is read."""
+    with pytest.raises(RequestError, match=rf"config\.json says {key} = {told}, and the weights .* have {found}; put"):
+        load_backbone(_folder(tmp_path / "hf", config={key: told}))
+    load_backbone(_folder(tmp_path / "hf", config={key: found}))
+
+
 def test_activation_and_epsilon_of_the_configuration_are_used(tmp_path: Path) -> None:
     """Oracle: transformers' own classes on the same files."""
     transformers = pytest.importorskip("transformers")

@@ -185,6 +185,7 @@ def _from_file(
         return _from_own_file(name, file, options, drop_path, init)
     converted = to_timm_names(file, options.checkpoint_key)
     arch, grid_source = _architecture(converted, options, facts)
+    _refuse_other_sizes(name, arch, facts)
     new_cls = converted.untrained_cls and options.flsl_cls == "new"
     if converted.untrained_cls:  # a fresh token needs no row: only the sum of token and row is ever seen
         arch = replace(arch, class_token=new_cls, no_embed_class=True)
@@ -213,6 +214,17 @@ def _from_file(
         fresh=tuple(f"vit.{tensor}" for tensor in fresh),
     )
     return backbone, report
+
+
+def _refuse_other_sizes(name: str, arch: Architecture, facts: Facts) -> None:
+    """Refuse a config.json of another network: what it says beside the sizes (heads, epsilon) would be wrong as well."""
+    for key, (attribute, told) in facts.sizes.items():
+        found = getattr(arch, attribute)
+        if found != told:
+            raise RequestError(
+                f"{name}: config.json says {key} = {told}, and the weights beside it have {found}; put the config.json of "
+                "these weights there, or the weights of this config.json"
+            )
 
 
 def _from_own_file(

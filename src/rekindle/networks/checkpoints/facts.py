@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +32,10 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 """Transformers' names of activations, in ours."""
+
+
+SIZES = {"hidden_size": "width", "num_hidden_layers": "depth"}
+"""Keys of a config.json of transformers -> the attribute of the architecture that the tensors say as well."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Facts:
         arch: a name of timm that says the architecture.
         is_timm: timm wrote them.
         licence: of the weights.
+        sizes: numbers that tensors have too, by their key in config.json -> (attribute of the architecture, value).
     """
 
     pixels: Pixels | None = None
@@ -72,6 +77,7 @@ class Facts:
     arch: str | None = None
     is_timm: bool = False
     licence: str | None = None
+    sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 def facts_of_folder(folder: Path) -> Facts:
@@ -156,7 +162,9 @@ def _of_transformers(config: Mapping[str, Any], path: Path) -> Facts:
     patch = _pair(config.get("patch_size"), path, "patch_size")
     image = _pair(config.get("image_size"), path, "image_size")
     grid = None if patch is None or image is None else (image[0] // patch[0], image[1] // patch[1])
+    sizes = {key: (attribute, _whole(config.get(key), path, key)) for key, attribute in SIZES.items()}
     return Facts(
+        sizes={key: (attribute, size) for key, (attribute, size) in sizes.items() if size is not None},
         heads=_whole(config.get("num_attention_heads"), path, "num_attention_heads"),
         eps=_number(config.get("layer_norm_eps", EPS.get(kind, 1e-6)), path, "layer_norm_eps"),
         act=ACTIVATIONS[act],
