@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import rekindle.methods.mmc as mmc_module
+import rekindle.methods.shared.whole_step as whole_step
 from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import seeded_default
@@ -320,3 +321,13 @@ def test_gathered_images_stand_in_the_step_where_their_slot_says(monkeypatch: py
     assert places_in_step(Progress(0, 10, num_slots=4), 8).tolist() == list(range(8))
     monkeypatch.setattr(mmc_module, "world_size", lambda: 2)
     assert places_in_step(Progress(0, 10, num_slots=4), 8).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+@pytest.mark.parametrize("drawn", [None, 4])
+def test_one_image_in_a_process_has_no_patches_to_be_told_from_unless_they_are_gathered(
+    drawn: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_step, "world_size", lambda: 2)
+    method = tiny_mmc(gather_patches=False, max_negatives=drawn, replace_p=0.0, head_norm="ln")
+    with pytest.raises(RequestError, match=r"--mmc.gather-patches off.* use fewer --devices"):
+        method(tiny_batch(1), START)

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rekindle.core.distributed import all_rows, world_size
+from rekindle.core.errors import RequestError
 from rekindle.core.progress import Progress
 from rekindle.core.rng import generator
 from rekindle.methods.base import LossBreakdown, Method, MicroBatch, PictureRows
@@ -126,6 +127,11 @@ class Mmc(Method):
         config, teacher, held = self.config, self.teacher.network, list(micro_batches)
         if config.cls_weight or config.pat_weight:
             check_images("MMC", held)
+        if config.pat_weight and not config.gather_patches and sum(len(batch) for batch, _ in held) < 2:
+            raise RequestError(
+                "with --mmc.gather-patches off, patches are told from those of their own process's images, and this process has "
+                "one image; raise --batch-size, use fewer --devices, or leave gather_patches on"
+            )
         views = corrupt_step(config, held, self.student.backbone.patch_size)
         parts = [self._see(*micro, corrupted) for micro, corrupted in zip(held, views, strict=True)]
         stages = []
