@@ -76,7 +76,7 @@ class GlareOptions(CentredOptions):
     """Reading of eq. 6 [D]: within: teacher's matched patches read the partner region; eq6: they read the region itself;
     query_R: the region's own patches read the partner region."""
     region_source: Literal["teacher", "student"] = "teacher"
-    """Whose tokens of the student's view eq6 and query_R use."""
+    """Whose tokens of the student's view eq6 and query_R use; `student` encodes its large views once more."""
     attention_temperature: float | None = Field(None, gt=0)
     """Scale of the cross-attention's scores; None: 1 / sqrt(D) [D]."""
     attention_init: Literal["identity_value", "meanshift"] = "identity_value"
