@@ -96,6 +96,12 @@ def test_processes_take_what_fits_into_the_one_with_least(backbone: Backbone, mo
     assert (plan.batch_size, plan.num_slots) == (64, 32)
 
 
+def test_views_that_wait_for_their_step_leave_less_room(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "free_bytes", lambda: int(2.2e9))
+    small, large = (_plan(_options(batch_size=size), 1000, backbone) for size in (64, 512))
+    assert small.batch_size // small.num_slots > large.batch_size // large.num_slots
+
+
 def test_processes_of_one_machine_share_its_memory(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "free_bytes", lambda: int(1.2e9))
     alone = _plan(_options(batch_size=64), 1000, backbone)

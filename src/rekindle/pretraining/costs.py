@@ -104,6 +104,16 @@ def kept_per_image(
     return max(large + per_row * (2 + rows.student_patch + rows.student_region), small + per_row * num_local)
 
 
+def held_per_image(head: Head, rows: Rows, *, sizes: tuple[int, int], num_local: int, bytes_each: int) -> float:
+    """Bytes that wait for an image's step to end: its views in float32 and the teacher's unit rows.
+
+    Args: rows, of one image; sizes, sides of large and small views in pixels.
+    """
+    large, small = sizes
+    pixels = 3 * (2 * large**2 + num_local * small**2)
+    return float(4 * pixels + bytes_each * head.bottleneck * (2 + rows.student_patch + rows.student_region))
+
+
 def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int) -> float:
     """Bytes that a step keeps whatever the number of images.
 

@@ -62,7 +62,7 @@ def fitted_to_memory(
     if options.engine.micro_batch_size is not None:
         return plan
     micro = micro_batch_size(plan)
-    fitting = _fitting_micro_batch(options, machine, backbone, micro)
+    fitting = _fitting_micro_batch(options, machine, backbone, micro, plan.batch_size // options.devices)
     fitting = -int(all_max(torch.tensor(-fitting, device=device)))
     return replace(plan, num_slots=plan.batch_size // max(n for n in range(1, fitting + 1) if micro % n == 0))
 
@@ -72,8 +72,13 @@ def _prefers_whole_batch(options: PretrainOptions) -> bool:
     return bool(import_named(METHODS, "method", options.method).COMPARES_IMAGES)
 
 
-def _fitting_micro_batch(options: PretrainOptions, machine: Machine, backbone: Backbone, at_most: int) -> int:
-    """Images that fit into free memory at a time, by the model of `costs`: the loss that keeps most, GLARE's, counts."""
+def _fitting_micro_batch(
+    options: PretrainOptions, machine: Machine, backbone: Backbone, at_most: int, batch: int
+) -> int:
+    """Images that fit into free memory at a time, by the model of `costs`: the loss that keeps most, GLARE's, counts.
+
+    Args: at_most, images at a time; batch, of a step in this process, of which the views wait.
+    """
     views = options.views
     block = plain_block(backbone.vit.blocks[0])
     hidden = block.mlp.fc2.in_features
@@ -91,25 +96,22 @@ def _fitting_micro_batch(options: PretrainOptions, machine: Machine, backbone: B
     head = costs.Head(backbone.width)
     patches = 2 * (trunk.tokens(views.global_size_px) - trunk.prefix)
 
+    rows, sizes = costs.Rows(student_patch=patches, student_region=patches), (views.global_size_px, views.local_size_px)
+    number = 2 if machine.is_bf16 else 4
+    waits = batch * costs.held_per_image(head, rows, sizes=sizes, num_local=views.num_local, bytes_each=number)
+
     def fitting(free: float, number: int, at_most: int) -> int:
         per_image = costs.kept_per_image(
-            trunk,
-            head,
-            costs.Rows(student_patch=patches, student_region=patches),
-            sizes=(views.global_size_px, views.local_size_px),
-            num_local=views.num_local,
-            train=options.train,
-            bytes_each=number,
+            trunk, head, rows, sizes=sizes, num_local=views.num_local, train=options.train, bytes_each=number
         )
         if options.engine.recompute_blocks:
             per_image /= backbone.depth
         besides = costs.kept_besides(trunk, head, train=options.train, bytes_each=number)
         return costs.fitting_micro_batch(free, per_image, besides, at_most=at_most)
 
-    number = 2 if machine.is_bf16 else 4
     if machine.is_gpu:
-        return fitting(torch.cuda.mem_get_info()[0], number, at_most)
+        return fitting(torch.cuda.mem_get_info()[0] - waits, number, at_most)
     if not _prefers_whole_batch(options):
         at_most = fitting(2 * CPU_MICRO_BATCH_BYTES, 4, at_most)
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    return fitting(free_bytes() // neighbours, number, at_most)
+    return fitting(free_bytes() // neighbours - waits, number, at_most)
