@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,10 +99,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
     ("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v) or "default"
 )
 def test_a_step_in_parts_has_the_loss_and_the_gradient_of_the_whole(name: str, options: dict[str, Any]) -> None:
-    method, batch = build(name, options=options).double(), as_double(tiny_batch(8))
-    backbone = next(m for m in method.modules() if isinstance(m, Backbone))
-    if name not in ("tec", "fd"):  # which build their encoder anew
-        backbone.set_drop_path(0.4)
+    method, batch = prepared(name, options, is_double=True), as_double(tiny_batch(8))
     whole, expected = in_parts(method, batch, 1)
     for number in (2, 8):
         parts, found = in_parts(method, batch, number)
@@ -111,8 +112,7 @@ def test_a_step_in_parts_has_the_loss_and_the_gradient_of_the_whole(name: str, o
 
 @pytest.mark.parametrize("number", [2, 4, 8, 32])
 def test_glare_with_balanced_targets_in_float32_is_the_same_to_1e_5_in_any_number_of_parts(number: int) -> None:
-    options = {"balance": "sinkhorn", "teacher_temperature": (0.01, 0.01), "norm_last_layer": True}
-    method, batch = build("glare", options=options), tiny_batch(32)
+    method, batch = build("glare", options=BALANCED), tiny_batch(32)
     whole, expected = in_parts(method, batch, 1)
     parts, found = in_parts(method, batch, number)
     torch.testing.assert_close(total(parts), total(whole), rtol=1e-5, atol=0.0)
@@ -137,3 +137,85 @@ def as_double(batch: ViewBatch) -> ViewBatch:
         return None if views is None else replace(views, pixels=views.pixels.double())
 
     return replace(batch, global_views=wide(batch.global_views), local_views=wide(batch.local_views))
+
+
+TWO = """
+import sys
+import torch
+import torch.distributed as dist
+from pathlib import Path
+from rekindle.core.progress import Progress
+from rekindle.core.rng import part_draws
+from tests.contracts.test_parts import BALANCED, CASES, as_double, prepared
+from tests.methods.scene import tiny_batch
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, found = dist.get_rank(), {}
+cases = [(name, options, 8, True) for name, options in CASES] + [("glare", BALANCED, 32, False)]
+for number, (name, options, size, is_double) in enumerate(cases):
+    method = prepared(name, options, is_double)
+    batch = as_double(tiny_batch(size)) if is_double else tiny_batch(size)
+    micro = []
+    for part in range(2):  # two micro-batches in each of two processes
+        slot, share = 2 * part + rank, size // 4
+        rows = slice(slot * share, (slot + 1) * share)
+        micro.append((batch.images(rows), Progress(3, 10, seed=1, slot=slot, num_slots=4)))
+    total = torch.zeros((), dtype=torch.float64)
+    for (_, progress), part in zip(micro, method.parts(micro), strict=True):
+        with part_draws(progress, size // 4):
+            breakdown = part()
+        (breakdown.total / 4).backward()
+        total += breakdown.total.detach().double() / 4
+    dist.all_reduce(total)
+    gradients = {}
+    for label, parameter in method.named_parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            gradients[label] = parameter.grad
+    found[number] = (float(total), gradients)
+if rank == 0:
+    torch.save(found, Path(sys.argv[1]))
+dist.destroy_process_group()
+"""
+BALANCED: dict[str, Any] = {
+    "balance": "sinkhorn",
+    "teacher_temperature": (0.01, 0.01),
+    "norm_last_layer": True,
+}
+
+
+def prepared(name: str, options: dict[str, Any], is_double: bool) -> Method:
+    """A tiny method; stochastic depth is on where it is the student's own."""
+    method = build(name, options=options)
+    if is_double:
+        method = method.double()
+    if name not in ("tec", "fd"):  # which build their encoder anew
+        next(m for m in method.modules() if isinstance(m, Backbone)).set_drop_path(0.4)
+    return method
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_parts_have_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    root = Path(__file__).resolve().parents[2]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    result = subprocess.run(
+        [*launcher, "--nproc-per-node=2", str(script), str(tmp_path / "found.pt")],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    stored = torch.load(tmp_path / "found.pt", weights_only=True)
+    cases = [(name, options, 8, True) for name, options in CASES] + [("glare", BALANCED, 32, False)]
+    for number, (name, options, size, is_double) in enumerate(cases):
+        if options.get("gather_patches") is False:
+            continue
+        batch = tiny_batch(size)
+        whole, expected = in_parts(prepared(name, options, is_double), as_double(batch) if is_double else batch, 1)
+        value, gradients = stored[number]
+        assert value == pytest.approx(float(total(whole)), rel=1e-5), (name, options)
+        assert_same(gradients, expected)
