@@ -83,8 +83,9 @@ def test_the_record_says_how_levels_were_scaled(whole: Path) -> None:
 def test_stopping_and_resuming_gives_the_numbers_of_never_having_stopped(
     images: Path, whole: Path, tmp_path: Path, stop_at: int
 ) -> None:
-    out = tmp_path / "run"
-    first = run(images, out, watcher=stop_after(stop_at))
+    out, watcher = tmp_path / "run", stop_after(stop_at)
+    first = run(images, out, watcher=watcher)
+    assert [m for m in watcher.messages if "asked to stop: this step ends first" in m]
     assert not first.is_finished and first.steps == stop_at
     assert not (out / "model.json").exists()
     second = run(images, out, resume=True)

@@ -153,7 +153,7 @@ class _Training:
         if rank() == 0:
             self._log = MetricsLog(self._folder.metrics, start_step=start, tensorboard=self._engine.tensorboard)
         try:
-            with _stop_requested() as stop:
+            with _stop_requested(self._tell_stop) as stop:
                 step = self._steps_from(start, stop)
         finally:
             if rank() == 0:
@@ -166,6 +166,11 @@ class _Training:
             self._watcher.close()
         seconds = time.monotonic() - self._began
         return TrainingOutcome(step, step == self._plan.steps, frozenset(self._skipped), seconds)
+
+    def _tell_stop(self) -> None:
+        self._watcher.message(
+            "asked to stop: this step ends first, then the checkpoint is written (Ctrl-C again: at once)"
+        )
 
     def _steps_from(self, start: int, stop: threading.Event) -> int:
         self._saved = start
@@ -325,8 +330,8 @@ def micro_batch_size(plan: TrainingPlan) -> int:
 
 
 @contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that the step in hand ends and a checkpoint is written."""
+def _stop_requested(tell: Callable[[], None]) -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, so that the step in hand ends and a checkpoint is written. Args: tell, says so."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -335,7 +340,9 @@ def _stop_requested() -> Iterator[threading.Event]:
     def ask(signum: int, frame: FrameType | None) -> None:
         if event.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        event.set()
+        if not event.is_set():
+            event.set()
+            tell()
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
