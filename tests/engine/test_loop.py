@@ -19,11 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.core.progress import Progress
 from rekindle.data.decoding import read_image
 from rekindle.methods import METHODS
 from rekindle.methods.base import LossBreakdown
-from rekindle.views.batch import ViewBatch
 from tests.engine.running import (
     TINY,
     Recorder,
@@ -234,10 +232,10 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
     from rekindle.methods.glare import Glare
 
     state: dict[str, object] = {}
-    original = Glare.loss
+    original = Glare._part
 
-    def poisoned(self: Glare, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        found = original(self, batch, progress)
+    def poisoned(self: Glare, *known: Any) -> LossBreakdown:
+        found = original(self, *known)
         state.setdefault("calls", 0)
         state["calls"] = int(str(state["calls"])) + 1
         if state["calls"] == 3:
@@ -247,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
             return LossBreakdown(found.total * nan, {**found.terms, "glob": found.terms["glob"] * nan}, found.stats)
         return found
 
-    monkeypatch.setattr(Glare, "loss", poisoned)
+    monkeypatch.setattr(Glare, "_part", poisoned)
     with pytest.raises(
         RekindleError, match=r"loss \(term glob\) is not finite at step 2; nothing.*Images: .*png.*step is 2, and"
     ):
@@ -260,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
     named = (tmp_path / "run" / "not_finite.txt").read_text().splitlines()
     assert len(named) == 4 and set(named) <= {str(path) for path in images.iterdir()}
     assert checkpoint(tmp_path / "run")["step"] == 2
-    monkeypatch.setattr(Glare, "loss", original)
+    monkeypatch.setattr(Glare, "_part", original)
     run(images, tmp_path / "run", resume=True)  # goes on from the last good step as if nothing had been
     assert_same_training(whole, tmp_path / "run")
 
@@ -270,16 +268,16 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_moves(
 ) -> None:
     from rekindle.methods.glare import Glare
 
-    original = Glare.loss
+    original = Glare._part
     seen: dict[str, Glare] = {}
 
-    def poisoned(self: Glare, batch: ViewBatch, progress: Progress) -> LossBreakdown:
-        found = original(self, batch, progress)
+    def poisoned(self: Glare, *known: Any) -> LossBreakdown:
+        found = original(self, *known)
         seen["method"] = self
         found.total.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
         return found
 
-    monkeypatch.setattr(Glare, "loss", poisoned)
+    monkeypatch.setattr(Glare, "_part", poisoned)
     with pytest.raises(RekindleError, match="gradient is not finite at step 0"):
         run(images, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

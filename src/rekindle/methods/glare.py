@@ -99,7 +99,10 @@ class Glare(Method):
             if self.config.balance == "sinkhorn":
                 heads, iterations = self.upkeep.head_pair(seen[0].progress), self.config.sinkhorn_iterations
                 shifts = {level: heads.balance([own.rows[level] for own in seen], iterations) for level in seen[0].rows}
-        counts = {name: count_per_part([own.counts[name] for own in seen]) for name in seen[0].counts}
+        counts = {}
+        if seen[0].counts:  # all at once
+            shares = count_per_part([torch.stack(list(own.counts.values())) for own in seen])
+            counts = dict(zip(seen[0].counts, shares.unbind(), strict=True))
         for own in seen:
             yield partial(self._part, own, shifts, counts)
 

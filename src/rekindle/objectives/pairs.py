@@ -151,7 +151,8 @@ def count_per_part(counts: Sequence[Tensor]) -> Tensor:
     Args: counts, of this process's parts; every process has the same number of parts.
     """
     parts = len(counts) * world_size()
-    return (all_sum(torch.stack([count.float() for count in counts]).sum(dim=0)) / parts).clamp_min(1.0 / parts)
+    own = counts[0] if len(counts) == 1 else torch.stack(list(counts)).sum(dim=0)
+    return (all_sum(own.float()) / parts).clamp_min(1.0 / parts)
 
 
 def count_per_process(count: Tensor) -> Tensor:
