@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -125,3 +126,21 @@ def test_the_figures_of_one_row_do_not_stand_under_the_name_of_another(path: Pat
             if told and not any(told) and mixed[1:] != mine[1:]:
                 missed.append(f"{table.place}: {mixed}")
     assert not missed
+
+
+def test_figures_of_nearest_neighbours_name_the_number_that_they_are_of() -> None:
+    """A sentence that is no table: the page once gave those of ten as those of twenty."""
+    stored = json.loads((ROOT / "results" / "the-bases" / "base-knn-ucmerced21.json").read_text(encoding="utf-8"))
+    text = " ".join((ROOT / "docs" / "results" / "the-bases.md").read_text(encoding="utf-8").split())
+    found = re.search(
+        r"k-NN \(k = 10\).*?: ([\d.]+) %, below the ([\d.]+) %.*? the ([\d.]+) %.*?"
+        r"at k = 20 they are ([\d.]+), ([\d.]+) and ([\d.]+) ",
+        text,
+    )
+    assert found is not None
+    values = [
+        float(stored["metrics"][model][f"top-1{kind}"])
+        for kind in ("", "/cls k=20")
+        for model in ("base", "mae", "random")
+    ]
+    assert [float(number) for number in found.groups()] == [round(100 * value, 1) for value in values]
