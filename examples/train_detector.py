@@ -37,6 +37,7 @@ from torchvision.ops import MultiScaleRoIAlign, masks_to_boxes
 
 import rekindle
 
+BASE = Path(__file__).parents[1] / "bases" / "dino-vit-tiny-16.safetensors"
 LEVELS = ("4", "8", "16", "32", "64")
 Sample = tuple[Tensor, dict[str, Tensor]]
 
@@ -207,7 +208,12 @@ def train(network: MaskRCNN, samples: list[Sample], *, steps: int, batch_size: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fine-tune an exported model in Mask R-CNN.")
-    parser.add_argument("model", type=Path, help="folder of `rekindle export`, or another MODEL folder")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        help="folder of `rekindle export`, or another MODEL; without it, a few small steps of BASE",
+    )
     parser.add_argument("--data", type=Path, help="folder in COCO's layout; squares and discs are drawn without it")
     parser.add_argument("--split", default="train", help="split of the data")
     parser.add_argument("--steps", type=int, default=100)
@@ -217,6 +223,8 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=256, help="of the pyramid and the heads")
     parser.add_argument("--out", type=Path, help="file for the trained detector's weights")
     asked = parser.parse_args()
+    if asked.model is None:  # a look at how it goes
+        asked.model, asked.steps, asked.size_px, asked.channels = BASE, 6, 128, 32
     torch.manual_seed(0)
     samples, num_classes = labelled(asked.data, asked.split) if asked.data else ([*drawn(16)], 3)
     if not samples:
