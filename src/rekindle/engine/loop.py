@@ -173,7 +173,7 @@ class _Training:
         )
 
     def _steps_from(self, start: int, stop: threading.Event) -> int:
-        self._saved = start
+        self._saved = self._started = start
         self._start_reading(start)
         step, probe = start, self._hooks.probe
         if probe is not None:
@@ -205,10 +205,8 @@ class _Training:
 
     def _next_micro_batch(self) -> ViewBatch:
         assert self._stream is not None
-        self._tell_first_estimate()
         with self._clock.waiting():
             batch = next(self._stream).to(self._device)
-        self._clock.arrived()
         self._skipped.update(batch.skipped)
         if len(self._skipped) > self._max_skipped:
             raise RekindleError(
@@ -217,25 +215,24 @@ class _Training:
             )
         return batch
 
-    def _tell_first_estimate(self) -> None:
+    def _tell_first_estimate(self, took: float, seconds: float) -> None:
         """Where the first step will take long, say so once its first micro-batch is through: the first line of speed."""
-        count = self._plan.num_slots // world_size()
-        seconds = self._clock.first_estimate(count)
-        if seconds is not None and seconds > LONG_STEP_S:
+        if seconds > LONG_STEP_S:
             done, whole = (
                 micro_batch_size(self._plan) * world_size(),
                 timedelta(seconds=round(seconds * self._plan.steps)),
             )
             speed = self._plan.batch_size / seconds
             self._watcher.message(
-                f"the first {done} of {self._plan.batch_size} images took {seconds / count:.1f} s: at {speed:.2g} images/s "
+                f"the first {done} of {self._plan.batch_size} images took {took:.1f} s: at {speed:.2g} images/s "
                 f"a step takes {seconds:.0f} s, all {self._plan.steps} steps {whole}; the first micro-batch is often the slowest"
             )
 
     def _attempt(self, step: int) -> StepOutcome | None:
         """The step, or None if memory ran out and smaller micro-batches may mend it."""
         try:
-            return self._stepper.step(step, self._plan, self._next_micro_batch)
+            tell = self._tell_first_estimate if step == self._started else None
+            return self._stepper.step(step, self._plan, self._next_micro_batch, tell)
         except NotFinite as error:
             if self._log is not None and step > self._saved:
                 self._stepper.abandon()

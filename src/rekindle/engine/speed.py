@@ -24,7 +24,6 @@ class SpeedClock:
         self._marks: deque[tuple[float, float]] = deque([(time.perf_counter(), 0.0)], maxlen=50)
         self._waited = 0.0
         self._done = start
-        self._arrivals, self._arrived_at = 0, 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -32,17 +31,6 @@ class SpeedClock:
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
-
-    def arrived(self) -> None:
-        """A micro-batch is there."""
-        self._arrivals += 1
-        self._arrived_at = time.perf_counter()
-
-    def first_estimate(self, micro_batches: int) -> float | None:
-        """Seconds of a step by its first micro-batch; None but between that and the second. Args: how many a step has."""
-        if self._arrivals != 1 or micro_batches < 2:
-            return None
-        return (time.perf_counter() - self._arrived_at) * micro_batches
 
     def tick(self) -> None:
         """A step is done."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -104,15 +105,22 @@ class Stepper:
         copies = [] if self._copies is None else self._copies.standing
         return [*self.method.parameters(), *copies]
 
-    def step(self, step: int, plan: TrainingPlan, next_micro_batch: Callable[[], ViewBatch]) -> StepOutcome:
+    def step(
+        self,
+        step: int,
+        plan: TrainingPlan,
+        next_micro_batch: Callable[[], ViewBatch],
+        tell: Callable[[float, float], None] | None = None,
+    ) -> StepOutcome:
         """Do one optimizer step.
 
-        Args: step, how many were done before; next_micro_batch, gives this process's next micro-batch.
+        Args: step, how many were done before; next_micro_batch, gives this process's next micro-batch; tell, takes
+        the seconds of the first of several micro-batches, and what the step will take by them.
         Raises: NotFinite if loss or gradient is not; weights, teacher and centres have then not moved.
         """
         start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
         lr, decay = set_schedule(self.optimizer, self._optim, start, plan.batch_size, self._head_steps)
-        work = _Accumulation(self._module, self._fabric, self.method, step, plan, next_micro_batch)
+        work = _Accumulation(self._module, self._fabric, self.method, step, plan, next_micro_batch, tell)
         if self._copies is None:
             work.run()
         else:
@@ -152,7 +160,9 @@ class _Accumulation:
         step: int,
         plan: TrainingPlan,
         next_micro_batch: Callable[[], ViewBatch],
+        tell: Callable[[float, float], None] | None,
     ) -> None:
+        self._tell = tell
         self._module, self._fabric, self._method, self._next = module, fabric, method, next_micro_batch
         self._step, self._plan, self._number = step, plan, plan.num_slots // world_size()
         self._sizes: list[tuple[Progress, int]] = []
@@ -171,8 +181,9 @@ class _Accumulation:
 
     def run(self) -> None:
         """Compute them all; gradients add up to those of their mean."""
-        done = 0
+        done, began = 0, time.perf_counter()
         for part in self._method.parts(self._micro_batches()):
+            known = time.perf_counter()
             with self._fabric.no_backward_sync(self._module, enabled=done < self._number - 1):
                 with part_draws(*self._sizes[done]):
                     breakdown = self._module(_Sealed(part)).value
@@ -184,6 +195,11 @@ class _Accumulation:
                 self._fabric.backward(breakdown.total / self._number)
             for name, value in scalars.items():
                 self.values[name] += value / self._number
+            if done == 0 and self._number > 1 and self._tell is not None:
+                took = time.perf_counter() - known
+                # what comes before the first part is for all of them where all were read, and for this one otherwise
+                before = known - began if len(self.read) == self._number else (known - began) * self._number
+                self._tell(known - began + took, before + took * self._number)
             done += 1
 
 
