@@ -68,6 +68,16 @@ def test_a_long_first_step_is_told_after_its_first_micro_batch(
     assert "all 3 steps 0:00:" in told[0][0]
 
 
+@pytest.mark.parametrize(("method", "looks"), [("glare", 1), ("mae", 0)])
+def test_what_comes_before_the_first_loss_is_told_where_all_images_are_looked_at(
+    method: str, looks: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rekindle.engine.loop.LONG_STEP_S", 0.0)
+    watcher = Recorder()
+    run(images, tmp_path / "run", **_tiny(method), engine__micro_batch_size=1, watcher=watcher)
+    assert len([m for m in watcher.messages if "the teacher looks at all 4 images of a step" in m]) == looks
+
+
 def test_the_record_says_how_levels_were_scaled(whole: Path) -> None:
     record = json.loads((whole / "sessions.jsonl").read_text().splitlines()[0])
     assert record["decoding"]["16-bit grey"] == "level / 257"

@@ -25,7 +25,7 @@ from rekindle.engine.options import EngineOptions, OptimOptions
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.speed import SpeedClock, UsedResources
-from rekindle.engine.step import NotFinite, StepOutcome, Stepper
+from rekindle.engine.step import FirstStep, NotFinite, StepOutcome, Stepper
 from rekindle.engine.watcher import Watcher
 from rekindle.methods.base import Method, ViewBatch
 
@@ -215,6 +215,15 @@ class _Training:
             )
         return batch
 
+    def _tell_first_look(self, seconds: float) -> None:
+        """Where what comes before the first loss takes long, say so: the teacher's pass over all images of the step."""
+        if seconds > LONG_STEP_S:
+            speed = self._plan.batch_size / seconds
+            self._watcher.message(
+                f"before any loss the teacher looks at all {self._plan.batch_size} images of a step: {seconds:.0f} s, at "
+                f"{speed:.2g} images/s; the speed of a whole step follows"
+            )
+
     def _tell_first_estimate(self, took: float, seconds: float) -> None:
         """Where the first step will take long, say so once its first micro-batch is through: the first line of speed."""
         if seconds > LONG_STEP_S:
@@ -231,7 +240,7 @@ class _Training:
     def _attempt(self, step: int) -> StepOutcome | None:
         """The step, or None if memory ran out and smaller micro-batches may mend it."""
         try:
-            tell = self._tell_first_estimate if step == self._started else None
+            tell = FirstStep(self._tell_first_look, self._tell_first_estimate) if step == self._started else None
             return self._stepper.step(step, self._plan, self._next_micro_batch, tell)
         except NotFinite as error:
             if self._log is not None and step > self._saved:

@@ -56,6 +56,19 @@ class NotFinite(RekindleError):
         self.images = images
 
 
+@dataclass(frozen=True)
+class FirstStep:
+    """Who is told how long a step of several micro-batches will take.
+
+    Attributes:
+        first_look: takes the seconds of what comes before any loss, for all micro-batches, by the first one.
+        first_part: takes the seconds up to the end of the first part, and those of the step by it.
+    """
+
+    first_look: Callable[[float], None]
+    first_part: Callable[[float, float], None]
+
+
 class _Sealed(Generic[Value]):
     """Carries frozen dataclasses through Fabric's wrapper, which would otherwise try to convert their fields."""
 
@@ -110,12 +123,12 @@ class Stepper:
         step: int,
         plan: TrainingPlan,
         next_micro_batch: Callable[[], ViewBatch],
-        tell: Callable[[float, float], None] | None = None,
+        tell: FirstStep | None = None,
     ) -> StepOutcome:
         """Do one optimizer step.
 
-        Args: step, how many were done before; next_micro_batch, gives this process's next micro-batch; tell, takes
-        the seconds of the first of several micro-batches, and what the step will take by them.
+        Args: step, how many were done before; next_micro_batch, gives this process's next micro-batch; tell, is told
+        what the first of several micro-batches says of the step.
         Raises: NotFinite if loss or gradient is not; weights, teacher and centres have then not moved.
         """
         start = Progress(step, plan.steps, plan.steps_per_epoch, plan.seed, num_slots=plan.num_slots)
@@ -160,7 +173,7 @@ class _Accumulation:
         step: int,
         plan: TrainingPlan,
         next_micro_batch: Callable[[], ViewBatch],
-        tell: Callable[[float, float], None] | None,
+        tell: FirstStep | None,
     ) -> None:
         self._tell = tell
         self._module, self._fabric, self._method, self._next = module, fabric, method, next_micro_batch
@@ -177,7 +190,10 @@ class _Accumulation:
             progress = Progress(self._step, plan.steps, plan.steps_per_epoch, plan.seed, slot, plan.num_slots)
             self.read.append(batch.image_index.tolist())
             self._sizes.append((progress, len(batch)))
+            began = time.perf_counter()
             yield batch, progress
+            if micro == 0 and not self.values and self._tell is not None:  # all are looked at before the first loss
+                self._tell.first_look((time.perf_counter() - began) * self._number)
 
     def run(self) -> None:
         """Compute them all; gradients add up to those of their mean."""
@@ -199,7 +215,7 @@ class _Accumulation:
                 took = time.perf_counter() - known
                 # what comes before the first part is for all of them where all were read, and for this one otherwise
                 before = known - began if len(self.read) == self._number else (known - began) * self._number
-                self._tell(known - began + took, before + took * self._number)
+                self._tell.first_part(known - began + took, before + took * self._number)
             done += 1
 
 
