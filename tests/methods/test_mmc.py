@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,6 +152,9 @@ def test_property_8_the_class_pairs_of_each_reading() -> None:
     assert pairs(1) == [(0, 1), (1, 0), (2, 0), (2, 1)]
     assert pairs(1, multicrop_role="teacher") == [(0, 1), (0, 2), (1, 0), (1, 2)]
     assert len(pairs(10)) == len(pairs(10, multicrop_role="teacher")) == 22
+    corrupted = [pair for pair in pairs(10) if max(pair) < 2]
+    page = Path(__file__).parents[2] / "docs" / "methods" / "mmc.md"
+    assert f"weigh {len(corrupted)}/{len(pairs(10))}" in page.read_text(encoding="utf-8")  # and the page says so
 
 
 def test_property_9_the_teacher_sees_clean_views_gets_no_gradient_and_follows_slowly() -> None:
