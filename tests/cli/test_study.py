@@ -17,8 +17,8 @@ from rekindle.cli import main
 from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import checked
 from rekindle.engine.watcher import StepReport
-from rekindle.evaluation.scores.bootstrap import Words
 from rekindle.evaluation.scores.result import read_result
+from rekindle.evaluation.verdict.judging import Words
 from rekindle.matrix.adapters_off import compared
 from rekindle.matrix.grid import read_grid
 from rekindle.matrix.study import Curve, Point, _forgotten, by_share, run_study

@@ -93,7 +93,8 @@ def test_results_and_comparisons_are_read_and_measured_alike(before: Path, tmp_p
     expected = {row.protocol: row.verdict for row in stored.rows}
     assert [row.protocol for row in again.rows] == ["dense-retrieval", "similarity"]
     for row in again.rows:
-        assert row.verdict.verdict == expected[row.protocol].verdict
+        assert row.verdict.difference == pytest.approx(expected[row.protocol].difference, abs=1e-3)
+        assert (row.verdict.rule, expected[row.protocol].rule) == ("stretched", "percentile")
         assert row.verdict.model == pytest.approx(expected[row.protocol].model, abs=1e-3)
     prints = {result.protocol: result.fingerprint for result in stored.results}
     assert all(result.fingerprint == prints[result.protocol] for result in again.results)
@@ -115,5 +116,9 @@ def test_a_matrix_knows_what_it_has_done(before: Path, capsys: pytest.CaptureFix
     (before / "grid.yaml").write_text(yaml.safe_dump(grid), encoding="utf-8")
     assert main(["compare", "--grid", str(before / "grid.yaml"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["rows"] == table["rows"]
+    for row, stored in zip(again["rows"], table["rows"], strict=True):
+        assert row["metrics"] == stored["metrics"]
+        for name, pooled in stored["pooled"].items():
+            same = ("mean", "start_mean", "difference", "by_training_seed", "training_std", "evaluation_std")
+            assert [row["pooled"][name][key] for key in same] == [pooled[key] for key in same]
     assert {path: path.stat().st_mtime_ns for path in written} == written  # measured before, and taken as it is

@@ -14,9 +14,9 @@ import yaml
 import rekindle
 from rekindle.adapters.saved import load_backbone, model_hash
 from rekindle.core.errors import RekindleError, RequestError
-from rekindle.evaluation.scores.bootstrap import Verdict
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.result import EvalResult
+from rekindle.evaluation.verdict.judging import Verdict
 from rekindle.exporting.card import escape, hub_name
 from rekindle.exporting.parity import check_parity
 from rekindle.exporting.source import short_name

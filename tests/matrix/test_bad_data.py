@@ -104,4 +104,4 @@ def test_data_that_are_fine_are_measured(tmp_path: Path) -> None:
         model, [model], data, out=str(tmp_path / "o"), protocol=["dense-retrieval"], seeds=1, resamples=100,
         worst_images=0, dense_retrieval={"size_px": 32},
     )  # fmt: skip
-    assert found.overall[0].overall.verdict == "no difference"
+    assert found.overall[0].overall.verdict == "cannot judge"  # of four images

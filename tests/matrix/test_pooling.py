@@ -1,87 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling of training seeds: equal to `rekindle compare` with one, and to slow loops with several."""
+"""Pooling of training seeds: what a table says of several trainings; their interval is that of `difference_of`."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from rekindle.core.errors import RekindleError
-from rekindle.core.rng import derived_seed
-from rekindle.evaluation.scores.bootstrap import draw_counts, paired_bootstrap
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.score import Rows
-from rekindle.evaluation.scores.segmentation_metrics import mean_iou
-from rekindle.matrix.pooling import Pooled, pool, pool_pairs
+from rekindle.evaluation.verdict.difference import difference_of
+from rekindle.matrix.pooling import Pooled, pooled_of
 
 IOU = MeanIou(class_names=["a", "b"])
 
 
 def _side(seed: int, quality: int, num_seeds: int = 3) -> Rows:
     source = np.random.default_rng(seed)
-    hit = source.integers(quality, quality + 30, (num_seeds, 12, 1, 2))
+    hit = source.integers(quality, quality + 30, (num_seeds, 32, 1, 2))
     rows = np.concatenate([hit, np.full_like(hit, 100), np.full_like(hit, 90)], axis=2)
-    return rows.reshape(num_seeds, 12, -1)
+    return rows.reshape(num_seeds, 32, -1)
 
 
-def test_one_training_seed_gives_the_verdict_of_compare() -> None:
-    start, model = _side(0, 40), _side(1, 50)
-    pooled = pool(start, [model], IOU, resamples=300)
-    verdict = paired_bootstrap(start, model, IOU, resamples=300)
-    assert (pooled.verdict, pooled.difference, pooled.mean) == (verdict.verdict, verdict.difference, verdict.model)
-    assert (pooled.low, pooled.high) == pytest.approx((verdict.low, verdict.high), abs=1e-12)
-    assert (pooled.training_std, pooled.evaluation_std) == (0.0, verdict.model_std)
+def _pooled(start: Rows, trained: list[Rows], *, is_paired: bool = False) -> Pooled:
+    return pooled_of(difference_of([start], trained, IOU, is_paired=is_paired, resamples=300))
 
 
-def test_several_agree_with_loops_over_resamples_and_seeds() -> None:
-    start, trained, resamples = _side(0, 40), [_side(1, 45), _side(2, 60)], 100
-    pooled = pool(start, trained, IOU, resamples=resamples)
-    source = np.random.default_rng(derived_seed(0, "bootstrap"))
-    items, seeds, trainings = (draw_counts(n, resamples, source) for n in (12, 3, 2))
-    draws = []
-    for r in range(resamples):
-        value = 0.0
-        for e in range(3):
-            drawn = [np.repeat(side[e], items[r], axis=0).sum(axis=0) for side in (start, *trained)]
-            ours = sum(trainings[r, t] * mean_iou(drawn[1 + t].reshape(3, 2)) for t in range(2)) / 2
-            value += seeds[r, e] / 3 * (ours - mean_iou(drawn[0].reshape(3, 2)))
-        draws.append(value)
-    assert (pooled.low, pooled.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
-    each = [float(np.mean([IOU.value(side[e]) for e in range(3)])) for side in trained]
-    assert pooled.by_training_seed == pytest.approx(each)
-    assert pooled.training_std == pytest.approx(np.std(each, ddof=1))
+def test_means_and_spreads_are_those_of_loops_over_the_seeds() -> None:
+    start, trained = _side(0, 40), [_side(1, 45), _side(2, 60)]
+    found = _pooled(start, trained)
+    each = [float(np.mean([IOU.value(rows) for rows in side])) for side in trained]
+    by_seed = [float(np.mean([IOU.value(side[e]) for side in trained])) for e in range(3)]
+    assert found.by_training_seed == pytest.approx(each)
+    assert (found.mean, found.training_std) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
+    assert found.evaluation_std == pytest.approx(np.std(by_seed, ddof=1))
+    assert found.difference == pytest.approx(np.mean(each) - np.mean([IOU.value(rows) for rows in start]))
+    assert (found.training_seeds, found.evaluation_seeds, found.items) == (2, 3, 32)
 
 
 def test_training_seeds_that_disagree_widen_the_interval() -> None:
     start = _side(0, 40)
-    alike = pool(start, [_side(1, 50), _side(1, 50)], IOU)
-    apart = pool(start, [_side(1, 35), _side(1, 65)], IOU)
+    alike, apart = _pooled(start, [_side(1, 50), _side(1, 50)]), _pooled(start, [_side(1, 35), _side(1, 65)])
     assert alike.verdict == "better"
     assert apart.high - apart.low > 2 * (alike.high - alike.low)
 
 
-def test_pairs_agree_with_loops_over_resamples_and_pairs() -> None:
-    start, trained, resamples = _side(0, 40), [_side(seed, 40 + 5 * seed, num_seeds=1) for seed in (1, 2, 3)], 100
-    pooled = pool_pairs(start, trained, IOU, resamples=resamples)
-    source = np.random.default_rng(derived_seed(0, "bootstrap"))
-    items, pairs = (draw_counts(n, resamples, source) for n in (12, 3))
-    draws = []
-    for r in range(resamples):
-        both = [[np.repeat(side, items[r], axis=0).sum(axis=0) for side in (start[t], trained[t][0])] for t in range(3)]
-        values = [mean_iou(ours.reshape(3, 2)) - mean_iou(theirs.reshape(3, 2)) for theirs, ours in both]
-        draws.append(sum(pairs[r, t] / 3 * values[t] for t in range(3)))
-    assert (pooled.low, pooled.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
+def test_of_pairs_the_spread_over_trainings_holds_that_of_the_heads() -> None:
+    start, trained = _side(0, 40), [_side(seed, 40 + 5 * seed, num_seeds=1) for seed in (1, 2, 3)]
+    found = _pooled(start, trained, is_paired=True)
     each = [IOU.value(side[0]) for side in trained]
-    assert pooled.by_training_seed == pytest.approx(each)
-    assert (pooled.training_std, pooled.evaluation_std) == pytest.approx((np.std(each, ddof=1), 0.0))
-    assert pooled.difference == pytest.approx(np.mean(each) - np.mean([IOU.value(rows) for rows in start]))
+    assert found.by_training_seed == pytest.approx(each)
+    assert (found.training_std, found.evaluation_std) == pytest.approx((np.std(each, ddof=1), 0.0))
+    assert found.difference == pytest.approx(np.mean(each) - np.mean([IOU.value(rows) for rows in start]))
+    assert (found.training_seeds, found.evaluation_seeds) == (3, 1)
 
 
-@pytest.mark.parametrize(
-    "pairing", [pytest.param(pool, id="every seed with every training"), pytest.param(pool_pairs, id="pairs")]
-)
-def test_sides_of_other_images_are_refused(pairing: Callable[..., Pooled]) -> None:
-    with pytest.raises(RekindleError, match="not evaluated on the same items and seeds"):
-        pairing(_side(0, 40), [_side(1, 40, num_seeds=2)], IOU)
+def test_one_training_has_no_spread() -> None:
+    found = _pooled(_side(0, 40), [_side(1, 50)])
+    assert (found.training_std, found.training_seeds) == (0.0, 1)

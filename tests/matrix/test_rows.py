@@ -34,11 +34,11 @@ def test_the_difference_of_two_rows_is_that_of_their_means(
     }
     assert found["difference"] == pytest.approx(rows["glare"]["mean"] - rows["dino"]["mean"])
     assert found["low"] <= found["difference"] <= found["high"]
-    assert found["training_seeds"] == [2, 2]
+    assert found["trainings"] == [2, 2]
     assert f"{100 * found['difference']:+.2f}" in capsys.readouterr().out
     assert _rows(matrix, "glare/adapters", matrix, "glare/adapters", "--out", out) == 0
     same = json.loads(out.read_text())["differences"]["linear-seg"]
-    assert (same["difference"], same["verdict"]) == (0.0, "no difference")
+    assert (same["difference"], same["verdict"]) == (0.0, "cannot judge")
     if name == "paired":
         assert same["low"] == same["high"] == 0.0  # the same pairs are drawn for both
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_compared_is_said(folder: Path, tmp_path: Path, capsys: p
 
 def test_as_json_it_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _rows(*[folder / "crossed", "glare/adapters"] * 2, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["differences"]["linear-seg"]["verdict"] == "no difference"
+    assert json.loads(capsys.readouterr().out)["differences"]["linear-seg"]["verdict"] == "cannot judge"
 
 
 def _rows(*arguments: object) -> int:

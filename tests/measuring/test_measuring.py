@@ -15,9 +15,10 @@ from PIL import Image
 import rekindle
 from rekindle.cli import main
 from rekindle.core.errors import RequestError
-from rekindle.evaluation.scores.bootstrap import paired_bootstrap
 from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.result import read_result, read_rows
+from rekindle.evaluation.verdict.difference import difference_of
+from rekindle.evaluation.verdict.judging import verdict_of
 from rekindle.networks.checkpoints.catalogue import BACKBONES
 from tests.evaluation.toy import NAMES, TINY, save_tiny, stripes, write_data, write_item
 
@@ -70,23 +71,23 @@ def test_evaluate_json_is_one_object_and_has_a_default_place(
     assert printed["config"]["size_px"] == 32
 
 
-def test_compare_with_itself_finds_no_difference(
+def test_compare_with_itself_finds_a_difference_of_zero(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "cmp"
     request = ["compare", str(model), str(model), "--data", str(data), "--seeds", "2", "--out", str(out)]
     assert main([*request, "--resamples", "100", *LINEAR, *DENSE, "--fail-if-worse"]) == 0
     printed = capsys.readouterr().out
-    assert f"overall, {model}: no difference (2 intervals at 95%, of which 0.1 would exclude zero" in printed
+    assert f"overall, {model}: cannot judge; not judged: linear-seg, dense-retrieval" in printed
     comparison = json.loads((out / "comparison.json").read_text())
     assert [row["protocol"] for row in comparison["rows"]] == ["linear-seg", "dense-retrieval"]
     for row in comparison["rows"]:
         verdict = row["verdict"]
-        assert (verdict["verdict"], verdict["difference"]) == ("no difference", 0.0)
+        assert (verdict["verdict"], verdict["difference"]) == ("cannot judge", 0.0)  # of four images
         assert (verdict["low"], verdict["high"]) == (0.0, 0.0)
     (entry,) = comparison["overall"]
     assert entry["model"] == str(model)
-    assert entry["overall"]["undecided"] == ["linear-seg", "dense-retrieval"]
+    assert entry["overall"]["unjudged"] == ["linear-seg", "dense-retrieval"]
     assert len(comparison["results"]) == 2 * 2 * 2
     drawn = sorted(path.parent.name for path in out.glob("*/confusion.png"))
     assert drawn == [path.stem for path in sorted(out.glob("*-s0.json"))]
@@ -99,10 +100,12 @@ def test_compare_exits_with_one_if_worse_was_asked_about(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The better side is made by hand: the verdict's arithmetic has tests of its own."""
-    arranged = paired_bootstrap(
-        np.array([[[9, 10, 10]] * 4]), np.array([[[1, 10, 10]] * 4]), MeanIou(class_names=["a"])
-    )
-    monkeypatch.setattr("rekindle.measuring.compare.paired_bootstrap", lambda *sides, **options: arranged)
+    hits = np.random.default_rng(0).integers(0, 3, (1, 40))
+    good, bad = (np.stack([up + hits, hits * 0 + 10, hits * 0 + 10], axis=-1) for up in (7, 1))
+    arranged = difference_of([good], [bad], MeanIou(class_names=["a"]))
+    found = verdict_of(arranged, [good], [bad])
+    monkeypatch.setattr("rekindle.measuring.compare.difference_of", lambda *sides, **options: arranged)
+    monkeypatch.setattr("rekindle.measuring.compare.verdict_of", lambda *sides, **options: found)
     request = ["compare", str(model), str(model), "--protocol", "dense-retrieval", "--data", str(data)]
     request += ["--seeds", "1", "--out", str(tmp_path / "cmp"), *DENSE]
     assert main(request) == 0

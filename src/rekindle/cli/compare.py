@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 EPILOGUE = """
 also: --json, --debug. With --protocol NAME... --help, the options of those protocols are listed as well.
-The verdict is "better" or "worse" where the whole interval of the difference is on one side of zero. Overall, a model is better
-if some protocol says better and none worse, worse the other way round, mixed if there are both, and else there is no difference.
-The intervals are not widened for their number; the line says how many would exclude zero by chance.
+The verdict is "better" or "worse" where the whole interval of the difference is on one side of zero; "equivalent" where it lies
+within --margin; "cannot judge" with fewer than 30 items or 8 groups. Overall, a model is better if some protocol says better and
+none worse, worse the other way round, mixed if there are both, and else there is no difference; that word, and --fail-if-worse,
+rest on intervals that are widened for their number. docs/verdict.md says how often words are wrong.
 
 a matrix: rekindle compare --grid GRID.yaml [--out DIR] [--images IMAGES] [--data DATA] [--json] [--dry-run]
 trains every start x method x framework x seed of the grid, measures all of them against their starts, and writes one table

@@ -19,7 +19,15 @@ from rekindle.matrix.grid import Grid, read_grid
 if TYPE_CHECKING:
     from rekindle.matrix.table import Table
 
-COLOURS = {"better": "green", "no difference": "yellow", "worse": "red", "different": "cyan", "mixed": "magenta"}
+COLOURS = {
+    "better": "green",
+    "no difference": "yellow",
+    "equivalent": "blue",
+    "worse": "red",
+    "different": "cyan",
+    "mixed": "magenta",
+    "cannot judge": "bright_black",
+}
 GIVEN = ("out", "images", "data")
 """What the command line may say for the grid: one grid serves several data sets."""
 

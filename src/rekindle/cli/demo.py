@@ -44,7 +44,8 @@ def _print_summary(result: DemoResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    colours = {"better": "green", "no difference": "yellow", "worse": "red"}
+    from rekindle.cli.compare_grid import COLOURS
+
     table = Table(title="mIoU in % on new scenes, mean and deviation over the seeds", box=None)
     for heading in ("protocol", "base", "adapted", "change", "interval", "verdict"):
         table.add_column(heading, justify="left" if heading in ("protocol", "verdict") else "right", no_wrap=True)
@@ -55,7 +56,7 @@ def _print_summary(result: DemoResult) -> None:
             f"{100 * row.model:.1f} ± {100 * row.model_std:.1f}",
             f"{100 * row.difference:+.1f}",
             f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
-            f"[{colours[row.verdict]}]{row.verdict}[/]",
+            f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
         )
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differences of two rows of matrices: each row is compared with its start by its table, and here with another row.
 
-The interval is that of the matrix: a bootstrap over images and evaluation seeds, the same for both rows, and over the training
-seeds of each; where the seeds of both matrices are paired, over images and pairs.
+The interval is that of the matrix: over images and evaluation seeds, the same for both rows, and over the training seeds of each;
+where the seeds of both matrices are paired, over images and pairs.
 """
 
 from __future__ import annotations
@@ -15,32 +15,23 @@ import numpy as np
 
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
-from rekindle.core.rng import derived_seed
 from rekindle.core.text_files import read_json
-from rekindle.evaluation.scores.bootstrap import Words, draw_counts, resampled, words
 from rekindle.evaluation.scores.result import read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
+from rekindle.evaluation.verdict.difference import Difference, difference_of
+from rekindle.evaluation.verdict.joint import joint_verdicts
+from rekindle.evaluation.verdict.judging import Judged, judged_fields
 
 RESAMPLES, LEVEL = 2000, 0.95
 
 
-class RowDifference(Options):
+class RowDifference(Judged):
     """One row minus another one, in one column."""
 
-    difference: float
-    """Difference of the means over training and evaluation seeds."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end."""
-    verdict: Words
-    """Better or worse where the whole interval is on one side of zero."""
     is_fraction: bool
     """The numbers are fractions in [0, 1]."""
-    training_seeds: tuple[int, int]
+    trainings: tuple[int, int]
     """Runs of either row."""
-    evaluation_seeds: int
-    """Of every run; of paired matrices, pairs."""
 
 
 class RowComparison(Options):
@@ -60,13 +51,13 @@ class MeasuredRow:
 
     Attributes:
         score: how values of items become a number.
-        trainings: one [E, n, F] per training seed, or one of all pairs.
-        num_runs: how many were trained.
+        trainings: [E, n, F] per training seed; of paired matrices E is 1, the training's own seed.
+        is_paired: the t-th training of a row has the evaluation seed of the t-th of another one.
     """
 
     score: Score
     trainings: list[Rows]
-    num_runs: int
+    is_paired: bool
 
 
 def compare_rows(matrix: str | Path, row: str, other_matrix: str | Path, other_row: str) -> RowComparison:
@@ -76,14 +67,24 @@ def compare_rows(matrix: str | Path, row: str, other_matrix: str | Path, other_r
     Raises: RequestError for a folder without a table, an unknown row, or rows measured on other seeds and images.
     """
     mine, theirs = read_row(Path(matrix), row), read_row(Path(other_matrix), other_row)
-    found = {name: difference(mine[name], theirs[name]) for name in mine if name in theirs}
-    if not found:
+    common = [name for name in mine if name in theirs]
+    if not common:
         raise RequestError(
             f"{row} has the columns {', '.join(mine)}, and {other_row} has {', '.join(theirs)}; compare rows that were "
             "measured alike"
         )
+    found = {name: _difference(mine[name], theirs[name]) for name in common}
+    joint = joint_verdicts(found, LEVEL)
+    differences = {
+        name: RowDifference(
+            **judged_fields(own, LEVEL, None, joint.get(name)),
+            is_fraction=own.score.is_fraction,
+            trainings=(len(mine[name].trainings), len(theirs[name].trainings)),
+        )
+        for name, own in found.items()
+    }
     return RowComparison(
-        row=f"{Path(matrix).name}: {row}", against=f"{Path(other_matrix).name}: {other_row}", differences=found
+        row=f"{Path(matrix).name}: {row}", against=f"{Path(other_matrix).name}: {other_row}", differences=differences
     )
 
 
@@ -108,38 +109,19 @@ def read_row(matrix: Path, row: str) -> dict[str, MeasuredRow]:
             rows = np.stack([read_rows(folder / (result.per_item or ""), result)[1] for result, folder in results])
             found.setdefault(column, (results[0][0].score, []))[1].append(rows)
     is_paired = table["grid"]["evaluation_seeds"] == "paired"
-    return {
-        column: MeasuredRow(score, [np.concatenate(rows)] if is_paired else rows, len(rows))
-        for column, (score, rows) in found.items()
-    }
+    return {column: MeasuredRow(score, rows, is_paired) for column, (score, rows) in found.items()}
 
 
-def difference(mine: MeasuredRow, theirs: MeasuredRow) -> RowDifference:
+def _difference(mine: MeasuredRow, theirs: MeasuredRow) -> Difference:
     """The first row minus the second one. Raises: RequestError if they were not measured on the same seeds and images."""
-    if mine.trainings[0].shape != theirs.trainings[0].shape:
+    is_paired = mine.is_paired and theirs.is_paired
+    shapes = [[rows.shape for rows in side.trainings] for side in (mine, theirs)]
+    if shapes[0][0] != shapes[1][0] or mine.is_paired != theirs.is_paired or (is_paired and shapes[0] != shapes[1]):
         raise RequestError(
             "the rows were not measured on the same evaluation seeds and images, and have no common draws; measure both in "
             "one matrix, or with the same data and evaluation_seeds"
         )
-    source = np.random.default_rng(derived_seed(0, "rows"))
-    seeds, items = mine.trainings[0].shape[:2]
-    drawn = draw_counts(items, RESAMPLES, source), draw_counts(seeds, RESAMPLES, source)
-    sides = []
-    for side in (mine, theirs):
-        counts = draw_counts(len(side.trainings), RESAMPLES, source)
-        each = [resampled(rows, mine.score, *drawn) * counts[:, k] for k, rows in enumerate(side.trainings)]
-        sides.append(sum(each) / len(side.trainings))
-    low, high = np.nanquantile(sides[0] - sides[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    means = [np.mean([mine.score.value(rows) for part in side.trainings for rows in part]) for side in (mine, theirs)]
-    return RowDifference(
-        difference=float(means[0] - means[1]),
-        low=low,
-        high=high,
-        verdict=words(low, high, mine.score),
-        is_fraction=mine.score.is_fraction,
-        training_seeds=(mine.num_runs, theirs.num_runs),
-        evaluation_seeds=seeds,
-    )
+    return difference_of(theirs.trainings, mine.trainings, mine.score, is_paired=is_paired, resamples=RESAMPLES)
 
 
 def _name(cell: dict[str, Any]) -> str:

@@ -19,12 +19,15 @@ from rekindle.core.errors import RekindleError, RequestError
 from rekindle.core.text_files import read_json
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.evaluation.scores.overall import overall
+from rekindle.evaluation.verdict.difference import difference_of
+from rekindle.evaluation.verdict.joint import joint_verdicts
+from rekindle.evaluation.verdict.judging import margin_in
+from rekindle.evaluation.verdict.overall import overall
 from rekindle.matrix.cells import Cell, Key, Kind, placed, plan_cells
 from rekindle.matrix.columns import folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid, read_grid
 from rekindle.matrix.measure import MatrixSetup, MeasuredColumn
-from rekindle.matrix.pooling import pool, pool_pairs
+from rekindle.matrix.pooling import pooled_of
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Scores, StartRecord, Table, TableRow, mean_metrics, write_table
 from rekindle.measuring.measurement import LabelledData
@@ -33,11 +36,11 @@ from rekindle.pretraining.run import pretrain
 
 INTERVAL = (
     "Intervals: a bootstrap that draws images, evaluation seeds and training seeds with replacement, paired with the start "
-    "on images and evaluation seeds; they assume the training seeds that were run, and with few of them are too narrow."
+    "on images and evaluation seeds, and stretched to Student's t for their numbers (docs/verdict.md)."
 )
 INTERVAL_OF_PAIRS = (
-    "Intervals: a bootstrap that draws images and seeds with replacement, paired with the start on both; each run is measured "
-    "with the seed of its training alone. They assume the seeds that were run, and with few of them are too narrow."
+    "Intervals: a bootstrap that draws images and seeds with replacement, paired with the start on both, and stretched to "
+    "Student's t for their numbers (docs/verdict.md); each run is measured with the seed of its training alone."
 )
 
 
@@ -240,20 +243,27 @@ class _Matrix:
         return {column.name: self.grid.measuring(column, run) for column in self.bench.columns}
 
     def _pool(self, cell: Cell) -> None:
-        pooled, metrics, grid = {}, {}, self.grid
+        grid, is_paired = self.grid, self.grid.is_paired(cell.key.method)
+        found, metrics = {}, {}
         for column in self.bench.columns:
             sides = [by_column[column.name] for by_column in self._sides.values()]
             start = self._start_side[column.name]
-            of_start, trained, pooling = start.rows, [side.rows for side in sides], pool
-            if grid.is_paired(cell.key.method):
-                of_start, pooling = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]], pool_pairs
-            pooled[column.name] = pooling(of_start, trained, start.score, level=grid.level, resamples=grid.resamples)
+            of_start = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]] if is_paired else start.rows
+            found[column.name] = difference_of(
+                [of_start], [side.rows for side in sides], start.score, is_paired=is_paired, resamples=grid.resamples
+            )
             metrics[column.name] = mean_metrics([side.scores for side in sides])
+        margins = {name: margin_in(own.score, grid.margin) for name, own in found.items()}
+        joint = joint_verdicts(found, grid.level, margins)
+        pooled = {
+            name: pooled_of(own, level=grid.level, margin=margins[name], joint=joint.get(name))
+            for name, own in found.items()
+        }
         record = {
             "seeds": list(self._sides),
             "pooled": pooled,
             "metrics": metrics,
-            "overall": overall({name: found.verdict for name, found in pooled.items()}, grid.level),
+            "overall": overall({name: own.verdict for name, own in pooled.items()}, joint, grid.level),
         }
         self.rows[cell.key.kind] = _empty_row(cell.key.kind).model_copy(update=record)
 

@@ -18,9 +18,9 @@ import yaml
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
 from rekindle.engine.watcher import LoggingWatcher, Watcher
-from rekindle.evaluation.scores.bootstrap import Words
 from rekindle.evaluation.scores.result import write_json
 from rekindle.evaluation.scores.score import is_fraction
+from rekindle.evaluation.verdict.judging import Words
 from rekindle.matrix.adapters_off import AdaptersOff, adapters_off
 from rekindle.matrix.columns import share_told
 from rekindle.matrix.run import run_matrix

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
-from rekindle.evaluation.scores.overall import RULE, Overall
 from rekindle.evaluation.scores.result import write_json
 from rekindle.evaluation.scores.score import is_fraction, shown
+from rekindle.evaluation.verdict.overall import RULE, Overall
 from rekindle.matrix.cells import Key
 from rekindle.matrix.columns import Column, share_told
 from rekindle.matrix.pooling import Pooled
@@ -21,6 +21,7 @@ from rekindle.matrix.pooling import Pooled
 State = Literal["finished", "failed", "stopped", "waiting"]
 Parts = tuple[str, ...]
 """What one field of the table to read says: mean (spread), difference [interval], verdict, and what is missing."""
+NOT_IN_CSV = ("mean", "by_training_seed", "components", "joint")
 Line = tuple[str, str, list[Parts]]
 """Start and method, framework, one field per protocol."""
 
@@ -180,7 +181,7 @@ def to_csv(table: Table) -> str:
     """
     text = io.StringIO()
     names = ["start", "method", "framework", "images", "protocol", "metric", "value", "seeds", "failed", "waiting"]
-    names += [n for n in Pooled.model_fields if n not in ("mean", "by_training_seed")]
+    names += [n for n in Pooled.model_fields if n not in NOT_IN_CSV]
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     for start in table.starts:
@@ -204,7 +205,7 @@ def to_csv(table: Table) -> str:
                 writer.writerow({**place, "protocol": protocol})
                 continue
             headline = table.headline(protocol).metric
-            pooled = found.model_dump(exclude={"mean", "by_training_seed"})
+            pooled = found.model_dump(exclude=set(NOT_IN_CSV))
             for metric, value in row.metrics[protocol].items():
                 extra = pooled if metric == headline else {}
                 writer.writerow({**place, "protocol": protocol, "metric": metric, "value": value, **extra})
@@ -233,16 +234,20 @@ def titles(table: Table) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """What to know when reading it: what intervals cover, the rule of the last column, and how many intervals there are."""
+    """What to know when reading it: what intervals cover, the rule of the last column, and how many there are."""
     pooled = [found for row in table.rows for found in row.pooled.values()]
     if len(pooled) < 2:
         return [table.interval]
-    chance = (1 - table.grid["level"]) * len(pooled)
+    chance, judged = 1 - table.grid["level"], [row for row in table.rows if row.pooled]
     count = (
         f"{len(pooled)} intervals at {table.grid['level']:.0%} stand here, not widened for their number: if nothing had any "
-        f"effect, about {chance:.2g} would exclude zero by chance."
+        f"effect, about {chance * len(pooled):.2g} would exclude zero by chance"
     )
-    return [table.interval, *([RULE] if len(table.protocols) > 1 else []), count]
+    if len(table.protocols) > 1:
+        count += (
+            f', and of the {len(judged)} overall words about {chance * len(judged):.2g} would not be "no difference"'
+        )
+    return [table.interval, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
 
 
 def heading(table: Table) -> str:

@@ -10,9 +10,12 @@ import numpy as np
 from rekindle.core.errors import RekindleError
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.protocol import Outcome
-from rekindle.evaluation.scores.bootstrap import Verdict, paired_bootstrap
-from rekindle.evaluation.scores.overall import overall
 from rekindle.evaluation.scores.result import EvalResult, write_json
+from rekindle.evaluation.scores.score import Rows
+from rekindle.evaluation.verdict.difference import Difference, difference_of
+from rekindle.evaluation.verdict.joint import joint_verdicts
+from rekindle.evaluation.verdict.judging import margin_in, verdict_of
+from rekindle.evaluation.verdict.overall import overall
 from rekindle.measuring.clock import Clock
 from rekindle.measuring.comparison import Comparison, ModelOverall, Row
 from rekindle.measuring.measurement import LabelledData, Measurement, build_protocol
@@ -50,25 +53,7 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
                 clock.tick(f"{name}: {model.name}, seed {seed}: {outcome.shown}")
             sides[name].append(outcomes)
         model.features.forget()
-    rows = [
-        Row(
-            protocol=name,
-            metric=base[0].score.name,
-            score=base[0].score,
-            model=model.name,
-            verdict=_verdict(base, side, options),
-        )
-        for name, (base, *others) in sides.items()
-        for model, side in zip(models[1:], others, strict=True)
-    ]
-    count = len(models) - 1
-    overalls = [
-        ModelOverall(
-            model=model.name,
-            overall=overall({row.protocol: row.verdict.verdict for row in rows[place::count]}, options.level),
-        )
-        for place, model in enumerate(models[1:])
-    ]
+    rows, overalls = _judged(options, [model.name for model in models], sides)
     comparison = Comparison(
         base=options.base,
         data=options.data,
@@ -89,13 +74,52 @@ def comparison_folder(options: CompareOptions) -> Path:
     return Path("results") / f"compare-{slug(options.base)}-{slug(options.models[0])}"
 
 
-def _verdict(base: list[Outcome], model: list[Outcome], options: CompareOptions) -> Verdict:
+def _judged(
+    options: CompareOptions, names: list[str], sides: dict[str, list[list[Outcome]]]
+) -> tuple[list[Row], list[ModelOverall]]:
+    """Judge every model under every protocol, alone and all of them together."""
+    looks = [(protocol, number) for protocol in sides for number in range(1, len(names))]
+    rows = {look: (_rows(sides[look[0]][0]), _rows(sides[look[0]][look[1]])) for look in looks}
+    found = {look: _difference(sides[look[0]][0], sides[look[0]][look[1]], options) for look in looks}
+    margins = {look: margin_in(own.score, options.margin) for look, own in found.items()}
+    joint = joint_verdicts(found, options.level, margins)
+    told = [
+        Row(
+            protocol=look[0],
+            metric=found[look].score.name,
+            score=sides[look[0]][0][0].score,
+            model=names[look[1]],
+            verdict=verdict_of(
+                found[look],
+                [rows[look][0]],
+                [rows[look][1]],
+                level=options.level,
+                margin=margins[look],
+                joint=joint.get(look),
+            ),
+        )
+        for look in looks
+    ]
+    words = {look: row.verdict.verdict for look, row in zip(looks, told, strict=True)}
+    overalls = [
+        ModelOverall(
+            model=names[number],
+            overall=overall(
+                {protocol: words[protocol, number] for protocol in sides},
+                {protocol: joint[protocol, number] for protocol in sides if (protocol, number) in joint},
+                options.level,
+            ),
+        )
+        for number in range(1, len(names))
+    ]
+    return told, overalls
+
+
+def _difference(base: list[Outcome], model: list[Outcome], options: CompareOptions) -> Difference:
     if any(outcome.items != base[0].items for outcome in [*base, *model]):
         raise RekindleError("the models were not evaluated on the same items; did the data change meanwhile?")
-    return paired_bootstrap(
-        np.stack([outcome.rows for outcome in base]),
-        np.stack([outcome.rows for outcome in model]),
-        base[0].score,
-        level=options.level,
-        resamples=options.resamples,
-    )
+    return difference_of([_rows(base)], [_rows(model)], base[0].score, resamples=options.resamples)
+
+
+def _rows(outcomes: list[Outcome]) -> Rows:
+    return np.stack([outcome.rows for outcome in outcomes])

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from rekindle.core.options import Options
-from rekindle.evaluation.scores.bootstrap import Verdict
 from rekindle.evaluation.scores.kinds import AnyScore
-from rekindle.evaluation.scores.overall import Overall
 from rekindle.evaluation.scores.result import EvalResult
+from rekindle.evaluation.verdict.judging import Verdict
+from rekindle.evaluation.verdict.overall import Overall
 
 
 class Row(Options):
@@ -71,5 +71,5 @@ class Comparison(Options):
 
     @property
     def is_worse(self) -> bool:
-        """Some verdict is "worse"."""
-        return any(row.verdict.verdict == "worse" for row in self.rows)
+        """Some model is worse in something, with the intervals widened for their number."""
+        return any(entry.overall.worse for entry in self.overall)

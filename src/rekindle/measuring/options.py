@@ -68,7 +68,10 @@ class IntervalOptions(Options):
     resamples: int = Field(2000, ge=100)
     """Draws of the bootstrap."""
     level: float = Field(0.95, gt=0.5, lt=1.0)
-    """Coverage of the interval."""
+    """Coverage of the interval; of several, of all together."""
+    margin: float | None = Field(None, gt=0.0)
+    """Points within which two models count as equivalent where the whole interval is, of metrics in percent; without it that word
+    is not used."""
 
 
 class LabelledOptions(MeasuringOptions, FractionOptions, ModelOptions):
@@ -111,7 +114,7 @@ class CompareOptions(IntervalOptions, LabelledOptions):
     out: str = ""
     """Folder for comparison.json and every single result; without it results/compare-<base>-<model>."""
     fail_if_worse: bool = False
-    """Exit with code 1 if a verdict is "worse"."""
+    """Exit with code 1 if a model is "worse" in something, with intervals widened for their number."""
 
 
 class ExtractOptions(ModelOptions):

@@ -16,15 +16,16 @@ from rekindle.core.errors import RequestError
 from rekindle.core.option_trees import leaves
 from rekindle.core.tables import import_options
 from rekindle.evaluation import PROTOCOLS
-from rekindle.evaluation.scores.bootstrap import deviation
 from rekindle.evaluation.scores.result import EvalResult, read_rows
 from rekindle.evaluation.scores.score import Values
+from rekindle.evaluation.verdict.difference import deviation
 from rekindle.measuring.comparison import Comparison, Row
 from rekindle.report.page import ClassTable, MetricLine
 from rekindle.report.record import RunRecord
 from rekindle.report.verdicts import VerdictRow
 
 FILE = "comparison.json"
+SHOWN = {"verdict", "difference", "low", "high", "level", "base", "model", "base_std", "model_std", "per_class"}
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ def verdict_rows(measured: MeasuredModel, name: str = "adapted") -> list[Verdict
                 higher_is_better=row.score.higher_is_better,
                 name=name,
                 data=measured.place,
-                items=_count_items(table),
+                items=row.verdict.items or _count_items(table),
                 seeds=len(measured.comparison.seeds),
-                **row.verdict.model_dump(),
+                **row.verdict.model_dump(include=SHOWN),
             )
         )
     return found

@@ -6,14 +6,9 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from rekindle.evaluation.scores.kinds import MeanIou
 from rekindle.evaluation.scores.pixel_counts import image_statistics
-from rekindle.evaluation.scores.segmentation_metrics import (
-    class_iou,
-    mean_accuracy,
-    mean_iou,
-    pixel_accuracy,
-    segmentation_metrics,
-)
+from rekindle.evaluation.scores.segmentation_metrics import class_iou, mean_accuracy, mean_iou, pixel_accuracy
 
 
 def stats(prediction: list[int], label: list[int], num_classes: int = 2) -> np.ndarray:
@@ -41,11 +36,19 @@ def test_s33_ignored_pixels_change_nothing() -> None:
 
 def test_s33_absent_class_is_skipped_and_one_only_predicted_counts_as_zero() -> None:
     assert mean_iou(stats([0, 0, 1], [0, 0, 1], num_classes=3)) == 1.0
-    only_predicted = segmentation_metrics(stats([0, 0, 2], [0, 0, 0], num_classes=3)[None], ["a", "b", "c"])
+    counts = stats([0, 0, 2], [0, 0, 0], num_classes=3).reshape(1, -1)
+    only_predicted = MeanIou(class_names=["a", "b", "c"], absent="skip").metrics(counts)
     assert only_predicted["mIoU"] == pytest.approx((2 / 3 + 0) / 2)
     assert only_predicted["mAcc"] == pytest.approx(2 / 3)
     assert "IoU/b" not in only_predicted
     assert only_predicted["IoU/c"] == 0.0
+
+
+def test_of_a_verdict_a_class_that_only_predictions_hold_is_left_out() -> None:
+    """The default: both sides average over the classes that the labels hold."""
+    counts = stats([0, 0, 2], [0, 0, 0], num_classes=3).reshape(1, -1)
+    found = MeanIou(class_names=["a", "b", "c"]).metrics(counts)
+    assert found == pytest.approx({"mIoU": 2 / 3, "mAcc": 2 / 3, "aAcc": 2 / 3, "IoU/a": 2 / 3})
 
 
 def test_summed_statistics_equal_torchmetrics_over_all_pixels() -> None:
@@ -68,7 +71,7 @@ def test_all_three_metrics_equal_torchmetrics_on_random_maps(seed: int) -> None:
     predictions = torch.where(agree, labels, predictions)
     labels[torch.rand(labels.shape, generator=source) < 0.3] = 255
     each = np.stack([image_statistics(p, t, 7, 255) for p, t in zip(predictions, labels, strict=True)])
-    found = segmentation_metrics(each, [f"c{i}" for i in range(7)])
+    found = MeanIou(class_names=[f"c{i}" for i in range(7)]).metrics(each.reshape(4, -1))
     expected = {
         "mIoU": MulticlassJaccardIndex(7, average="macro", ignore_index=255),
         "mAcc": MulticlassAccuracy(7, average="macro", ignore_index=255),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores: from values of single items to one number, an interval, a word, a file."""
+"""Scores: from values of single items to one number and a file."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Discriminator
 
 from rekindle.evaluation.scores.score import Rows, Score, SummedScore, Values, defined_mean
-from rekindle.evaluation.scores.segmentation_metrics import class_iou, mean_iou, segmentation_metrics
+from rekindle.evaluation.scores.segmentation_metrics import accuracy_metrics, class_iou
 from rekindle.evaluation.scores.threshold_scores import BestThreshold, FewShot, Overlap
 
 
@@ -23,8 +23,10 @@ class MeanIou(SummedScore):
     """One per class."""
     headline: str = "mIoU"
     """What the mean is called; another name where the maps were changed before they were counted."""
-    absent: Literal["skip", "zero"] = "skip"
-    """A class that neither labels nor predictions hold is left out, or counts as an IoU of 0."""
+    absent: Literal["unlabelled", "skip", "zero"] = "unlabelled"
+    """What is left out of the mean: unlabelled, a class that no label holds, so that both sides of a comparison average over the
+    same classes; skip, only one that no prediction holds either, and a stray pixel of it counts as an IoU of 0 (files of before);
+    zero leaves out none, and either counts as 0."""
 
     @property
     def name(self) -> str:
@@ -37,20 +39,25 @@ class MeanIou(SummedScore):
         return [f"{kind}_{c}" for kind in ("intersection", "label", "predicted") for c in range(len(self.class_names))]
 
     def of(self, totals: Values) -> Values:
-        """Mean over the classes that labels or predictions hold, or over all."""
-        if self.absent == "zero":
-            return np.asarray(np.nan_to_num(class_iou(self._by_class(totals))).mean(axis=-1))
-        return mean_iou(self._by_class(totals))
+        """Mean over the classes that `absent` does not leave out."""
+        found = self._iou(totals)
+        return defined_mean(np.nan_to_num(found) if self.absent == "zero" else found)
 
     def metrics(self, rows: Rows) -> dict[str, float]:
         """Return mIoU, mAcc, aAcc, and IoU/<class> where defined."""
-        found = segmentation_metrics(self._by_class(rows), self.class_names)
-        return {self.headline: self.value(rows)} | {name: value for name, value in found.items() if name != "mIoU"}
+        accuracies = accuracy_metrics(self._by_class(rows))
+        return super().metrics(rows) | accuracies | {f"IoU/{name}": value for name, value in self.parts(rows).items()}
 
     def parts(self, rows: Rows) -> dict[str, float]:
         """IoU of each class that is defined."""
-        found = class_iou(self._by_class(rows.sum(axis=0)))
+        found = self._iou(rows.sum(axis=0))
         return {n: float(v) for n, v in zip(self.class_names, found, strict=True) if not np.isnan(v)}
+
+    def _iou(self, totals: Rows) -> Values:
+        """IoU [..., C] of each class; NaN for one that nothing holds, and for one that `absent` leaves out."""
+        by_class = self._by_class(totals)
+        found = class_iou(by_class)
+        return np.where(by_class[..., 1, :] > 0, found, np.nan) if self.absent == "unlabelled" else found
 
     def _by_class(self, counts: Rows) -> Rows:
         return counts.reshape(*counts.shape[:-1], 3, len(self.class_names))
@@ -142,7 +149,7 @@ class DefinedMeans(SummedScore):
 class MeanAveragePrecision(Score):
     """Mean over the classes of average precision: of the positives, the mean of the precision at their rank.
 
-    Ties are ranked in the order of the items. A class without a positive does not count.
+    Ties are ranked in the order of the items, copies of one after the other. A class without a positive does not count.
     """
 
     kind: Literal["mean-average-precision"] = "mean-average-precision"
@@ -174,17 +181,24 @@ class MeanAveragePrecision(Score):
         return super().metrics(rows) | {f"AP/{name}": value for name, value in self.parts(rows).items()}
 
     def _by_class(self, rows: Rows, counts: NDArray[Any]) -> Values:
-        """Average precision [R, C] of resamples; each row of `counts` has the same sum."""
+        """Average precision [R, C] of resamples.
+
+        Of c copies of a positive behind P positives among N items, the precisions (P + j) / (N + j), j = 1 to c, add up to
+        c - (N - P) (H(N + c) - H(N)) with the harmonic numbers H.
+        """
         num_classes = len(self.class_names)
         found = np.full((len(counts), num_classes), np.nan)
         whole = counts.astype(np.int64)
+        most = int(whole.sum(axis=1).max(initial=0))
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, most + 1))])
         for c in range(num_classes):
             order = np.argsort(-rows[:, c], kind="stable")
-            present = rows[order, num_classes + c] > 0
-            drawn = np.repeat(np.tile(present, len(whole)), whole[:, order].ravel()).reshape(len(whole), -1)
-            precision = drawn.cumsum(axis=1) / np.arange(1, drawn.shape[1] + 1)
+            present, copies = rows[order, num_classes + c] > 0, whole[:, order]
+            after = copies.cumsum(axis=1)
+            drawn = copies * present
+            others = (copies - drawn).cumsum(axis=1)  # of a positive: N - P
+            total = (drawn - others * present * (harmonic[after] - harmonic[after - copies])).sum(axis=1)
             positives = drawn.sum(axis=1)
-            total = (precision * drawn).sum(axis=1)
             found[:, c] = np.where(positives > 0, total / np.maximum(positives, 1), np.nan)
         return found
 

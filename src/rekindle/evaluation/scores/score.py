@@ -19,6 +19,8 @@ from rekindle.core.options import Options
 Rows = NDArray[Any]
 """Values of items [..., n, F], whole or real numbers."""
 Values = NDArray[np.float64]
+MOST_LEFT_OUT = 1000
+"""Items up to which a score that is no function of sums is computed anew without each of them."""
 
 
 def is_fraction(metric: str) -> bool:
@@ -80,6 +82,13 @@ class Score(Options, ABC):
         Returns: [R, S]; NaN where the draw defines no value.
         """
 
+    def without_each(self, rows: Rows) -> Values | None:
+        """Score the items [n, F] without each of them in turn: [n]; None where they are so many that it would take long."""
+        count = len(rows)
+        if count > MOST_LEFT_OUT:
+            return None
+        return self.over(rows[None], 1 - np.eye(count, dtype=np.int64))[:, 0]
+
     def value(self, rows: Rows) -> float:
         """Score the items [n, F], each once."""
         return float(self.over(rows[None], np.ones((1, rows.shape[0])))[0, 0])
@@ -112,6 +121,11 @@ class SummedScore(Score):
         table = rows.transpose(1, 0, 2).reshape(num_items, -1).astype(np.float64)
         totals = (counts.astype(np.float64) @ table).reshape(len(counts), num_seeds, width)
         return self.of(totals)
+
+    def without_each(self, rows: Rows) -> Values:
+        """See `Score.without_each`; from the sums of all, for any number of items."""
+        table = rows.astype(np.float64)
+        return self.of(table.sum(axis=0) - table)
 
 
 def defined_mean(values: Values) -> Values:

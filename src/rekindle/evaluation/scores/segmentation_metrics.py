@@ -7,8 +7,6 @@ in none of them. Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,20 +35,11 @@ def pixel_accuracy(totals: NDArray[np.number]) -> Values:
     return _ratio(sums[..., 0], sums[..., 1])
 
 
-def segmentation_metrics(statistics: NDArray[np.number], names: Sequence[str]) -> dict[str, float]:
-    """Return mIoU, mAcc, aAcc, and IoU/<class> where defined, of the images [n, 3, C] together."""
+def accuracy_metrics(statistics: NDArray[np.number]) -> dict[str, float]:
+    """Return mAcc and aAcc, where defined, of the images [n, 3, C] together."""
     totals = statistics.sum(axis=0)
-    values = {
-        "mIoU": float(mean_iou(totals)),
-        "mAcc": float(mean_accuracy(totals)),
-        "aAcc": float(pixel_accuracy(totals)),
-    }
-    per_class = zip(names, class_iou(totals).tolist(), strict=True)
-    return {
-        name: value
-        for name, value in [*values.items(), *((f"IoU/{n}", v) for n, v in per_class)]
-        if not np.isnan(value)
-    }
+    values = {"mAcc": float(mean_accuracy(totals)), "aAcc": float(pixel_accuracy(totals))}
+    return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
 def _ratio(above: Values, below: Values) -> Values:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Max-t over several differences: intervals and words whose common chance of any false one is 1 - level.
+
+The largest of the standardised differences is compared with its distribution in the resamples, which all differences share, so
+that protocols that move together are not paid for twice; what is told apart is taken out, and the rest is looked at again
+(Westfall and Young, Resampling-Based Multiple Testing, 1993; Romano and Wolf, Journal of the American Statistical Association
+100, 2005, algorithm 3.1). The critical value is turned into the coverage that each single interval needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from scipy.special import ndtr
+
+from rekindle.evaluation.verdict.difference import Difference
+from rekindle.evaluation.verdict.judging import Joint, can_judge, word_of
+
+Look = TypeVar("Look", bound=Hashable)
+
+
+def joint_verdicts(
+    differences: Mapping[Look, Difference], level: float, margins: Mapping[Look, float | None] | None = None
+) -> dict[Look, Joint]:
+    """Judge differences together; descriptions and what cannot be judged are none of them.
+
+    Args:
+        differences: of one base, measured on the same items where the protocols read the same.
+        level: common coverage of all intervals.
+        margins: of each, as of `word_of`.
+
+    Returns: one entry per difference that is judged; nothing where there is a single one.
+    """
+    active = {look: own for look, own in differences.items() if own.score.is_judged and can_judge(own)}
+    looks, decided = len(active), dict[Look, Joint]()
+    if looks < 2:
+        return {}
+    while active:
+        each = single_level([*active.values()], level)
+        found = {}
+        for look, own in active.items():
+            low, high = own.interval(level, each)
+            word = word_of(own, low, high, (margins or {}).get(look))
+            found[look] = Joint(verdict=word, low=low, high=high, level=each, looks=looks)
+        told_apart = [look for look, own in found.items() if not own.low <= 0 <= own.high]
+        if not told_apart or len(told_apart) == len(active):
+            return decided | found
+        for look in told_apart:
+            decided[look] = found[look]
+            del active[look]
+    return decided
+
+
+def single_level(differences: Sequence[Difference], level: float) -> float:
+    """Coverage that each interval needs so that all together have `level`: between it (all as one) and Bonferroni's."""
+    if len(differences) == 1:
+        return level
+    standardised = [
+        np.nan_to_num(np.abs(own.draws - own.value) / own.spread) if own.spread > 0 else np.zeros(len(own.draws))
+        for own in differences
+    ]
+    critical = np.quantile(np.max(standardised, axis=0), level)
+    return float(np.clip(2 * ndtr(critical) - 1, level, 1 - (1 - level) / len(differences)))
