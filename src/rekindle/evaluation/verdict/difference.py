@@ -110,7 +110,7 @@ class Difference:
 
     def half_width(self, level: float) -> float:
         """Half of the interval that Student's t gives for the components: h of the module's docstring."""
-        return _half_width(self.components, level)
+        return half_width_of(self.components, level)
 
     def interval(self, level: float, widened_to: float | None = None) -> tuple[float, float]:
         """Percentile interval of the resamples, both arms stretched to what the components ask for.
@@ -278,7 +278,7 @@ def _freedom(components: Mapping[str, Component]) -> float:
     return _error(components) ** 4 / below if below > 0 else float(min(part.freedom for part in components.values()))
 
 
-def _half_width(components: Mapping[str, Component], level: float) -> float:
+def half_width_of(components: Mapping[str, Component], level: float) -> float:
     """The h of the module's docstring."""
     share = (1 + level) / 2
     satterthwaite = (float(stdtrit(_freedom(components), share)) * _error(components)) ** 2
@@ -287,4 +287,4 @@ def _half_width(components: Mapping[str, Component], level: float) -> float:
 
 
 def _smallest(components: Mapping[str, Component], level: float) -> float:
-    return _half_width(components, level) + _half_width(components, 2 * POWER - 1)
+    return half_width_of(components, level) + half_width_of(components, 2 * POWER - 1)
