@@ -156,6 +156,9 @@ class Protocol(ABC, Generic[Settings, Data]):
     """Which kind of data it reads: a key of `rekindle.data.KINDS`."""
     USES_TRAIN: ClassVar[bool] = True
     """Whether there is anything to learn or to remember."""
+    UNGROUPED: ClassVar[str] = ""
+    """Why its items are in no group of images (`--group-by`), and what to measure with instead; empty where each item has the
+    name of one image, query or video of `test`."""
 
     def __init__(
         self,

@@ -24,6 +24,8 @@ class Target(Options):
     """Split that heads learn from; empty for the grid's."""
     train_shots: int = Field(0, ge=0)
     """Images of each class to learn from, where images have a class; 0 for the grid's."""
+    group_by: str = ""
+    """Which items belong together; empty for the grid's."""
 
 
 class Column(Options):
@@ -43,6 +45,8 @@ class Column(Options):
     """Share of it that they learn from."""
     train_shots: int = 0
     """So many images of each class instead; 0 for none."""
+    group_by: str = ""
+    """Which items belong together; empty for none."""
     is_one_of_shares: bool
     """Whether the grid asks for several shares, so that the name has to say which."""
 

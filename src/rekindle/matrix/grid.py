@@ -83,7 +83,8 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
     data: str = ""
     """Labelled images of the protocols: a folder, or NAME:ROOT of a published data set (`rekindle list datasets`)."""
     tests: dict[str, Target] = Field(default_factory=dict)
-    """Name -> more labelled images (as `data`, or a tree: data, protocols, split, train_split, train_shots); own columns."""
+    """Name -> more labelled images (as `data`, or a tree: data, protocols, split, train_split, train_shots, group_by); own
+    columns."""
     out: str = ""
     """Folder of the table, the runs and the results; --out on the command line wins."""
     protocols: tuple[str, ...] = Field(("linear-seg", "dense-retrieval"), min_length=1)
@@ -204,6 +205,7 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
                 train_split=target.train_split or self.train_split,
                 train_fraction=share,
                 train_shots=target.train_shots or self.train_shots,
+                group_by=target.group_by or self.group_by,
                 is_one_of_shares=bool(self.train_fractions),
             )
             for test, target in targets.items()
@@ -217,7 +219,7 @@ class Grid(IntervalOptions, MeasuringOptions, FractionOptions, ComputeOptions):
         shared = {*IntervalOptions.model_fields, *MeasuringOptions.model_fields, *ComputeOptions.model_fields}
         shared -= {"preset"}  # its values stand in the groups by now, and a single protocol may not know it
         tree = {name: getattr(self, name) for name in shared} | {k: run[k] for k in ("init", "network") if k in run}
-        tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction", "train_shots"})
+        tree |= column.model_dump(include={"data", "split", "train_split", "train_fraction", "train_shots", "group_by"})
         tree |= {group: getattr(self, group).model_dump(), "protocol": (column.protocol,)}
         return compare_options(tree)
 

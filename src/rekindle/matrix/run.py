@@ -30,7 +30,7 @@ from rekindle.matrix.measure import MatrixSetup, MeasuredColumn
 from rekindle.matrix.pooling import pooled_of
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Scores, StartRecord, Table, TableRow, mean_metrics, write_table
-from rekindle.measuring.measurement import LabelledData
+from rekindle.measuring.measurement import open_labelled
 from rekindle.measuring.options import CompareOptions
 from rekindle.pretraining.run import pretrain
 
@@ -126,7 +126,7 @@ def _planned(grid: Grid, where: str, watcher: Watcher) -> tuple[list[Cell], Matr
         if column.test not in data:
             protocols = [c.protocol for c in columns if c.test == column.test]
             try:
-                data[column.test] = LabelledData(column.data, column.train_split, column.split, protocols)
+                data[column.test] = open_labelled(grid.measuring(column), protocols)
             except RequestError as error:
                 raise placed(error, f"{where}: tests.{column.test}") if column.test else error from None
     return cells, MatrixSetup(Path(grid.out), columns, data, watcher)

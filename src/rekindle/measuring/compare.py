@@ -18,7 +18,7 @@ from rekindle.evaluation.verdict.judging import margin_in, verdict_of
 from rekindle.evaluation.verdict.overall import overall
 from rekindle.measuring.clock import Clock
 from rekindle.measuring.comparison import Comparison, ModelOverall, Row
-from rekindle.measuring.measurement import LabelledData, Measurement, build_protocol
+from rekindle.measuring.measurement import Measurement, build_protocol, open_labelled
 from rekindle.measuring.models import load_model, slug
 from rekindle.measuring.options import (
     CompareOptions,
@@ -30,7 +30,7 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
     """Do what `rekindle compare` does: check, measure every model with the same seeds, compare, write."""
     watcher = watcher or LoggingWatcher()
     require("compare", BASE=options.base, MODEL=options.models, data=options.data, protocol=options.protocol)
-    data = LabelledData(options.data, options.train_split, options.split, options.protocol)
+    data = open_labelled(options, options.protocol)
     models = [load_model(name, options, watcher) for name in (options.base, *options.models)]
     for name in options.protocol:  # every request is checked before the first feature
         for model in models:

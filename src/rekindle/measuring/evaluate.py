@@ -9,7 +9,7 @@ from rekindle.core.errors import RequestError
 from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.scores.result import EvalResult
 from rekindle.measuring.fine_tuned import check_saving
-from rekindle.measuring.measurement import LabelledData, Measurement, build_protocol
+from rekindle.measuring.measurement import Measurement, build_protocol, open_labelled
 from rekindle.measuring.models import load_model, slug
 from rekindle.measuring.options import (
     EvaluateOptions,
@@ -24,7 +24,7 @@ def run_evaluate(
     """Do what `rekindle evaluate` does: check, measure, write the result file."""
     watcher = watcher or LoggingWatcher()
     require("evaluate", MODEL=options.model, data=options.data)
-    data = LabelledData(options.data, options.train_split, options.split, [options.protocol])
+    data = open_labelled(options, [options.protocol])
     model = load_model(options.model, options, watcher, backbone)
     protocol = build_protocol(options.protocol, options, model, data, watcher.message)
     protocol.check()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.protocol import Outcome, Protocol, Split, TrainingPart
 from rekindle.evaluation.scores.result import EvalResult, write_csv, write_result
 from rekindle.evaluation.training.predicted_maps import PredictedMaps
+from rekindle.evaluation.verdict.groups import Grouping, Rule, group_items, read_rule, shared_groups
 from rekindle.measuring.fine_tuned import save_fine_tuned
 from rekindle.measuring.models import LoadedModel
 from rekindle.measuring.options import (
@@ -35,7 +36,7 @@ from rekindle.measuring.options import (
     protocol_options,
 )
 
-NOT_OF_NUMBERS = ("data", "split", "network", "device", "preset", "worst_images")
+NOT_OF_NUMBERS = ("data", "split", "network", "device", "preset", "worst_images", "group_by", "allow_shared_groups")
 """Options of a measurement that a result file has elsewhere, or that its numbers do not depend on."""
 WHERE_ASKED = ("train_shots",)
 """Those that a result file has only where they are set, so that without them its fingerprint is the one of before."""
@@ -50,11 +51,22 @@ class LabelledData:
         train: split to learn from or to remember.
         test: split that the metrics are of.
         protocols: names; their classes say what kind of data they read.
+        group_by: rule by which test items belong together; empty for none.
+        allow_shared_groups: let groups through that have items in both splits of a protocol that learns.
 
-    Raises: RequestError that lists what is wrong with the files.
+    Raises: RequestError that lists what is wrong with the files, or with the groups.
     """
 
-    def __init__(self, root: str, train: str, test: str, protocols: Sequence[str]) -> None:
+    def __init__(
+        self,
+        root: str,
+        train: str,
+        test: str,
+        protocols: Sequence[str],
+        *,
+        group_by: str = "",
+        allow_shared_groups: bool = False,
+    ) -> None:
         self._kind_of: dict[str, str] = {}
         self._test: dict[str, Split] = {}
         self._train: dict[str, Split] = {}
@@ -74,6 +86,11 @@ class LabelledData:
                     learnt, measured = self._train[kind], self._test[kind]
                     if isinstance(learnt, WithClasses) and isinstance(measured, WithClasses):
                         check_same_classes(learnt, measured)
+        self._groupings: dict[str, Grouping] = {}
+        if group_by:
+            rule = read_rule(group_by)
+            for name in protocols:
+                self._groupings[name] = self._grouped(name, rule, (train, test), allow_shared_groups)
 
     def test(self, protocol: str) -> Split:
         """Return the split that the metrics of a protocol are of."""
@@ -83,15 +100,52 @@ class LabelledData:
         """Return what a protocol learns from; None if it does not learn."""
         return self._train[self._kind_of[protocol]] if protocol in self._learns else None
 
+    def grouping(self, protocol: str) -> Grouping | None:
+        """Return which test items belong together; None where nothing was said of it."""
+        return self._groupings.get(protocol)
+
+    def _grouped(self, protocol: str, rule: Rule, splits: tuple[str, str], allow_shared: bool) -> Grouping:
+        """Put the test items of a protocol into groups. Raises: RequestError, also for groups that both splits have."""
+        why = import_named(PROTOCOLS, "protocol", protocol).UNGROUPED
+        if why:
+            raise RequestError(
+                f"--group-by {rule.text}: {protocol} cannot have groups: {why}. Leave one of the two out"
+            )
+        test, train = self.test(protocol), self.train(protocol)
+        found = group_items(rule, test.items, splits[1])
+        if train is None:
+            return found
+        shared = shared_groups(rule, train.items, splits[0], found)
+        if shared and not allow_shared:
+            classes = " (these are the classes)" if {*shared} <= {*getattr(train, "names", ())} else ""
+            told = ", ".join(f"{group} ({there} and {here})" for group, (there, here) in list(shared.items())[:5])
+            more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+            count = f"{len(shared)} group{'s' if len(shared) > 1 else ''}"
+            raise RequestError(
+                f"--group-by {rule.text}: {count}{classes} with items in both splits, '{splits[0]}' that {protocol} "
+                f"learns from and '{splits[1]}' that is measured: {told}{more}. What is learnt of a group flatters what is "
+                "measured of it: put a group into one split, use another rule, or let it through with --allow-shared-groups"
+            )
+        return replace(found, shared=tuple(shared))
+
     def fingerprint(self, protocol: str, config: Mapping[str, Any]) -> str:
         """Identify what is measured: numbers of one fingerprint may be compared.
 
-        It covers the protocol, its options and the names of the items of both splits; neither model nor seed.
+        It covers the protocol, its options, the names of the items of both splits, and the groups of the items where there are
+        any; neither model nor seed.
         """
         train = self.train(protocol)
         asked = {name: value for name, value in config.items() if name != "init"}  # random weights are another model
-        told = [protocol, asked, self.test(protocol).items, None if train is None else train.items]
+        items, grouping = self.test(protocol).items, self.grouping(protocol)
+        told = [protocol, asked, items, None if train is None else train.items]
+        told += [] if grouping is None else [grouping.names(items)]  # without groups it is the one of before
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def open_labelled(options: EvaluateOptions | CompareOptions, protocols: Sequence[str]) -> LabelledData:
+    """Open what a request names, for some protocols. Raises: as LabelledData."""
+    grouped: dict[str, Any] = {name: getattr(options, name) for name in ("group_by", "allow_shared_groups")}
+    return LabelledData(options.data, options.train_split, options.split, protocols, **grouped)
 
 
 def build_protocol(
@@ -158,6 +212,7 @@ class Measurement:
         options, config = self.options, result_config(self.options, self.name)
         if outcome.backbone is not None and isinstance(options, EvaluateOptions):
             save_fine_tuned(options, self.model, outcome.backbone, outcome.counts["steps"])
+        grouping = self.data.grouping(self.name)
         result = EvalResult(
             protocol=self.name,
             model=self.model.name,
@@ -170,6 +225,8 @@ class Measurement:
             metrics=outcome.metrics,
             score=outcome.score,
             per_item=None,
+            group_by="" if grouping is None else grouping.rule,
+            shared_groups=[] if grouping is None else list(grouping.shared),
             maps=None if outcome.maps is None else path.stem,
             counts=outcome.counts,
             software={
@@ -189,7 +246,10 @@ class Measurement:
             write_csv(path.with_suffix(f".{name}.csv"), header, lines)
         if outcome.maps is not None:
             write_maps(outcome.maps, path.with_suffix(""), draw=draw and self.options.worst_images > 0)
-        return write_result(result, path, outcome.items, outcome.rows), outcome  # last: where it lies, all is there
+        groups = [] if grouping is None else grouping.names(outcome.items)
+        return write_result(
+            result, path, outcome.items, outcome.rows, groups
+        ), outcome  # last: where it lies, all is there
 
 
 def result_config(options: EvaluateOptions | CompareOptions, protocol: str) -> dict[str, Any]:

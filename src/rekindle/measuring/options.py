@@ -51,6 +51,12 @@ class MeasuringOptions(Options):
     all. Instead of --train-fraction and --train-list."""
     preset: str = "small"
     """Settings of the protocols to start from: small (the defaults), paper, or a name that a protocol knows."""
+    group_by: str = ""
+    """Items that belong together, so that the interval draws groups and not items: folder (of the item's name; folder:1, the
+    first of its path), name:REGEX (its first group in brackets, or all it matches), FILE.csv:COLUMN (video, slide, patient,
+    scene; another column names the items), every:N (neighbours by name: pieces of a film). `rekindle check` proposes one."""
+    allow_shared_groups: bool = False
+    """Let groups through that also have items in the split that is learnt from."""
     worst_images: int = Field(4, ge=0)
     """Where classes are mapped: so many of the worst images and of the best are drawn (of the first seed); 0 draws nothing."""
 

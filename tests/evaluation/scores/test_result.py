@@ -11,7 +11,7 @@ import pytest
 
 from rekindle.core.errors import RequestError
 from rekindle.evaluation.scores.kinds import MeanIou, Means
-from rekindle.evaluation.scores.result import EvalResult, read_result, read_rows, write_result
+from rekindle.evaluation.scores.result import EvalResult, read_groups, read_result, read_rows, write_result
 
 RESULT = EvalResult(
     protocol="linear-seg",
@@ -41,8 +41,30 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     header = (tmp_path / "r.csv").read_text().splitlines()[0].split(",")
     assert header[:2] == ["item", "intersection_0"]
     assert header[-1] == "predicted_3"
-    keys = "protocol model model_hash data split seed config fingerprint metrics score per_item maps counts software"
+    keys = (
+        "protocol model model_hash data split seed config fingerprint metrics score per_item group_by shared_groups maps counts "
+        "software"
+    )
     assert list(json.loads((tmp_path / "r.json").read_text())) == keys.split()
+
+
+def test_groups_are_a_column_where_there_are_any_and_older_tables_have_none(tmp_path: Path) -> None:
+    rows = np.arange(2 * 12).reshape(2, -1)
+    told = RESULT.model_copy(update={"group_by": "folder"})
+    written = write_result(told, tmp_path / "r.json", ["s/a", "t/b"], rows, ["s", "t"])
+    assert (tmp_path / "r.csv").read_text().startswith("item,group,intersection_0,")
+    items, again = read_rows(tmp_path / "r.csv", written)
+    assert items == ["s/a", "t/b"]
+    assert np.array_equal(again, rows)
+    assert read_groups(tmp_path / "r.csv", written) == ["s", "t"]
+    plain = write_result(RESULT, tmp_path / "p.json", ["s/a", "t/b"], rows)
+    assert read_groups(tmp_path / "p.csv", plain) is None
+    with pytest.raises(RequestError, match="evaluate again"):
+        read_rows(tmp_path / "p.csv", written)
+    before = json.loads((tmp_path / "p.json").read_text())
+    del before["group_by"], before["shared_groups"]
+    (tmp_path / "old.json").write_text(json.dumps(before))
+    assert read_result(tmp_path / "old.json") == plain
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ class OneShot(Protocol[OneShotOptions, ClassFolder]):
     Config = OneShotOptions
     DATA = "classification"
     USES_TRAIN = False
+    UNGROUPED = (
+        "its items are episodes, and each draws images of several groups; knn reads the same data image by image"
+    )
 
     _features: Tensor
     _members: list[Tensor]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
@@ -45,6 +45,10 @@ class EvalResult(Options):
     """Which of them is the headline, and how it follows from the rows of the items."""
     per_item: str | None
     """CSV of the values of single items, relative to this file."""
+    group_by: str = ""
+    """Rule by which items belong together; their groups are a column of the CSV. Empty for none."""
+    shared_groups: list[str] = Field(default_factory=list)
+    """Groups with items among what was learnt from as well, which `allow_shared_groups` let through."""
     maps: str | None = None
     """Folder of the confusion matrix and of pictures of the class maps, relative to this file; none without class maps."""
     counts: dict[str, int]
@@ -53,7 +57,9 @@ class EvalResult(Options):
     """Versions that computed it."""
 
 
-def write_result(result: EvalResult, path: Path, items: Sequence[str], rows: Rows) -> EvalResult:
+def write_result(
+    result: EvalResult, path: Path, items: Sequence[str], rows: Rows, groups: Sequence[str] = ()
+) -> EvalResult:
     """Write `path` and, beside it, the CSV that it names; return the result that names it.
 
     Args:
@@ -61,12 +67,14 @@ def write_result(result: EvalResult, path: Path, items: Sequence[str], rows: Row
         path: of the JSON file.
         items: one name per item.
         rows: [n, F], its values as `result.score.columns` names them.
+        groups: of the items, where `result.group_by` says what they are.
 
     """
     table = path.with_suffix(".csv")
     named = result.model_copy(update={"per_item": table.name})
-    lines = ([item, *row] for item, row in zip(items, rows.tolist(), strict=True))
-    write_csv(table, ["item", *result.score.columns], lines)
+    places = zip(items, groups, strict=True) if result.group_by else ((item,) for item in items)
+    lines = ([*place, *row] for place, row in zip(places, rows.tolist(), strict=True))
+    write_csv(table, [*_head(result), *result.score.columns], lines)
     write_json(path, named.model_dump(mode="json"))
     return named
 
@@ -101,14 +109,29 @@ def read_result(path: str | Path) -> EvalResult:
 
 def read_rows(path: str | Path, result: EvalResult) -> tuple[list[str], Rows]:
     """Read the CSV of a result: the items' names, and their rows [n, F]. Raises RequestError."""
-    path = Path(path)
+    places, rows = _read_table(Path(path), result)
+    return [place[0] for place in places], rows
+
+
+def read_groups(path: str | Path, result: EvalResult) -> list[str] | None:
+    """Read the group of each item from the CSV of a result; None where it has no groups. Raises RequestError."""
+    return [place[1] for place in _read_table(Path(path), result)[0]] if result.group_by else None
+
+
+def _head(result: EvalResult) -> list[str]:
+    """Columns before those of the score."""
+    return ["item", "group"] if result.group_by else ["item"]
+
+
+def _read_table(path: Path, result: EvalResult) -> tuple[list[list[str]], Rows]:
+    head = _head(result)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = list(csv.reader(file))
-        if header[1:] != result.score.columns:
+        if header[1:] != [*head[1:], *result.score.columns]:
             raise ValueError("its columns are not those of the score")
-        values = np.array([line[1:] for line in lines], dtype=np.float64)
-        return [line[0] for line in lines], values.reshape(len(lines), len(header) - 1)
+        values = np.array([line[len(head) :] for line in lines], dtype=np.float64)
+        return [line[: len(head)] for line in lines], values.reshape(len(lines), len(header) - len(head))
     except OSError as error:
         raise RequestError(f"{path}: {error.strerror}; it lies beside its result file") from error
     except ValueError as error:
