@@ -36,7 +36,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def measure(data: Path, out: Path, protocol: str = "dense-retrieval", **options: Any) -> EvalResult:
-    settings = {"dense_retrieval": DENSE} if protocol == "dense-retrieval" else {}
+    settings: dict[str, Any] = {"dense_retrieval": DENSE} if protocol == "dense-retrieval" else {}
     return rekindle.evaluate(TINY, protocol, data, init="random", out=str(out), **settings, **options)
 
 
