@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.core.errors import RequestError
@@ -19,7 +21,7 @@ LISTED = 5
 
 
 class CheckOptions(Options):
-    """Look at every image once: what cannot be read, what repeats, what shows nothing, and what the model will see."""
+    """Look at every image once: what is unreadable, repeated, empty or belongs together, and what the model will see."""
 
     images: str = ""
     """Images to check: a folder, a glob, a list file, a tar pattern, or hf:NAME."""
@@ -27,7 +29,8 @@ class CheckOptions(Options):
     """Labelled data to check as well (a folder, or NAME:ROOT of `rekindle list datasets`): labels that are missing or do not
     fit, and images shared between splits."""
     out: str = ""
-    """Folder for check.json and mosaic.png (the views the model will see); without it nothing is written."""
+    """Folder for check.json, mosaic.png (the views the model will see) and groups.csv (images that seem to belong together by
+    times or as near-copies); without it nothing is written."""
     reading: DataOptions = DataOptions()
     """Reading images."""
     views: ViewsOptions = ViewsOptions()
@@ -84,5 +87,24 @@ def _print(report: dict[str, object]) -> None:
         print(f"  labels: {fault}")
     for told in report["absent"]:  # type: ignore[attr-defined]
         print(f"  not read: {told}")
+    _print_groups(report["groups"])  # type: ignore[arg-type]
     if report["mosaic"]:
         print(f"\nmosaic of views: {report['mosaic']}")
+
+
+def _print_groups(groups: Sequence[dict[str, Any]]) -> None:
+    for source in dict.fromkeys(found["source"] for found in groups):
+        print(f"\n{source}: images seem to belong together; tell evaluate and compare so, one of:")
+        for found in groups:
+            if found["source"] != source:
+                continue
+            rule = found["group_by"]
+            asked = (
+                f"--group-by {shlex.quote(rule)}" if rule else "(give --out DIR, and a table for --group-by is written)"
+            )
+            print(f"  {asked}\n    {found['told']}, by {found['from']}")
+            if found["shared"]:
+                print(
+                    f"    {found['shared']} of them are also in other splits: put each into one split, or add "
+                    "--allow-shared-groups"
+                )

@@ -9,11 +9,12 @@ import stat
 import struct
 import warnings
 import zlib
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rekindle.core.errors import RekindleError
@@ -100,6 +101,18 @@ def image_size(path: str) -> tuple[int, int]:
     except _BROKEN as error:
         raise UnreadableImage(path, _reason(path, error)) from error
     return (width, height) if is_turned else (height, width)
+
+
+def taken_at(source: str | bytes) -> float | None:
+    """Return when an image was taken (EXIF, DateTimeOriginal) in seconds, its clock taken as it stands; None where unknown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(_opened(source)) as image:
+                told = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        return datetime.strptime(str(told).strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+    except _BROKEN:
+        return None  # also where the text is no date: ValueError
 
 
 def _opened(source: str | bytes) -> str | io.BytesIO:

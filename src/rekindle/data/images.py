@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import generator
-from rekindle.data.decoding import UnreadableImage, image_size, read_image
+from rekindle.data.decoding import UnreadableImage, image_size, read_image, taken_at
 from rekindle.data.options import PILLOW_MAX_PIXELS, DataOptions
 
 __all__ = ["ImageRef", "ImageSource", "UnreadableImage", "chosen_images", "find_images", "image_size", "read_image"]
@@ -84,6 +84,10 @@ class ImageSource:
         """Decode one image to uint8 [3, H, W]. Raises: UnreadableImage."""
         ref = self.refs[index]
         return read_image(self._content(ref), name=ref.name, draft_px=draft_px, max_pixels=max_pixels)
+
+    def taken_at(self, index: int) -> float | None:
+        """Return when an image was taken, in seconds, from its file's EXIF data alone; None where they do not say it."""
+        return taken_at(self._content(self.refs[index]))
 
     def why_unreadable(self, index: int, options: DataOptions) -> str:
         """Return why an image cannot be read as the options ask for it; it may have become readable since."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +20,11 @@ from rekindle.core.rng import generator
 from rekindle.data.decoding import UnreadableImage
 from rekindle.data.doctor import Diagnosis, examine, shared_prints
 from rekindle.data.images import ImageRef, ImageSource, chosen_images, find_images
+from rekindle.data.labelled.classification import ClassFolder
 from rekindle.data.labelled.segmentation import SegmentationFolder, splits
 from rekindle.data.options import DataOptions
 from rekindle.data.published.named import DATASETS, named_root, open_data
+from rekindle.pretraining.grouping import Checked, proposed_groups
 from rekindle.views.multicrop import MultiCrop
 from rekindle.views.options import ViewsOptions
 
@@ -39,9 +42,11 @@ def check(
 ) -> dict[str, Any]:
     """Examine a source of images, labelled data (a folder or NAME:ROOT), or both.
 
-    With `out`, check.json and mosaic.png are written there.
+    With `out`, check.json and mosaic.png are written there, and groups.csv where images seem to belong together by times or as
+    near-copies.
     """
     sources: dict[str, ImageSource] = {}
+    labelled_items: dict[str, tuple[list[str], list[str]]] = {}  # of a source: names and classes of its images
     if images is not None:
         sources["images"] = chosen_images(images, reading)
     faults: list[str] = []
@@ -49,9 +54,11 @@ def check(
     if data is not None:
         named = named_root(data)
         if named is not None:
-            absent = _check_named(data, named[0], sources, faults)
+            absent = _check_named(data, named[0], sources, labelled_items, faults)
         for split in splits(data) if named is None else []:
-            sources[f"data/{split}"] = find_images(Path(data) / "images" / split)
+            folder = Path(data).expanduser() / "images" / split
+            found = sources[f"data/{split}"] = find_images(folder)
+            labelled_items[f"data/{split}"] = ([_below(ref.path, folder) for ref in found.refs], [])
             try:
                 SegmentationFolder(data, split).check()
             except RequestError as error:
@@ -80,6 +87,7 @@ def check(
         "faults": faults,
         "absent": absent,
         "mosaic": None if mosaic is None else str(mosaic),
+        "groups": proposed_groups(_checked(sources, labelled_items, diagnoses), out),
         "usable": not faults and all(d.num_images > d.count("unreadable") for d in diagnoses.values()),
     }
     if out is not None:
@@ -88,7 +96,39 @@ def check(
     return report
 
 
-def _check_named(data: str, name: str, sources: dict[str, ImageSource], faults: list[str]) -> list[str]:
+def _below(path: str, folder: str | Path) -> str:
+    """Name an image as results do: its path below a folder, without the suffix."""
+    return Path(os.path.relpath(path, folder)).with_suffix("").as_posix()
+
+
+def _checked(
+    sources: dict[str, ImageSource], items: dict[str, tuple[list[str], list[str]]], diagnoses: dict[str, Diagnosis]
+) -> list[Checked]:
+    """What groups are proposed for: labelled data, or else the images."""
+    if not items and "images" in sources:
+        names = [ref.name for ref in sources["images"].refs]
+        common = os.path.commonpath([os.path.dirname(name) for name in names])
+        items = {"images": ([_below(name, common) for name in names], [])}
+    return [
+        Checked(
+            name,
+            name.partition("/")[2],
+            own,
+            [ref.name for ref in sources[name].refs],
+            classes,
+            diagnoses[name],
+        )
+        for name, (own, classes) in items.items()
+    ]
+
+
+def _check_named(
+    data: str,
+    name: str,
+    sources: dict[str, ImageSource],
+    items: dict[str, tuple[list[str], list[str]]],
+    faults: list[str],
+) -> list[str]:
     """Check the labels of NAME:ROOT and add its images to the sources, split by split.
 
     Splits that hold others again (trainval) are left out, for all of their images would count as leakage.
@@ -110,6 +150,8 @@ def _check_named(data: str, name: str, sources: dict[str, ImageSource], faults: 
             continue
         if opened.files:
             sources[f"data/{split}"] = ImageSource([ImageRef(str(path)) for path in opened.files])
+            classes = [opened.names[c] for c in opened.labels.tolist()] if isinstance(opened, ClassFolder) else []
+            items[f"data/{split}"] = (opened.items, classes)
         try:
             opened.check()
         except RequestError as error:
