@@ -96,7 +96,7 @@ def test_groups_of_both_splits_are_told_of_and_the_advice_works(
     found = [entry for entry in checked(data, capsys) if entry["source"] == "data/val"]
     assert [(entry["groups"], entry["shared"]) for entry in found] == [(8, 1)]
     told = printed(data, capsys)
-    assert "1 of them are also in other splits: put each into one split, or add --allow-shared-groups" in told
+    assert "in other splits as well: 1; put each into one split, or add --allow-shared-groups" in told
     words = words_for(told, "data/val")
     assert main(["evaluate", TINY, "--data", str(data), *SMALL, *shlex.split(words)]) == 2
     assert len({*followed(data, tmp_path, f"{words} --allow-shared-groups")}) == 8

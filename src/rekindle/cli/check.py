@@ -105,6 +105,5 @@ def _print_groups(groups: Sequence[dict[str, Any]]) -> None:
             print(f"  {asked}\n    {found['told']}, by {found['from']}")
             if found["shared"]:
                 print(
-                    f"    {found['shared']} of them are also in other splits: put each into one split, or add "
-                    "--allow-shared-groups"
+                    f"    in other splits as well: {found['shared']}; put each into one split, or add --allow-shared-groups"
                 )

@@ -8,7 +8,7 @@ a patient they are, and then the interval of single items is too narrow.
 What is looked at is the correlation r_1 with the next item, or (r_1 + r_2 + r_3 + r_4) / 2 where that is greater, for weak
 correlations that reach far. It is held against the same influences in 1,000 random orders, so that it is right for any
 distribution: independent items exceed the bound in one case of 200 (`LEVEL`; in simulations of 10 to 300 items, normal,
-t with 3 degrees of freedom and log-normal: 0.3 to 0.7 %). Where items have a class that orders them (a folder a class),
+t with 3 degrees of freedom and log-normal: 0.4 to 0.8 %). Where items have a class that orders them (a folder a class),
 influences are taken about the mean of their class and shuffled inside it, for classes differ without one image depending on
 another.
 """
