@@ -30,6 +30,8 @@ LEVEL = 0.005
 """Share of independent series that exceed the bound."""
 SPAN = 4
 """Items after each that are looked at."""
+FARTHEST = 200
+"""Items up to which a correlation is followed."""
 ORDERS = 1000
 MOST_SHUFFLED = 2000
 """Items up to which orders are drawn; beyond, the bound is the normal distribution's for two looks, 2.81 / sqrt(n)."""
@@ -117,7 +119,7 @@ def of_series(values: Values, strata: NDArray[np.int64]) -> Neighbours | None:
     spread = float(np.square(centred).mean())
     if not np.isfinite(spread) or spread <= 1e-24 * float(np.square(values).mean()) or spread == 0.0:
         return None
-    found = _correlations(centred[None], strata, max(SPAN, count // 4))
+    found = _correlations(centred[None], strata, max(SPAN, min(FARTHEST, count // 4)))
     own = [float(values[0]) for values in found]
     if not own:
         return None

@@ -22,6 +22,7 @@ from rekindle.evaluation.verdict.groups import natural_order, read_rule
 ENOUGH = 8
 """Groups from which on an interval can be trusted."""
 LONGEST_PIECE = 30
+"""Images of a piece of a film at most."""
 NEAR_COPY = 20
 """Of 240 bits of likeness, so many differ at most between near-copies; unrelated pictures differ in about half."""
 EVEN_SHARE = 0.5
@@ -131,26 +132,21 @@ def time_in(name: str) -> float | None:
 
 
 def near_copies(likeness: NDArray[np.bool_]) -> list[int]:
-    """Number the sets of pictures of which each nearly repeats another one of its set; a picture alone is a set of its own.
+    """Number the sets of pictures of which each nearly repeats another one of its set, by the first of them.
 
     Args: likeness [n, bits].
     """
     signs = np.where(likeness, 1.0, -1.0).astype(np.float32)
-    parent = list(range(len(signs)))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    bits = signs.shape[1]
-    for first in range(0, len(signs), 1000):
+    count, bits = signs.shape
+    sets = np.arange(count)
+    for first in range(0, count, 1000):
         differing = (bits - signs[first : first + 1000] @ signs[first:].T) / 2
-        for one, other in np.argwhere(differing <= NEAR_COPY):
-            low, high = sorted((root(first + int(one)), root(first + int(other))))
-            parent[high] = low
-    return [root(place) for place in range(len(signs))]
+        for near in differing <= NEAR_COPY:
+            own = np.unique(sets[first:][near])  # its own and those of its near-copies, the lowest first
+            if len(own) > 1:
+                sets[np.isin(sets, own[1:])] = own[0]
+    found: list[int] = sets.tolist()
+    return found
 
 
 def are_evident(sets: Sequence[int]) -> bool:
@@ -170,7 +166,7 @@ def film_piece(likeness: NDArray[np.bool_], items: Sequence[str]) -> int:
     ordered = likeness[sorted(range(count), key=lambda i: natural_order(items[i]))]
     share = ordered.mean(axis=0)
     usual = float(2 * (share * (1 - share)).sum())  # bits that differ between two of them, on average
-    distances = [_mean_distance(ordered, lag) for lag in range(1, count // ENOUGH + 1)]
+    distances = [_mean_distance(ordered, lag) for lag in range(1, min(LONGEST_PIECE, count // ENOUGH) + 1)]
     if distances[0] > 0.85 * usual:
         return 0
     reach = next((lag for lag, found in enumerate(distances) if found > 0.95 * usual), len(distances))
