@@ -111,6 +111,8 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for entry in comparison.overall:
         console.print(f"overall, {entry.model}: {entry.overall.told}", markup=False)
+    for note in comparison.notes:
+        console.print(f"note: {note}", markup=False)
 
 
 def _value(mean: float, std: float, score: Score) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import Watcher
-from rekindle.evaluation.scores.result import EvalResult, read_result, read_rows
+from rekindle.evaluation.scores.result import EvalResult, read_groups, read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
+from rekindle.evaluation.verdict.groups import group_indices
 from rekindle.matrix.columns import Column
 from rekindle.matrix.table import Scores
 from rekindle.measuring.measurement import AnyProtocol, LabelledData, Measurement, build_protocol, result_config
@@ -33,12 +35,14 @@ class MeasuredColumn:
         rows: [E, n, F], the items' rows of E evaluation seeds.
         score: what they come to.
         seconds: wall time; 0 if nothing was missing.
+        groups: [n], the group of each item, numbered; None where items stand alone.
     """
 
     scores: Scores
     rows: Rows
     score: Score
     seconds: float
+    groups: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -160,4 +164,6 @@ def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, 
         metrics={name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in common},
         results=[str(path.relative_to(out)) for path in paths],
     )
-    return MeasuredColumn(scores, np.stack([rows for _, rows in sides]), score, seconds)
+    named = read_groups(paths[0].parent / (sides[0][0].per_item or ""), sides[0][0])
+    groups = None if named is None else group_indices(named)
+    return MeasuredColumn(scores, np.stack([rows for _, rows in sides]), score, seconds, groups)

@@ -16,9 +16,10 @@ import numpy as np
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
-from rekindle.evaluation.scores.result import read_result, read_rows
+from rekindle.evaluation.scores.result import read_groups, read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.evaluation.verdict.difference import Difference, difference_of
+from rekindle.evaluation.verdict.groups import group_indices
 from rekindle.evaluation.verdict.joint import joint_verdicts
 from rekindle.evaluation.verdict.judging import Judged, judged_fields
 
@@ -53,11 +54,13 @@ class MeasuredRow:
         score: how values of items become a number.
         trainings: [E, n, F] per training seed; of paired matrices E is 1, the training's own seed.
         is_paired: the t-th training of a row has the evaluation seed of the t-th of another one.
+        groups: of each item, by name; None where items stand alone.
     """
 
     score: Score
     trainings: list[Rows]
     is_paired: bool
+    groups: list[str] | None
 
 
 def compare_rows(matrix: str | Path, row: str, other_matrix: str | Path, other_row: str) -> RowComparison:
@@ -103,13 +106,15 @@ def read_row(matrix: Path, row: str) -> dict[str, MeasuredRow]:
         known = ", ".join(sorted({_name(cell) for cell in finished})) or "none"
         raise RequestError(f"{matrix}: no finished run of '{row}'; its rows (METHOD/FRAMEWORK): {known}")
     found: dict[str, tuple[Score, list[Rows]]] = {}
+    groups: dict[str, list[str] | None] = {}
     for cell in cells:
         for column, scores in cell["scores"].items():
             results = [(read_result(matrix / path), (matrix / path).parent) for path in scores["results"]]
             rows = np.stack([read_rows(folder / (result.per_item or ""), result)[1] for result, folder in results])
             found.setdefault(column, (results[0][0].score, []))[1].append(rows)
+            groups[column] = read_groups(results[0][1] / (results[0][0].per_item or ""), results[0][0])
     is_paired = table["grid"]["evaluation_seeds"] == "paired"
-    return {column: MeasuredRow(score, rows, is_paired) for column, (score, rows) in found.items()}
+    return {column: MeasuredRow(score, rows, is_paired, groups[column]) for column, (score, rows) in found.items()}
 
 
 def _difference(mine: MeasuredRow, theirs: MeasuredRow) -> Difference:
@@ -121,7 +126,14 @@ def _difference(mine: MeasuredRow, theirs: MeasuredRow) -> Difference:
             "the rows were not measured on the same evaluation seeds and images, and have no common draws; measure both in "
             "one matrix, or with the same data and evaluation_seeds"
         )
-    return difference_of(theirs.trainings, mine.trainings, mine.score, is_paired=is_paired, resamples=RESAMPLES)
+    if mine.groups != theirs.groups:
+        raise RequestError(
+            "the rows were not measured with the same groups of images; measure both with the same group_by, or without"
+        )
+    groups = None if mine.groups is None else group_indices(mine.groups)
+    return difference_of(
+        theirs.trainings, mine.trainings, mine.score, groups=groups, is_paired=is_paired, resamples=RESAMPLES
+    )
 
 
 def _name(cell: dict[str, Any]) -> str:

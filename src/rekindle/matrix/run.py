@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +24,7 @@ from rekindle.evaluation.verdict.joint import joint_verdicts
 from rekindle.evaluation.verdict.judging import margin_in
 from rekindle.evaluation.verdict.overall import overall
 from rekindle.matrix.cells import Cell, Key, Kind, placed, plan_cells
-from rekindle.matrix.columns import folder_name
+from rekindle.matrix.columns import Column, folder_name
 from rekindle.matrix.grid import Grid, Tree, check_grid, read_grid
 from rekindle.matrix.measure import MatrixSetup, MeasuredColumn
 from rekindle.matrix.pooling import pooled_of
@@ -183,7 +183,7 @@ class _Matrix:
             starts=list(self.starts.values()),
             cells=self.records,
             rows=[self._row(kind) for kind in dict.fromkeys(cell.key.kind for cell in self.cells)],
-            interval=INTERVAL_OF_PAIRS if self.grid.evaluation_seeds == "paired" else INTERVAL,
+            interval=_interval(self.grid, self.bench.columns),
         )
 
     def write(self) -> None:
@@ -250,7 +250,12 @@ class _Matrix:
             start = self._start_side[column.name]
             of_start = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]] if is_paired else start.rows
             found[column.name] = difference_of(
-                [of_start], [side.rows for side in sides], start.score, is_paired=is_paired, resamples=grid.resamples
+                [of_start],
+                [side.rows for side in sides],
+                start.score,
+                groups=start.groups,
+                is_paired=is_paired,
+                resamples=grid.resamples,
             )
             metrics[column.name] = mean_metrics([side.scores for side in sides])
         margins = {name: margin_in(own.score, grid.margin) for name, own in found.items()}
@@ -277,6 +282,17 @@ class _Matrix:
 
     def _update(self, index: int, **record: Any) -> None:
         self.records[index] = self.records[index].model_copy(update=record)
+
+
+def _interval(grid: Grid, columns: Sequence[Column]) -> str:
+    """What the intervals of a table cover."""
+    text = INTERVAL_OF_PAIRS if grid.evaluation_seeds == "paired" else INTERVAL
+    rules = list(dict.fromkeys(column.group_by for column in columns))
+    if not any(rules):
+        return text
+    told = ", ".join(filter(None, rules))
+    units = f"groups of images ({told})" if all(rules) else f"images, or where asked groups of them ({told}),"
+    return text.replace("draws images", f"draws {units}")
 
 
 def _empty_row(kind: Kind) -> TableRow:

@@ -13,12 +13,14 @@ from rekindle.evaluation.protocol import Outcome
 from rekindle.evaluation.scores.result import EvalResult, write_json
 from rekindle.evaluation.scores.score import Rows
 from rekindle.evaluation.verdict.difference import Difference, difference_of
+from rekindle.evaluation.verdict.groups import Grouping
 from rekindle.evaluation.verdict.joint import joint_verdicts
 from rekindle.evaluation.verdict.judging import margin_in, verdict_of
 from rekindle.evaluation.verdict.overall import overall
+from rekindle.measuring.belonging import notes_on_groups
 from rekindle.measuring.clock import Clock
 from rekindle.measuring.comparison import Comparison, ModelOverall, Row
-from rekindle.measuring.measurement import Measurement, build_protocol, open_labelled
+from rekindle.measuring.measurement import LabelledData, Measurement, build_protocol, open_labelled
 from rekindle.measuring.models import load_model, slug
 from rekindle.measuring.options import (
     CompareOptions,
@@ -53,7 +55,8 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
                 clock.tick(f"{name}: {model.name}, seed {seed}: {outcome.shown}")
             sides[name].append(outcomes)
         model.features.forget()
-    rows, overalls = _judged(options, [model.name for model in models], sides)
+    names = [model.name for model in models]
+    rows, overalls = _judged(options, names, sides, data)
     comparison = Comparison(
         base=options.base,
         data=options.data,
@@ -62,6 +65,7 @@ def run_compare(options: CompareOptions, *, watcher: Watcher | None = None) -> C
         rows=rows,
         overall=overalls,
         results=results,
+        notes=notes_on_groups(data, names, sides),
     )
     write_json(out / "comparison.json", comparison.model_dump(mode="json"))
     return comparison
@@ -75,12 +79,15 @@ def comparison_folder(options: CompareOptions) -> Path:
 
 
 def _judged(
-    options: CompareOptions, names: list[str], sides: dict[str, list[list[Outcome]]]
+    options: CompareOptions, names: list[str], sides: dict[str, list[list[Outcome]]], data: LabelledData
 ) -> tuple[list[Row], list[ModelOverall]]:
     """Judge every model under every protocol, alone and all of them together."""
     looks = [(protocol, number) for protocol in sides for number in range(1, len(names))]
     rows = {look: (_rows(sides[look[0]][0]), _rows(sides[look[0]][look[1]])) for look in looks}
-    found = {look: _difference(sides[look[0]][0], sides[look[0]][look[1]], options) for look in looks}
+    groupings = {protocol: data.grouping(protocol) for protocol in sides}
+    found = {
+        look: _difference(sides[look[0]][0], sides[look[0]][look[1]], options, groupings[look[0]]) for look in looks
+    }
     margins = {look: margin_in(own.score, options.margin) for look, own in found.items()}
     joint = joint_verdicts(found, options.level, margins)
     told = [
@@ -115,10 +122,13 @@ def _judged(
     return told, overalls
 
 
-def _difference(base: list[Outcome], model: list[Outcome], options: CompareOptions) -> Difference:
+def _difference(
+    base: list[Outcome], model: list[Outcome], options: CompareOptions, grouping: Grouping | None
+) -> Difference:
     if any(outcome.items != base[0].items for outcome in [*base, *model]):
         raise RekindleError("the models were not evaluated on the same items; did the data change meanwhile?")
-    return difference_of([_rows(base)], [_rows(model)], base[0].score, resamples=options.resamples)
+    groups = None if grouping is None else grouping.indices(base[0].items)
+    return difference_of([_rows(base)], [_rows(model)], base[0].score, groups=groups, resamples=options.resamples)
 
 
 def _rows(outcomes: list[Outcome]) -> Rows:

@@ -53,10 +53,12 @@ class Comparison(Options):
     """One per model, in the order of the request; none in files of before."""
     results: list[EvalResult]
     """Every single evaluation."""
+    notes: list[str] = Field(default_factory=list)
+    """What to know beside the verdicts: images that seem to belong together, groups that both splits have."""
 
     @property
     def told(self) -> str:
-        """Every verdict, a line each, and one for each model over all: fractions in hundredths, others as they are."""
+        """Every verdict, a line each, one for each model over all, and the notes: fractions in hundredths, others as they are."""
         lines = []
         for row in self.rows:
             found, factor = row.verdict, 100 if row.score.is_fraction else 1
@@ -64,6 +66,7 @@ class Comparison(Options):
             difference = f"{factor * found.difference:+.4g}"
             lines.append(f"{row.model}, {row.protocol}: {found.verdict}, {difference} ({low} to {high}) {row.metric}")
         lines += [f"{entry.model}, overall: {entry.overall.told}" for entry in self.overall]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def __str__(self) -> str:

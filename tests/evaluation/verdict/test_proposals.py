@@ -33,6 +33,7 @@ SEEN: dict[str, tuple[list[str], list[tuple[str, int]]]] = {
         [("folder", 8), ("folder:1", 2)],
     ),
     "one film": ([f"drive_{n:05}" for n in range(0, 3000, 30)], [("every:8", 13)]),
+    "every tenth frame, some of them": ([f"{10 * (n * n // 3)}" for n in range(2, 42)], [("every:5", 8)]),
     "frames by name": ([f"frame{n:03}" for n in range(80)], [("every:6", 14)]),
     "two films": (
         [f"{film}_{n}" for film in ("s1", "s2") for n in range(0, 1500, 30)],
@@ -48,6 +49,7 @@ ALONE: dict[str, list[str]] = {
     "one stem": [f"IMG_{n:04}" for n in range(60)],
     "numbers with holes": [f"{n * n + n % 7:012}" for n in range(60)],
     "years": [f"20{y}_{(n * n * 37) % 9973:06}" for y in ("07", "08", "09") for n in range(1, 40)],
+    "half of the steps even": [f"{n // 2}{n % 2}5{n // 2}" for n in range(18)],
     "hashes": [f"dark_{np.random.default_rng(n).integers(2**48):x}" for n in range(60)],
     "a folder each": [f"p{n}/image" for n in range(20)],
     "a folder for all": [f"all/{n}" for n in range(20)],

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from rekindle.evaluation.scores.score import Rows, Score, Values
 from rekindle.evaluation.verdict.groups import group_indices, natural_order
+from rekindle.evaluation.verdict.proposals import piece_length
 
 FEWEST = 10
 """Items below which nothing can be said of neighbours."""
@@ -36,8 +37,6 @@ ORDERS = 1000
 MOST_SHUFFLED = 2000
 """Items up to which orders are drawn; beyond, the bound is the normal distribution's for two looks, 2.81 / sqrt(n)."""
 _NORMAL = 2.807
-FEWEST_GROUPS = 8
-"""Groups that an interval needs; a piece of a film is no longer than leaves so many."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class Neighbours:
     @property
     def piece(self) -> int:
         """Items of a piece (`every:N`) that reaches over what correlates and leaves enough pieces; 0 where none can."""
-        longest = self.num_items // FEWEST_GROUPS
-        return min(max(5, 2 * self.reach), longest) if longest > 1 else 0
+        return piece_length(self.num_items, 2 * self.reach)
 
     @property
     def told(self) -> str:
@@ -133,7 +131,9 @@ def of_series(values: Values, strata: NDArray[np.int64]) -> Neighbours | None:
     )  # then it is lost in chance
     total = sum((1 - lag / count) * value for lag, value in enumerate(own[:reach], start=1))
     are_alike = float(_strength(found[:SPAN])[0]) > bound
-    return Neighbours(own[0], float(np.mean(own[:SPAN])), are_alike, reach, float(np.sqrt(1 + 2 * total)), count)
+    return Neighbours(
+        min(own[0], 1.0), min(float(np.mean(own[:SPAN])), 1.0), are_alike, reach, float(np.sqrt(1 + 2 * total)), count
+    )
 
 
 def _correlations(centred: Values, strata: NDArray[np.int64], most: int) -> list[Values]:

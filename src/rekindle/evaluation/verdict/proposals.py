@@ -8,6 +8,7 @@ resemble the next one, or nearly repeat another. A class, or a number that is al
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rekindle.evaluation.verdict.groups import natural_order, read_rule
+from rekindle.evaluation.verdict.judging import FEWEST
 
-ENOUGH = 8
-"""Groups from which on an interval can be trusted."""
+ENOUGH = FEWEST["groups"]
 LONGEST_PIECE = 30
 """Images of a piece of a film at most."""
 NEAR_COPY = 20
 """Of 240 bits of likeness, so many differ at most between near-copies; unrelated pictures differ in about half."""
 EVEN_SHARE = 0.5
-"""Share of equal steps from which on numbers run as those of a film."""
+"""Share of equal steps inside each stem from which on numbers run evenly."""
+MOSTLY = 0.8
+"""Share of equal steps above one from which on images are frames of a film, one in so many."""
 FEW = 20
 """Images of a stem up to which uneven numbers still speak for it."""
 _TILES = r"^(.+?)[_\-. ]*(?:r|row|x|y)_?\d+[_\-. ]*(?:c|col|x|y)_?\d+$"
@@ -216,20 +219,26 @@ def _run(items: Sequence[str], groups: Mapping[str, str]) -> bool:
     sizes = Counter(groups.values())
     if len(sizes) >= ENOUGH and len(items) / len(sizes) <= FEW:
         return True
-    return _even_share(items, groups)[0] >= EVEN_SHARE
+    steps, even = _steps(items, groups)
+    return even > 0 and even >= EVEN_SHARE * steps.total()
 
 
 def _is_film(items: Sequence[str]) -> bool:
-    """Whether the items are numbered in even steps of more than one, or by the word frame."""
+    """Whether the items are numbered by the word frame, or mostly or throughout in steps of one length above one."""
     stems = {item: re.sub(r"\d+$", "", item) for item in items}
     if any(stem == item for item, stem in stems.items()):
         return False
-    share, step = _even_share(items, stems)
-    return share >= EVEN_SHARE and (step > 1 or all(_FRAME.search(stem.rpartition("/")[2]) for stem in stems.values()))
+    if all(_FRAME.search(stem.rpartition("/")[2]) for stem in stems.values()):
+        return True
+    steps, _ = _steps(items, stems)
+    if steps.total() < ENOUGH:
+        return False
+    step, count = steps.most_common(1)[0]
+    return (step > 1 and count >= MOSTLY * steps.total()) or math.gcd(*steps) > 1
 
 
-def _even_share(items: Sequence[str], groups: Mapping[str, str]) -> tuple[float, int]:
-    """Return the share of steps between the last numbers of a group that are its commonest one, and the commonest step of all."""
+def _steps(items: Sequence[str], groups: Mapping[str, str]) -> tuple[Counter[int], int]:
+    """Return how often the last numbers inside a group are so far apart, and how many steps are the commonest of their group."""
     numbers: dict[str, list[int]] = {}
     for item in items:
         last = re.search(r"(\d+)\D*$", item)
@@ -240,8 +249,7 @@ def _even_share(items: Sequence[str], groups: Mapping[str, str]) -> tuple[float,
         found = Counter(np.diff(sorted(own)).tolist())
         steps += found
         even += found.most_common(1)[0][1] if found else 0
-    total = sum(steps.values())
-    return (even / total, steps.most_common(1)[0][0]) if total else (0.0, 0)
+    return steps, even
 
 
 def _mean_distance(ordered: NDArray[np.bool_], lag: int) -> float:
