@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rekindle.cli import study_calibration
 from rekindle.cli.arguments import parse, print_help, take
 from rekindle.cli.compare import named_protocols
 from rekindle.cli.compare_grid import COLOURS, show_plan
@@ -27,8 +28,9 @@ options of those protocols are listed as well.
   rekindle study forgetting START --images A --tests b=DATA_B c=DATA_C --out DIR    is anything lost that START knew?
   rekindle study data-scale START --images A --data DATA --out DIR                  how many images does adapting take?
   rekindle study label-efficiency START --runs RUN... --data DATA --out DIR         how many labels does adapting save?
+  rekindle study calibration --out DIR                      how often is the verdict itself wrong? Its own options: add --help
 
-Each trains and measures what is missing in DIR, so the same command goes on after an interrupt, and writes study.md,
+Each but the last trains and measures what is missing in DIR, so the same command goes on after an interrupt, and writes study.md,
 study.json, curves.png and the table of all runs. DIR/grid.yaml is the matrix that was run (`rekindle compare --grid`).
 Exit code 1 if anything is missing.
 """
@@ -36,6 +38,8 @@ Exit code 1 if anything is missing.
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle study --help`."""
+    if arguments[:1] == ["calibration"]:
+        return study_calibration.run(arguments[1:])
     named = named_protocols(arguments)
     preset = take(arguments, values=["--preset"]).values.get("--preset", SMALL)
     if {"--help", "-h"} & {*arguments}:
@@ -44,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     taken = take(arguments, flags=["--json", "--dry-run"])
     if taken.rest and not taken.rest[0].startswith("-") and taken.rest[0] not in KINDS:
-        raise unknown_name("study", taken.rest[0], dict.fromkeys(KINDS, ""))
+        raise unknown_name("study", taken.rest[0], dict.fromkeys((*KINDS, "calibration"), ""))
     protocols = named or StudyOptions.model_fields["protocol"].default
     options = parse(with_protocols(StudyOptions, protocols, preset), taken.rest, program="study")
     grid, _ = study_grid(options)
