@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results-small test test-all torture audit lint types format docs examples lock clean
+.PHONY: help setup demo results-small calibrate test test-all torture audit lint types format docs examples lock clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -32,6 +32,9 @@ results-small: $(READY) ## a slice of docs/results/methods-and-frameworks.md aga
 	@test -d "$(PACKS)/camvid" || { echo "$(PACKS)/camvid is not there: make results-small PACKS=folder with camvid and aerial-dubai (images/{train,val}, masks/{train,val}, classes.json)"; exit 2; }
 	for pack in camvid aerial-dubai; do OMP_WAIT_POLICY=passive $(BIN)/rekindle compare --grid examples/grids/tables-slice.yaml \
 		--images $(PACKS)/$$pack/images/train --data $(PACKS)/$$pack --out results-small/$$pack || exit 1; done
+
+calibrate: $(READY) ## how often the verdict is wrong, in short, and whether it keeps its limits; ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/rekindle study calibration --short --out calibration
 
 test: $(READY) ## all tests that need no GPU and end within minutes
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)

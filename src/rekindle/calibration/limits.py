@@ -88,13 +88,13 @@ def limits_of(measured: Sequence[Measured]) -> Limits:
 
 
 def _upper(rate: Rate, limit: float) -> Standing:
-    if rate.share <= limit:
+    if rate.value <= limit:
         return "holds"
-    return "within its interval" if rate.low <= limit else "missed"
+    return "within its interval" if rate.least <= limit else "missed"
 
 
 def _between(rate: Rate) -> Standing:
     low, high = COVERED
-    if low <= rate.share <= high:
+    if low <= rate.value <= high:
         return "holds"
-    return "within its interval" if rate.high >= low and rate.low <= high else "missed"
+    return "within its interval" if rate.most >= low and rate.least <= high else "missed"

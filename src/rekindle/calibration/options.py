@@ -28,7 +28,7 @@ class CalibrationOptions(Options):
     seed: int = Field(0, ge=0)
     """Of everything that is drawn."""
     short: bool = False
-    """A few cells of every section, 400 trials and 8 real pairs at most: ten minutes on two cores."""
+    """A few cells of every section, 400 trials at most, and 8 real pairs under the quick protocols: ten minutes on two cores."""
 
     @field_validator("cells")
     @classmethod

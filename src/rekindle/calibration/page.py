@@ -25,7 +25,7 @@ def rate_told(rate: Rate) -> str:
         >>> rate_told(Rate.of(52, 1000))
         '5.2 (4.0 to 6.8)'
     """
-    return f"{100 * rate.share:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+    return f"{100 * rate.value:.1f} ({100 * rate.least:.1f} to {100 * rate.most:.1f})"
 
 
 def _lines(found: Calibration) -> Iterator[str]:
@@ -63,13 +63,13 @@ def _section(section: Section, cells: Sequence[Measured]) -> Iterator[str]:
             cell.world,
             cell.label,
             rate_told(before.wrong),
-            rate_told(now.up),
-            rate_told(now.down),
+            rate_told(now.better),
+            rate_told(now.worse),
             rate_told(now.wrong),
         ]
         row += [_coverage(before), _coverage(now), f"{_width(before)}, {_width(now)}"]
         if section in ("few", "groups"):
-            row.append(f"{100 * now.cannot_judge.share:.1f}")
+            row.append(f"{100 * now.cannot_judge.value:.1f}")
         yield "| " + " | ".join(row) + " |"
 
 

@@ -57,9 +57,9 @@ def _wrong(axes: Any, cells: Sequence[Measured]) -> None:
 
 
 def _bar(axes: Any, rate: Rate, height: float, colour: str, label: str | None) -> None:
-    ends = [[100 * (rate.share - rate.low)], [100 * (rate.high - rate.share)]]
+    ends = [[100 * (rate.value - rate.least)], [100 * (rate.most - rate.value)]]
     axes.errorbar(
-        [100 * rate.share], [height], xerr=ends, fmt="o", markersize=3, color=colour, linewidth=1, label=label
+        [100 * rate.value], [height], xerr=ends, fmt="o", markersize=3, color=colour, linewidth=1, label=label
     )
 
 
@@ -71,7 +71,7 @@ def _power(axes: Any, cells: Sequence[Measured]) -> None:
             points = [cell.effect for cell in own]
             axes.plot(
                 points,
-                [100 * cell.by(rule).up.share for cell in own],
+                [100 * cell.by(rule).better.value for cell in own],
                 color=COLOURS[rule],
                 linestyle=style,
                 marker=".",
@@ -92,7 +92,7 @@ def _kind(cell: Measured) -> str:
 def _covered(axes: Any, cells: Sequence[Measured]) -> None:
     """Coverage of every promised cell, sorted."""
     for rule in (BEFORE, NOW):
-        shares = sorted(100 * found.share for cell in cells if (found := cell.by(rule).coverage) is not None)
+        shares = sorted(100 * found.value for cell in cells if (found := cell.by(rule).coverage) is not None)
         axes.plot(range(len(shares)), shares, ".", color=COLOURS[rule], label=rule)
     axes.axhspan(100 * COVERED[0], 100 * COVERED[1], color="#009E73", alpha=0.15, label="promised")
     axes.set_xlabel("situations, sorted")

@@ -8,6 +8,7 @@ some items; their rates are less certain than their intervals say.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,9 @@ from rekindle.calibration.real_data import Sizes, Version, write_pool
 from rekindle.calibration.real_models import NoisyExtractor, base, trained
 from rekindle.calibration.real_rows import FREE_OF_CHANCE, Table, measured
 from rekindle.calibration.rules import Pair, Rule
-from rekindle.calibration.simulate import Measured, source_of
+from rekindle.calibration.simulate import Measured, duration, source_of
 from rekindle.calibration.tally import Tally
 from rekindle.data.scenes import write_scenes
-from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.shared_features import SharedFeatures
 from rekindle.evaluation.scores.score import Rows
@@ -53,16 +53,20 @@ class Tables:
     spoilt: dict[str, Table]
 
 
-def real_cells(trials: int, seed: int, rules: Sequence[Rule], message: Message) -> Iterator[Measured]:
-    """Yield the cells of every protocol: no difference, with other evaluation seeds or other trainings, and planted effects."""
+def real_cells(
+    protocols: Sequence[str], trials: int, seed: int, rules: Sequence[Rule], message: Message
+) -> Iterator[Measured]:
+    """Yield the cells of some protocols: no difference, with other evaluation seeds or other trainings, and planted effects."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
         message("drawing scenes, and training the base on some of them")
         models = _models(root, seed)
         for version in ("plain", "labels flipped", "class blurred"):
             write_pool(root / version, Sizes(), version, seed)
-        for number, protocol in enumerate(PROTOCOLS, start=1):
-            message(f"{protocol} ({number} of {len(PROTOCOLS)}): measuring {len(models)} models")
+        began = time.monotonic()
+        for number, protocol in enumerate(protocols):
+            left = duration((time.monotonic() - began) / number * (len(protocols) - number)) if number else "unknown"
+            message(f"real: {protocol} ({number + 1} of {len(protocols)}), {len(models)} models; ETA {left}")
             tables = _tables(protocol, models, root)
             for is_grouped in (False, True) if protocol != "one-shot" else (False,):
                 yield from _of_protocol(protocol, tables, is_grouped, trials, seed, rules)

@@ -52,6 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ROOTS = {"classification": "classes", "retrieval": "retrieval", "video": "video"}
 FREE_OF_CHANCE = ("dense-retrieval", "video", "similarity", "knn", "image-retrieval", "cka")
 """Protocols whose evaluation seeds all give the same with these options."""
+QUICK = ("linear-seg", "dense-retrieval", "multi-label", "knn", "image-retrieval", "linear-probe")
+"""Those of the short form."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from rekindle.calibration.limits import Calibration, limits_of
 from rekindle.calibration.options import CalibrationOptions
 from rekindle.calibration.page import page
 from rekindle.calibration.rules import Before, Now, Rule
-from rekindle.calibration.simulate import Measured, jobs
+from rekindle.calibration.simulate import Measured, duration, jobs
 from rekindle.core.files import write_atomically
+from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.scores.result import write_json
 
 Message = Callable[[str], None]
@@ -37,13 +38,15 @@ def run_calibration(
     for number, job in enumerate(planned, start=1):
         found = job.run(options.trials_run, options.seed, judges)
         measured.append(found)
-        rates = ", ".join(f"{j.rule} {j.wrong.share:.1%}" for j in found.judged)
+        rates = ", ".join(f"{j.rule} {j.wrong.value:.1%}" for j in found.judged)
         left = (time.monotonic() - began) / number * (len(planned) - number)
         message(f"{number}/{len(planned)} {job.section}: {job.world}, {job.label}: wrong {rates}; ETA {duration(left)}")
     if "real" in options.sections and options.real_run:
         from rekindle.calibration.real import real_cells
+        from rekindle.calibration.real_rows import QUICK
 
-        measured += real_cells(options.real_run, options.seed, judges, message)
+        protocols = QUICK if options.short else tuple(PROTOCOLS)
+        measured += real_cells(protocols, options.real_run, options.seed, judges, message)
     return Calibration(
         trials=options.trials_run,
         real=options.real_run,
@@ -52,12 +55,6 @@ def run_calibration(
         measured=measured,
         limits=limits_of(measured),
     )
-
-
-def duration(seconds: float) -> str:
-    """75 -> '1:15'."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}"
 
 
 def write_calibration(found: Calibration, folder: Path) -> None:

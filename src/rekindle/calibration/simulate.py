@@ -95,6 +95,12 @@ def jobs(sections: Sequence[Section], *, is_short: bool = False) -> Iterator[Job
                 )
 
 
+def duration(seconds: float) -> str:
+    """75 -> '1:15'."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
+
+
 def source_of(seed: int, section: str, world: str, label: str) -> np.random.Generator:
     """Return the numbers of a cell; they depend on its name and on nothing that is measured before it."""
     return np.random.default_rng([seed, *(zlib.crc32(text.encode()) for text in (section, world, label))])

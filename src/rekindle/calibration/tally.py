@@ -27,18 +27,18 @@ def wilson(count: int, trials: int) -> tuple[float, float]:
 class Rate(Options):
     """A share of trials."""
 
-    share: float
+    value: float
     """Count over trials."""
-    low: float
+    least: float
     """Lower end of its 95 % interval."""
-    high: float
+    most: float
     """Upper end."""
 
     @classmethod
     def of(cls, count: int, trials: int) -> Rate:
         """Count over trials, with Wilson's interval."""
-        low, high = wilson(count, trials)
-        return cls(share=count / trials, low=low, high=high)
+        least, most = wilson(count, trials)
+        return cls(value=count / trials, least=least, most=most)
 
 
 class Judgement(Options):
@@ -50,9 +50,9 @@ class Judgement(Options):
     """How many there were."""
     words: dict[str, int]
     """How often each word fell."""
-    up: Rate
+    better: Rate
     """The model is called better, or the interval lies on the good side where nothing is judged."""
-    down: Rate
+    worse: Rate
     """It is called worse, or the interval lies on the other side."""
     wrong: Rate
     """Any word that says that there is a difference, where there is none; where there is one, that of the wrong side."""
@@ -101,8 +101,8 @@ class Tally:
             rule=self.rule,
             trials=trials,
             words=dict(sorted(self.words.items())),
-            up=Rate.of(up, trials),
-            down=Rate.of(down, trials),
+            better=Rate.of(up, trials),
+            worse=Rate.of(down, trials),
             wrong=Rate.of(wrong, trials),
             cannot_judge=Rate.of(self.words["cannot judge"], trials),
             coverage=Rate.of(self.covered, self.bounded) if has_interval and self.truth is not None else None,

@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         print(found.limits.told)
         for check in found.limits.missed:
             print(
-                f"missed: {check.cell}: {check.what} {check.rate.share:.1%} ({check.rate.low:.1%} to {check.rate.high:.1%})"
+                f"missed: {check.cell}: {check.what} {check.rate.value:.1%} ({check.rate.least:.1%} to {check.rate.most:.1%})"
             )
         print(f"written to {options.out}: {', '.join(FILES)}")
     return 1 if found.limits.missed else 0
