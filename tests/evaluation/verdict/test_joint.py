@@ -36,6 +36,47 @@ def test_independent_looks_need_what_sidak_says() -> None:
     assert single_level(shifted, 0.95) == pytest.approx(0.95 ** (1 / 8), abs=0.002)
 
 
+@pytest.mark.parametrize(("looks", "correlation"), [(2, 0.0), (4, 0.5), (8, 0.3), (8, 0.9)])
+def test_the_level_of_correlated_looks_is_that_of_scipys_multivariate_normal(looks: int, correlation: float) -> None:
+    """P(max |Z| <= c) = 0.95 for the c that a single interval of the returned coverage has."""
+    covariance = np.full((looks, looks), correlation) + (1 - correlation) * np.eye(looks)
+    draws = np.random.default_rng(looks).multivariate_normal(np.zeros(looks), covariance, size=40_000)
+    like = of_values(np.random.default_rng(0).normal(size=40))
+    level = single_level([replace(like, model=np.zeros((1, 1)), draws=draws[:, i]) for i in range(looks)], 0.95)
+    critical = np.full(looks, stats.norm.ppf((1 + level) / 2))
+    inside = stats.multivariate_normal(cov=covariance, seed=1).cdf(critical, lower_limit=-critical)
+    assert inside == pytest.approx(0.95, abs=0.004)
+
+
+def test_several_models_against_one_base_are_judged_as_by_dunnett() -> None:
+    """scipy's test of Dunnett (max-t of means that share a control), groups of 60: the same models are told apart."""
+    source = np.random.default_rng(5)
+    base = source.normal(size=60)
+    models = [source.normal(shift, size=60) for shift in (0.0, 0.05, 0.7)]
+    p = stats.dunnett(*models, control=base, rng=np.random.default_rng(0)).pvalue
+    counts = [draw_counts(60, 4000, source) / 60 for _ in range(4)]
+    control = counts[0] @ base
+    looks = {}
+    for i, own in enumerate(models):
+        parts = {
+            "items": Component(float((own.var(ddof=1) + base.var(ddof=1)) / 60), 236.0)
+        }  # Dunnett pools over four groups
+        like = of_values(own)
+        looks[i] = replace(
+            like,
+            base=np.full((1, 1), base.mean()),
+            model=np.full((1, 1), own.mean()),
+            draws=counts[1 + i] @ own - control,
+            components=parts,
+        )
+    found = joint_verdicts(looks, 0.95)
+    assert [found[i].verdict == "better" for i in range(3)] == (p < 0.05).tolist() == [False, False, True]
+    edge = stats.dunnett(*models, control=base, rng=np.random.default_rng(0)).confidence_interval(0.95)
+    level = single_level([*looks.values()], 0.95)
+    half = looks[2].half_width(level)
+    assert half == pytest.approx((edge.high[2] - edge.low[2]) / 2, rel=0.1)
+
+
 def test_words_of_independent_looks_are_those_of_holm() -> None:
     """Step-down by p-values of scipy's t test; correlations are small, so max-t and Holm agree where it is not close."""
     source = np.random.default_rng(2)
