@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -114,14 +115,23 @@ def test_groups_of_both_splits_that_were_let_through_are_told_of(tmp_path: Path)
     ]
 
 
-def test_a_matrix_draws_groups(tmp_path: Path) -> None:
+def test_a_matrix_draws_groups_or_says_that_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(scenes(tmp_path / "scenes"))
-    asked = {"data": data, "group_by": "name:^(.+?)_", "protocols": ["dense-retrieval"], "evaluation_seeds": 1}
-    grid = tree(tmp_path, methods={"dino": {}}, **asked)
+    grid = tree(tmp_path, methods={"dino": {}}, data=data, protocols=["dense-retrieval"], evaluation_seeds=1)
     del grid["linear_seg"]
-    table = compare_grid(grid)
+    single = compare_grid(grid, out=str(tmp_path / "single"))
+    (note, *_) = single.on_groups
+    assert note.startswith("dense-retrieval: the images seem to belong together by names (9 groups of 2 images)")
+    assert note in (tmp_path / "single" / "table.md").read_text()
+    (rule,) = re.findall(r"--group-by '(.+)'", note)
+    table = compare_grid(grid | {"group_by": rule}, out=str(tmp_path / "grouped"))
     pooled = table.rows[0].pooled["dense-retrieval"]
     assert (pooled.unit, pooled.units, pooled.items) == ("groups", 9, 18)
-    assert "draws groups of images" in table.interval
-    kept = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert kept["rows"][0]["pooled"]["dense-retrieval"]["unit"] == "groups"
+    assert f"draws groups of images ({rule})" in table.interval
+    assert table.on_groups == []
+    sides = [[str(tmp_path / name), "dino/adapters"] for name in ("grouped", "single")]
+    assert main(["compare", "--rows", *sides[0], *sides[0], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["differences"]["dense-retrieval"]
+    assert (found["unit"], found["units"]) == ("groups", 9)
+    assert main(["compare", "--rows", *sides[0], *sides[1]]) == 2
+    assert "not measured with the same groups of images; measure both with the same group_by" in capsys.readouterr().err

@@ -66,7 +66,8 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(study.model_dump(mode="json")))
     else:
         _print_points(study)
-        for note in (*notes(table)[1:][-1:], *(f"failed: {cell.key}: {cell.error}" for cell in table.failures)):
+        told = dict.fromkeys([*table.on_groups, *notes(table)[1:][-1:]])
+        for note in (*told, *(f"failed: {cell.key}: {cell.error}" for cell in table.failures)):
             print(note)
         for check in study.adapters_off:
             print(check.sentence)

@@ -35,6 +35,7 @@ class MeasuredColumn:
         rows: [E, n, F], the items' rows of E evaluation seeds.
         score: what they come to.
         seconds: wall time; 0 if nothing was missing.
+        items: names, in the order of the rows.
         groups: [n], the group of each item, numbered; None where items stand alone.
     """
 
@@ -42,6 +43,7 @@ class MeasuredColumn:
     rows: Rows
     score: Score
     seconds: float
+    items: list[str]
     groups: NDArray[np.int64] | None
 
 
@@ -164,6 +166,8 @@ def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, 
         metrics={name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in common},
         results=[str(path.relative_to(out)) for path in paths],
     )
-    named = read_groups(paths[0].parent / (sides[0][0].per_item or ""), sides[0][0])
+    first = sides[0][0]
+    per_item = paths[0].parent / (first.per_item or "")
+    items, named = read_rows(per_item, first)[0], read_groups(per_item, first)
     groups = None if named is None else group_indices(named)
-    return MeasuredColumn(scores, np.stack([rows for _, rows in sides]), score, seconds, groups)
+    return MeasuredColumn(scores, np.stack([rows for _, rows in sides]), score, seconds, items, groups)

@@ -30,6 +30,7 @@ from rekindle.matrix.measure import MatrixSetup, MeasuredColumn
 from rekindle.matrix.pooling import pooled_of
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Scores, StartRecord, Table, TableRow, mean_metrics, write_table
+from rekindle.measuring.belonging import EvidentGroups
 from rekindle.measuring.measurement import open_labelled
 from rekindle.measuring.options import CompareOptions
 from rekindle.pretraining.run import pretrain
@@ -137,7 +138,7 @@ class _Matrix:
 
     def __init__(self, grid: Grid, cells: list[Cell], hashes: Mapping[str, str], bench: MatrixSetup) -> None:
         self.grid, self.cells, self.bench, self.watcher = grid, cells, bench, bench.watcher
-        self.is_stopped = False
+        self.is_stopped, self._evident = False, EvidentGroups()
         spent = _times_spent(bench.out / "table.json")
         self.records = [_waiting(cell, bench.out, *spent.get(str(cell.key), (0.0, 0.0))) for cell in cells]
         self.starts = {
@@ -184,6 +185,7 @@ class _Matrix:
             cells=self.records,
             rows=[self._row(kind) for kind in dict.fromkeys(cell.key.kind for cell in self.cells)],
             interval=_interval(self.grid, self.bench.columns),
+            on_groups=self._evident.notes,
         )
 
     def write(self) -> None:
@@ -249,9 +251,12 @@ class _Matrix:
             sides = [by_column[column.name] for by_column in self._sides.values()]
             start = self._start_side[column.name]
             of_start = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]] if is_paired else start.rows
+            trained, data = [side.rows for side in sides], self.bench.data[column.test]
+            named = {f"{cell.key.method}/{cell.key.framework}": trained}
+            self._evident.look(column.name, data, column.protocol, start.items, start.score, [of_start], named)
             found[column.name] = difference_of(
                 [of_start],
-                [side.rows for side in sides],
+                trained,
                 start.score,
                 groups=start.groups,
                 is_paired=is_paired,

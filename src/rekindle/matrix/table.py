@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from rekindle.core.files import write_atomically
 from rekindle.core.options import Options
 from rekindle.evaluation.scores.result import write_json
@@ -140,6 +142,8 @@ class Table(Options):
     """In the order of the grid."""
     interval: str
     """What the intervals cover."""
+    on_groups: list[str] = Field(default_factory=list)
+    """Images that seem to belong together, and groups that both splits have."""
 
     def headline(self, protocol: str) -> Scores:
         """What a start was measured at under a protocol; a kind has no values before its start has."""
@@ -234,10 +238,10 @@ def titles(table: Table) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """What to know when reading it: what intervals cover, the rule of the last column, and how many there are."""
+    """What to know when reading it: what intervals cover, what belongs together, the last column's rule, how many there are."""
     pooled = [found for row in table.rows for found in row.pooled.values()]
     if len(pooled) < 2:
-        return [table.interval]
+        return [table.interval, *table.on_groups]
     chance, judged = 1 - table.grid["level"], [row for row in table.rows if row.pooled]
     count = (
         f"{len(pooled)} intervals at {table.grid['level']:.0%} stand here, not widened for their number: if nothing had any "
@@ -247,7 +251,7 @@ def notes(table: Table) -> list[str]:
         count += (
             f', and of the {len(judged)} overall words about {chance * len(judged):.2g} would not be "no difference"'
         )
-    return [table.interval, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
+    return [table.interval, *table.on_groups, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
 
 
 def heading(table: Table) -> str:

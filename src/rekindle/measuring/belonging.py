@@ -12,18 +12,87 @@ from rekindle.core.tables import import_named
 from rekindle.data.labelled.classification import ClassFolder
 from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.protocol import Outcome
-from rekindle.evaluation.verdict.neighbours import neighbours
+from rekindle.evaluation.scores.score import Rows, Score
+from rekindle.evaluation.verdict.neighbours import Neighbours, neighbours
 from rekindle.evaluation.verdict.proposals import from_names
 from rekindle.measuring.measurement import LabelledData
+
+
+class EvidentGroups:
+    """Notes on groups that both splits have, and on groups that are evident where none were asked for.
+
+    Evident by names, once for all columns that measure the same images; or by neighbours that are alike in what they add to a
+    difference, of each column where most.
+    """
+
+    def __init__(self) -> None:
+        self._by_names: dict[str, dict[str, None]] = {}  # note -> columns
+        self._shared: dict[str, str] = {}  # by column
+        self._alike: dict[str, dict[str, Neighbours]] = {}  # by column and model
+
+    def look(
+        self,
+        column: str,
+        data: LabelledData,
+        protocol: str,
+        items: Sequence[str],
+        score: Score,
+        base: Sequence[Rows],
+        models: Mapping[str, Sequence[Rows]],
+    ) -> None:
+        """Take in one column.
+
+        Args:
+            column: what it is called.
+            data: what was measured.
+            protocol: its name.
+            items: in the order of the rows.
+            score: what rows come to.
+            base: one [S, n, F] per training.
+            models: the same by name.
+
+        """
+        grouping = data.grouping(protocol)
+        if grouping is not None and grouping.shared:
+            self._shared[column] = (
+                f"{len(grouping.shared)} of the groups have images among what was learnt from (--allow-shared-groups), so its "
+                "numbers flatter"
+            )
+        if grouping is not None or import_named(PROTOCOLS, "protocol", protocol).UNGROUPED:
+            return
+        classes = _classes(data, protocol, items)
+        for best in from_names(items, classes)[:1]:
+            note = (
+                f"the images seem to belong together by {best.origin} ({best.told}); if they do, intervals of single images "
+                f"are too narrow: --group-by {shlex.quote(best.rule)}"
+            )
+            self._by_names.setdefault(note, {})[column] = None
+        for name, model in models.items():
+            found = neighbours(base, model, score, items, classes)
+            own = self._alike.setdefault(column, {})
+            own.pop(name, None)  # looked at before, with fewer trainings
+            if found is not None and found.are_alike:
+                own[name] = found
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence each, the columns first that it is of."""
+        return [
+            *(f"{', '.join(columns)}: {note}" for note, columns in self._by_names.items()),
+            *(f"{column}: {note}" for column, note in self._shared.items()),
+            *(f"{column}, {_most(own)}: {own[_most(own)].told}" for column, own in self._alike.items() if own),
+        ]
+
+
+def _most(alike: Mapping[str, Neighbours]) -> str:
+    """The model of which the interval is too narrow by most."""
+    return max(alike, key=lambda name: alike[name].widening)
 
 
 def notes_on_groups(
     data: LabelledData, models: Sequence[str], sides: Mapping[str, Sequence[Sequence[Outcome]]]
 ) -> list[str]:
-    """Say which groups were let through that both splits have, and where groups are evident and none were asked for.
-
-    Evident by names, once for all protocols that measure the same images; or, of the model of each protocol where most, by
-    neighbours that are alike in what they add to the difference.
+    """Return the notes on a comparison.
 
     Args:
         data: what was measured.
@@ -31,38 +100,12 @@ def notes_on_groups(
         sides: by protocol: of each model the outcome of each seed.
 
     """
-    by_name: dict[str, str] = {}  # note -> protocols
-    alike = []
+    evident = EvidentGroups()
     for protocol, (base, *others) in sides.items():
-        grouping, items = data.grouping(protocol), base[0].items
-        if grouping is not None:
-            if grouping.shared:
-                alike.append(
-                    f"{protocol}: {len(grouping.shared)} of the groups have images among what was learnt from "
-                    "(--allow-shared-groups), so its numbers flatter"
-                )
-            continue
-        if import_named(PROTOCOLS, "protocol", protocol).UNGROUPED:
-            continue
-        classes = _classes(data, protocol, items)
-        proposals = from_names(items, classes)
-        if proposals:
-            best = proposals[0]
-            note = (
-                f"the images seem to belong together by {best.origin} ({best.told}); if they do, intervals of single images "
-                f"are too narrow: --group-by {shlex.quote(best.rule)}"
-            )
-            by_name[note] = f"{by_name[note]}, {protocol}" if note in by_name else protocol
-        first = np.stack([outcome.rows for outcome in base])
-        found = [
-            (name, neighbours([first], [np.stack([o.rows for o in side])], base[0].score, items, classes))
-            for name, side in zip(models[1:], others, strict=True)
-        ]
-        seen = [(name, own) for name, own in found if own is not None and own.are_alike]
-        if seen:
-            name, most = max(seen, key=lambda entry: entry[1].widening)
-            alike.append(f"{protocol}, {name}: {most.told}")
-    return [f"{protocols}: {note}" for note, protocols in by_name.items()] + alike
+        of_base, *of_others = ([np.stack([outcome.rows for outcome in side])] for side in (base, *others))
+        named = dict(zip(models[1:], of_others, strict=True))
+        evident.look(protocol, data, protocol, base[0].items, base[0].score, of_base, named)
+    return evident.notes
 
 
 def _classes(data: LabelledData, protocol: str, items: Sequence[str]) -> list[str]:
