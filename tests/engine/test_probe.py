@@ -17,6 +17,7 @@ from rekindle.core.option_trees import nested
 from rekindle.engine.probe import Probe, Reading
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher
+from rekindle.measuring.choosing import choices_of
 from rekindle.pretraining.options import resolve
 from rekindle.pretraining.probes import ModelProbe, collapse_alarms
 from rekindle.pretraining.run import pretrain
@@ -59,7 +60,8 @@ def test_a_protocol_remembers_the_best_step_as_a_model(images: Path, tmp_path: P
     watcher = Recorder()
     pretrain(resolve({}, request), watcher=watcher)
     found = lines(tmp_path / "run")
-    values = {line["step"]: line["multi-label/mAP"] for line in found}
+    values = {line["step"]: line["multi-label/choosing mAP"] for line in found}
+    assert all("multi-label/mAP" in line for line in found), "the curve of all images stays"
     best = json.loads((tmp_path / "run" / "best_probe.json").read_text())
     assert best["headline"] == max(values.values()) == values[best["step"]]
     assert any(f"best probe was at step {best['step']}" in text for text in watcher.messages)
@@ -88,6 +90,88 @@ def test_a_run_whose_probe_gets_worse_leaves_its_best_step(
         assert (run / "model.safetensors").read_bytes() == (run / "best" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("headlines", [[0.3, 0.9, 0.5], [0.3, 0.5, 0.9]])
+def test_a_chosen_model_says_what_chose_it(
+    headlines: list[float], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best of three looks, be it the last one or not: had another been better, it would stand there."""
+    found = iter(headlines)
+    monkeypatch.setattr(ModelProbe, "measure", lambda self, backbone: Reading({}, next(found)))
+    data, run, watcher = write_data(tmp_path / "data", num_test=8), tmp_path / "run", Recorder()
+    request = asked(images, run, probe=("multi-label",), every=3, probe_data=str(data), probe_share=0.25)
+    pretrain(resolve({}, request), watcher=watcher)
+    best_step = 3 * headlines.index(0.9)
+    for folder in (run, run / "best"):
+        (choice,) = choices_of(str(folder))
+        record = choice.record
+        assert (record.protocol, record.split, record.share) == ("multi-label", "val", 0.25)
+        assert (record.step, record.looks) == (best_step, 3), "later looks count for the earlier best as well"
+        assert (record.items_chosen, record.items_of, len(choice.names)) == (2, 8, 2)
+        assert record.data == str(data.resolve())
+    if best_step < 6:
+        assert choices_of(str(run / "last")) == [], "the last step was simply kept"
+    assert any(
+        "the step was chosen on 2 of 8 labelled images; `rekindle compare` leaves them out" in text
+        for text in watcher.messages
+    )
+
+
+def test_the_last_step_that_is_simply_kept_has_no_record(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.3, 0.9, 0.5])
+    monkeypatch.setattr(ModelProbe, "measure", lambda self, backbone: Reading({}, next(found)))
+    data, run, watcher = write_data(tmp_path / "data"), tmp_path / "run", Recorder()
+    request = asked(images, run, probe=("multi-label",), every=3, probe_data=str(data), probe_keep="last")
+    pretrain(resolve({}, request), watcher=watcher)
+    assert "chosen" not in json.loads((run / "model.json").read_text())
+    assert choices_of(str(run)) == [] and len(choices_of(str(run / "best"))) == 1
+    assert not any("the step was chosen" in text for text in watcher.messages)
+
+
+def test_a_stopped_run_keeps_the_number_of_its_looks_and_the_part_that_chooses(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.1, 0.4, 0.2, 0.3, 0.1, 0.4, 0.2, 0.3])  # of the one, and of the other before and after its stop
+    monkeypatch.setattr(ModelProbe, "measure", lambda self, backbone: Reading({}, next(found)))
+    data = write_data(tmp_path / "data", num_test=6)
+    request = {"probe": ("multi-label",), "every": 2, "probe_data": str(data), "engine__checkpoint_steps": 1}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    pretrain(resolve({}, asked(images, whole, **request)))
+    pretrain(resolve({}, asked(images, stopped, **request)), watcher=stop_after(3))
+    assert json.loads((stopped / "best_probe.json").read_text())["looked"] == [0, 2]
+    pretrain(resolve({}, asked(images, stopped, **request)), resume=True)
+    first, second = (choices_of(str(run))[0] for run in (whole, stopped))
+    assert first == second and first.record.looks == 4
+    assert (whole / "choosing.txt").read_bytes() == (stopped / "choosing.txt").read_bytes()
+
+
+@pytest.mark.parametrize("before", [{"compared": "other", "looked": [0]}, {}])
+def test_headlines_of_other_items_do_not_count_when_a_run_goes_on(before: dict[str, Any], tmp_path: Path) -> None:
+    """Of other items, or of a version that did not say of which."""
+    folder, watcher = RunFolder(tmp_path), Recorder()
+    old = {"step": 0, "headline": 0.9, "last_step": 0, "last": 0.9} | before
+    folder.best_probe.write_text(json.dumps(old))
+    saved: list[tuple[int, int]] = []
+    probe = Probe(lambda: Reading({}, 0.4), lambda step, looks: saved.append((step, looks)), compared="these")
+    probe.open(folder, 2, watcher, tensorboard=False)
+    assert probe.standing is None and "counted from here on" in watcher.messages[0]
+    probe.run(3, folder, watcher)
+    probe.close(watcher)
+    assert saved == [(3, 1)]
+
+
+def test_images_that_define_no_headline_choose_nothing_and_it_is_told(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelProbe, "_of_those_that_choose", lambda self, outcome: float("nan"))
+    run, watcher = tmp_path / "run", Recorder()
+    data = write_data(tmp_path / "data")
+    pretrain(resolve({}, asked(images, run, probe=("multi-label",), every=6, probe_data=str(data))), watcher=watcher)
+    assert any("define no mAP, so no step is the best one" in text for text in watcher.messages)
+    assert not (run / "best").exists() and choices_of(str(run)) == []
+
+
 def test_a_stopped_run_goes_on_with_its_probes(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     request = asked(images, run, probe=("health",), every=2, probe_images=4)
@@ -101,6 +185,7 @@ def test_a_stopped_run_goes_on_with_its_probes(images: Path, tmp_path: Path) -> 
     [
         ({"probe": ("helth",)}, "helth"),
         ({"probe": ("dense-retrieval",)}, "--probe dense-retrieval needs labelled data: give --probe-data"),
+        ({"probe": ("one-shot",), "probe_data": "d"}, "draws its episodes from all .* use --probe-share 1.0"),
     ],
 )
 def test_probes_that_cannot_be_are_refused_before_anything_is_written(
@@ -123,8 +208,8 @@ def test_without_a_number_of_steps_a_probe_waits_until_it_is_cheap(
 
     (tmp_path / "run").mkdir()
     folder = RunFolder(tmp_path / "run")
-    probe = Probe(measure=measure, save_best=lambda step: None)
-    probe.open(folder, 0, tensorboard=False)
+    probe = Probe(measure=measure, save_best=lambda step, looks: None)
+    probe.open(folder, 0, LoggingWatcher(), tensorboard=False)
     probe.run(0, folder, LoggingWatcher())
     due = []
     for step in range(1, 201):

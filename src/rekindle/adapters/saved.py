@@ -47,6 +47,7 @@ class Lineage:
         network: how the base was read.
         method: the method's name.
         steps: optimizer steps done.
+        chosen: what chose the step, where labelled data did (`rekindle.measuring.choosing.Chosen`).
 
     """
 
@@ -58,6 +59,7 @@ class Lineage:
     network: NetworkOptions
     method: str
     steps: int
+    chosen: Mapping[str, Any] | None = None
 
 
 def save_model(
@@ -84,6 +86,8 @@ def save_model(
         "method": lineage.method,
         "steps": lineage.steps,
     }
+    if lineage.chosen is not None:
+        description["chosen"] = dict(lineage.chosen)
     write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(kept)))
     text = json.dumps(description, indent=2) + "\n"
     write_atomically(folder / DESCRIPTION, lambda stream: stream.write(text.encode()))

@@ -177,7 +177,7 @@ class _Training:
         self._start_reading(start)
         step, probe = start, self._hooks.probe
         if probe is not None:
-            probe.open(self._folder, start, tensorboard=self._engine.tensorboard)
+            probe.open(self._folder, start, self._watcher, tensorboard=self._engine.tensorboard)
             if start == 0:
                 probe.run(0, self._folder, self._watcher)
         while step < self._plan.steps:

@@ -63,26 +63,41 @@ class Probe:
 
     Attributes:
         measure: of the model as it is.
-        save_best: called with the step when the headline is better than ever before.
+        save_best: called with the step, and how many were looked at, when the headline is better than ever before.
         every: steps between measurements; None: as often as keeps their cost under 8 % of the time. The first step, before
             anything has moved, and the last one are always measured.
+        compared: what the headline is of; headlines of something else, before a run went on, count no more.
         standing: of the headline, once it was measured.
 
     """
 
     measure: Callable[[], Reading]
-    save_best: Callable[[int], None]
+    save_best: Callable[[int, int], None]
     every: int | None = None
+    compared: str = ""
     standing: Standing | None = None
+    _looked: list[int] = field(default_factory=list)
     _log: MetricsLog | None = None
     _free_again: float = 0.0
     _told: set[str] = field(default_factory=set)
 
-    def open(self, folder: RunFolder, start: int, *, tensorboard: bool) -> None:
+    @property
+    def looks(self) -> int:
+        """How many steps the headline was measured at."""
+        return len(self._looked)
+
+    def open(self, folder: RunFolder, start: int, watcher: Watcher, *, tensorboard: bool) -> None:
         """Begin, or go on after step `start`."""
         self._log = MetricsLog(folder.probes, start_step=start, tensorboard=tensorboard)
         if start and folder.best_probe.exists():
             before = json.loads(folder.best_probe.read_text(encoding="utf-8"))
+            looked, compared = before.pop("looked", []), before.pop("compared", "")
+            if compared != self.compared:
+                watcher.message(
+                    "the probe was measured on other labelled data or items before; which step is best is counted from here on"
+                )
+                return
+            self._looked = [step for step in looked if step <= start]
             if before["step"] <= start:
                 self.standing = Standing(**before)
 
@@ -115,10 +130,12 @@ class Probe:
             else (self.standing.step, self.standing.headline)
         )
         self.standing = Standing(*best, step, reading.headline)
-        text = json.dumps(asdict(self.standing)) + "\n"
+        self._looked.append(step)
+        found = asdict(self.standing) | {"compared": self.compared, "looked": self._looked}
+        text = json.dumps(found) + "\n"
         write_atomically(folder.best_probe, lambda stream: stream.write(text.encode()))
         if is_best:
-            self.save_best(step)
+            self.save_best(step, self.looks)
 
     def sync(self) -> None:
         """Have what was measured on the disk."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from rekindle.core.errors import RequestError
@@ -13,6 +14,8 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.health import FeatureSample, health, sample_features
 from rekindle.evaluation.features.shared_features import SharedFeatures
+from rekindle.evaluation.protocol import Outcome
+from rekindle.measuring.choosing import Choosing, choosing_part
 from rekindle.measuring.measurement import LabelledData, build_protocol
 from rekindle.measuring.models import LoadedModel
 from rekindle.measuring.options import EvaluateOptions, evaluate_options
@@ -38,6 +41,12 @@ def check_probes(options: PretrainOptions) -> None:
         raise RequestError(
             f"--probe {_protocols(options)[0]} needs labelled data: give --probe-data DIR, or use --probe {HEALTH}"
         )
+    for name in _protocols(options)[:1]:
+        if options.probe_share < 1 and import_named(PROTOCOLS, "probe", name).UNGROUPED:
+            raise RequestError(
+                f"--probe {name} draws its episodes from all labelled images, so that no part of them could judge later what "
+                "the others chose; use --probe-share 1.0, or name another protocol first"
+            )
 
 
 class ModelProbe:
@@ -50,6 +59,9 @@ class ModelProbe:
         device: where it computes.
         bf16: compute in bfloat16.
         unseen: the loss on images that are not learnt from, if it is asked for.
+
+    Attributes:
+        choosing: the items that choose the step; None without a protocol.
 
     Raises: RequestError for what `check_probes` and the data refuse.
     """
@@ -70,7 +82,7 @@ class ModelProbe:
         for name in _protocols(options):
             asked = {"protocol": name, "data": options.probe_data, "model": options.backbone}
             self._requests.append((name, evaluate_options(asked)))
-        self._data = None
+        self._data, self.choosing = None, None
         if self._requests:
             first = self._requests[0][1]
             names = [name for name, _ in self._requests]
@@ -78,6 +90,11 @@ class ModelProbe:
             model = self._loaded(base)
             for name, request in self._requests:
                 build_protocol(name, request, model, self._data).check()
+            items = self._data.test(names[0]).items
+            part = choosing_part(items, options.probe_share)
+            self.choosing = Choosing(
+                names[0], options.probe_data, first.split, options.probe_share, "", tuple(items), part
+            )
         self._views = None
         if HEALTH in options.probe:
             batch = few_views(options, images, count=options.probe_images)
@@ -106,19 +123,35 @@ class ModelProbe:
             protocol = build_protocol(name, request, model, self._data)
             protocol.prepare()
             outcome = protocol.run(seed=0)
-            own = outcome.score.value(outcome.rows)
             values |= {f"{name}/{metric}": v for metric, v in outcome.metrics.items() if "/" not in metric}
-            if headline is None:
+            if name == self._requests[0][0]:
+                own = self._of_those_that_choose(outcome)
+                if np.isnan(own):
+                    alarms.append(
+                        f"the labelled images that choose the step define no {outcome.score.name}, so no step is the best one; "
+                        "give more of them, or a larger --probe-share"
+                    )
+                    continue
+                values[f"{name}/choosing {outcome.score.name}"] = own
                 headline = own if outcome.score.higher_is_better else -own
         if self._views is not None:
             now = sample_features(model.extractor, self._views)
             self._first = self._first or now
             found = health(now, self._first)
             values |= {f"{HEALTH}/{metric}": v for metric, v in found.items()}
-            alarms = collapse_alarms(found, health(self._first))
+            alarms += collapse_alarms(found, health(self._first))
         if self._unseen is not None:
             values |= self._unseen.measure()
         return Reading(values, headline, tuple(alarms))
+
+    def _of_those_that_choose(self, outcome: Outcome) -> float:
+        """The headline of the items that choose; NaN where they define none."""
+        assert self.choosing is not None
+        if self.choosing.part.all():
+            return outcome.score.value(outcome.rows)
+        chosen = {item for item, chooses in zip(self.choosing.items, self.choosing.part, strict=True) if chooses}
+        part = np.array([item in chosen for item in outcome.items])
+        return outcome.score.value(outcome.rows[part]) if part.any() else float("nan")
 
 
 def collapse_alarms(now: dict[str, float], first: dict[str, float]) -> list[str]:

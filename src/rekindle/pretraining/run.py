@@ -7,11 +7,11 @@ import copy
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rekindle.adapters.attach import Attachment, attach
-from rekindle.adapters.saved import Lineage, copy_model, load_backbone, model_hash, read_description, save_model
+from rekindle.adapters.saved import Lineage, load_backbone, model_hash, read_description
 from rekindle.core.distributed import rank
 from rekindle.core.errors import RequestError
 from rekindle.core.fabric import Fabric
@@ -39,6 +39,7 @@ from rekindle.pretraining.probes import ModelProbe
 from rekindle.pretraining.recipes import with_recipe, with_view_sizes
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
 from rekindle.pretraining.requests import check_request, check_views, required
+from rekindle.pretraining.saving import ModelWriter
 from rekindle.pretraining.steps import fitted_to_memory, plan_steps
 from rekindle.pretraining.unseen import UNSEEN, UnseenLoss, unseen_images
 from rekindle.views.batch import ViewBatch
@@ -88,33 +89,38 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         watcher = LoggingWatcher()  # one process speaks to the user
     else:
         folder.refuse_unless_free(resume=resume, needed_bytes=needed_bytes(method))
-    base_hash, base_licence = prepared.base_hash, backbone.identity.licence
     head_steps = head_warmup_steps(options, plan, method, watcher)
     has_adapters = options.train == "adapters" or options.adapter.in_full_training
 
-    def save(path: Path, steps: int) -> None:
-        """Write the model as it is."""
-        lineage = Lineage(
-            base=_lasting_name(options.backbone),
-            base_hash=base_hash,
-            base_licence=base_licence,
-            train=options.train,
-            adapter=options.adapter if has_adapters else None,
-            network=options.network,
-            method=options.method,
-            steps=steps,
-        )
-        save_model(path, method.exported(), attachment.trained, lineage)
-
+    lineage = Lineage(
+        base=_lasting_name(options.backbone),
+        base_hash=prepared.base_hash,
+        base_licence=backbone.identity.licence,
+        train=options.train,
+        adapter=options.adapter if has_adapters else None,
+        network=options.network,
+        method=options.method,
+        steps=0,
+    )
+    writer = ModelWriter(folder, method, attachment.trained, lineage)
     end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
     probe = None
     if options.probe and rank() == 0:
-        probe = _new_probe(prepared, end, save_best=lambda steps: save(folder.best, steps))
+        model_probe = _model_probe(prepared, end)
+        writer = replace(writer, choosing=model_probe.choosing)
+        probe = Probe(
+            measure=lambda: model_probe.measure(method.exported()),
+            save_best=writer.save_best,
+            every=options.every,
+            compared="" if writer.choosing is None else writer.choosing.identity,
+        )
     with ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(folder.locked())
             folder.write_text(folder.config, resolved.to_yaml())
             record_start(folder, resolved, fabric.device)
+            if writer.choosing is not None:
+                writer.choosing.write(folder.path)
             watcher = stack.enter_context(logged(folder, watcher))
         if options.engine.compile and (failure := compile_blocks(method, fabric.device)):
             watcher.message(failure)
@@ -141,19 +147,10 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
             head_steps=head_steps,
         )
         exported_hash = None
+        writer.count_looks(probe)
         if outcome.is_finished and rank() == 0:
             folder.require_still_there()
-            standing = None if probe is None or options.probe_keep == "last" else probe.standing
-            if standing is not None and standing.has_fallen:
-                save(folder.last, outcome.steps_done)
-                copy_model(folder.best, folder.path)
-                watcher.message(
-                    f"the probe was better at step {standing.step} ({standing.headline:.4g}) than at the end "
-                    f"({standing.last:.4g}): the run leaves the model of step {standing.step}, and that of the last step in "
-                    f"{folder.last} (--probe-keep last turns it round)"
-                )
-            else:
-                save(folder.path, outcome.steps_done)
+            writer.leave(outcome.steps_done, probe, watcher, keep_best=options.probe_keep == "best")
             exported_hash = str(read_description(folder.path)["model_hash"])
             watcher.message(f"model written to {folder.weights}")
             _write_pictures(folder, pictures, watcher)
@@ -251,17 +248,14 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     )
 
 
-def _new_probe(prepared: Prepared, end: Progress, *, save_best: Callable[[int], None]) -> Probe:
+def _model_probe(prepared: Prepared, end: Progress) -> ModelProbe:
     """Return what measures the model now and then."""
     options, method, device = prepared.resolved.options, prepared.method, prepared.fabric.device
     unseen = None
     if UNSEEN in options.probe:
         assert prepared.unseen is not None
         unseen = UnseenLoss(options, prepared.unseen, method, end, device)
-    probe = ModelProbe(
-        options, prepared.images, method.exported(), device, bf16=prepared.machine.is_bf16, unseen=unseen
-    )
-    return Probe(measure=lambda: probe.measure(method.exported()), save_best=save_best, every=options.every)
+    return ModelProbe(options, prepared.images, method.exported(), device, bf16=prepared.machine.is_bf16, unseen=unseen)
 
 
 def build_method(resolved: Resolved, backbone: Backbone, machine: Machine) -> tuple[Method, Attachment]:
