@@ -134,10 +134,10 @@ def compare(
 
     Args:
         base: the model to compare with, as `load` takes it.
-        models: one or more of the same kind, such as the run that `pretrain` returned.
+        models: one or more of the same kind, such as the run that `pretrain` returned; with `recipe`, none: [].
         data: folder of labelled data, or NAME:ROOT of a published data set.
         watcher: who is told how it goes; by default the logger "rekindle".
-        options: `protocol` (a list), `seeds`, `level`, `out`, ...; a protocol's own are a mapping, for example
+        options: `protocol` (a list), `seeds`, `level`, `out`, `pool`, `recipe`, ...; a protocol's own are a mapping, for example
             `linear_seg={"steps": 300}`.
     Returns: `rows` (one per protocol and model: the difference to the base, its interval, its verdict), `overall` (one word
         per model), every single result. Printed, it says all verdicts, a line each.

@@ -22,7 +22,7 @@ from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.scores.result import EvalResult
 from rekindle.exporting.job import ExportResult, run_export
 from rekindle.exporting.options import ExportOptions
-from rekindle.measuring.compare import run_compare
+from rekindle.matrix.recipe import compare as run_compare
 from rekindle.measuring.comparison import Comparison
 from rekindle.measuring.evaluate import run_evaluate
 from rekindle.measuring.options import compare_options, evaluate_options

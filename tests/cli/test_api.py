@@ -91,13 +91,14 @@ def test_the_verdict_takes_the_run_that_pretrain_returns_and_says_it_when_printe
     listed = rekindle.compare(finished / "run", [other], data, out=tmp_path / "a", **settings)
     alone = rekindle.compare(str(finished / "run"), other, data, out=str(tmp_path / "b"), **settings)
     assert listed.rows == alone.rows and (tmp_path / "a" / "comparison.json").is_file()
-    first, overall = str(listed).splitlines()
+    first, overall, note = str(listed).splitlines()
     row = listed.rows[0]
     assert row.model == str(other.run)
     assert first.startswith(
         f"{other.run}, dense-retrieval: {row.verdict.verdict}, {100 * row.verdict.difference:+.4g} ("
     )
     assert overall == f"{other.run}, overall: {listed.overall[0].overall.told}"
+    assert note.startswith(f"note: {other.run}: this run, not its recipe")
     settings = {"out": tmp_path / "c.json", "dense_retrieval": settings["dense_retrieval"]}
     single = rekindle.evaluate(rekindle.load(other), "dense-retrieval", data, **settings)
     assert single.metrics["mIoU"] == pytest.approx(row.verdict.model)

@@ -48,10 +48,10 @@ def write_data(root: Path, *, num_train: int = 3, num_test: int = 3, width: int 
     return root
 
 
-def write_noise(root: Path) -> Path:
+def write_noise(root: Path, *, num_test: int = 3) -> Path:
     """The masks of `write_data` with images that do not show them."""
     source = np.random.default_rng(0)
-    for path in sorted((write_data(root) / "images").rglob("*.png")):
+    for path in sorted((write_data(root, num_test=num_test) / "images").rglob("*.png")):
         Image.fromarray(source.integers(0, 256, (16, 48, 3), dtype=np.uint8)).save(path)
     return root
 

@@ -24,6 +24,10 @@ within --margin; "cannot judge" with fewer than 30 items or 8 groups. Overall, a
 none worse, worse the other way round, mixed if there are both, and else there is no difference; that word, and --fail-if-worse,
 rest on intervals that are widened for their number. docs/verdict.md says how often words are wrong.
 
+a recipe, not a run: rekindle compare BASE RUN RUN RUN --pool takes runs that differ in their seed alone as one, and
+rekindle compare BASE --recipe FILE.yaml --training-seeds 3 --data DATA --out DIR trains them first. What is done is kept; the
+same command goes on. With other seeds runs spread by 0.3 to 1 point, which no interval of a single run covers.
+
 a matrix: rekindle compare --grid GRID.yaml [--out DIR] [--images IMAGES] [--data DATA] [--json] [--dry-run]
 trains every start x method x framework x seed of the grid, measures all of them against their starts, and writes one table
 (table.json, table.csv, table.md). What is done is kept and what was interrupted goes on: run the same command again.
@@ -57,12 +61,13 @@ def run(arguments: Sequence[str]) -> int:
     taken = take(arguments, flags=["--json"])
     protocols = named or CompareOptions.model_fields["protocol"].default
     options = parse(with_protocols(CompareOptions, protocols, preset), taken.rest, program="compare")
-    shown = ", ".join(options.models) or "?"
+    shown = options.recipe or ", ".join(options.models) or "?"
     print(f"rekindle compare: {shown} against {options.base or '?'}", file=sys.stderr, flush=True)
     from rekindle.cli.terminal import TerminalWatcher
-    from rekindle.measuring.compare import comparison_folder, run_compare
+    from rekindle.matrix.recipe import compare
+    from rekindle.measuring.compare import comparison_folder
 
-    comparison = run_compare(options, watcher=TerminalWatcher())
+    comparison = compare(options, watcher=TerminalWatcher())
     if taken.flags:
         print(comparison.model_dump_json())
     else:

@@ -111,7 +111,7 @@ def read_verdict(path: Path, source: Source) -> Sequence[Row]:
     except (ValidationError, UnicodeDecodeError) as error:
         raise RequestError(f"--verdict {file} is not the comparison.json of `rekindle compare`") from error
     names = {result.model for result in comparison.results if result.model_hash == source.model_hash}
-    rows = [row for row in comparison.rows if row.model in names]
+    rows = [row for row in comparison.rows if names & {row.model, *row.trainings}]
     if not rows:
         raise RequestError(
             f"--verdict {file} compares {', '.join(sorted({row.model for row in comparison.rows})) or 'no models'}, none "

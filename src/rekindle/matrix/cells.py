@@ -194,23 +194,26 @@ def plan_cells(grid: Grid, where: str) -> list[Cell]:
     return cells
 
 
-def refuse_other_options(cell: Cell) -> None:
-    """Raise RequestError, naming the option, if the cell's folder holds a run that was started with other options."""
+def refuse_other_options(cell: Cell, asks: str = "the grid") -> None:
+    """Raise RequestError, naming the option, if the cell's folder holds a run that was started with other options.
+
+    Args: asks, what wants the run, for the message.
+    """
     folder = cell.run
     if not folder.holds_run:
         return
     stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config)).options
-    before, now = (_comparable(options) for options in (stored, cell.resolved.options))
+    before, now = (run_settings(options) for options in (stored, cell.resolved.options))
     for name in [*before, *(n for n in now if n not in before)]:
         if before.get(name) != now.get(name):
             done = "was trained" if folder.is_finished else "was started"
             raise RequestError(
-                f"{folder.path} {done} with {name} = {before.get(name)!r}, and the grid now says {now.get(name)!r}; put "
-                "it back, remove that folder to train anew, or give the grid another out"
+                f"{folder.path} {done} with {name} = {before.get(name)!r}, and {asks} now says {now.get(name)!r}; put "
+                f"it back, remove that folder to train anew, or give {asks} another out"
             )
 
 
-def _comparable(options: PretrainOptions) -> dict[str, Any]:
+def run_settings(options: PretrainOptions) -> dict[str, Any]:
     """Dotted name -> value of what a run may not change while it continues."""
     tree = {name: value for name, value in options.model_dump(mode="json").items() if name not in MAY_CHANGE}
     flat: dict[str, Any] = dict(options.data.chosen)

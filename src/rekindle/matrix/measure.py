@@ -25,6 +25,9 @@ from rekindle.measuring.options import CompareOptions
 Requests = Mapping[str, CompareOptions]
 """How a model is measured, by the name of the column."""
 
+_Side = tuple[EvalResult, list[str], Rows]
+"""A result, the names of its items, and their rows."""
+
 
 @dataclass(frozen=True)
 class MeasuredColumn:
@@ -32,18 +35,18 @@ class MeasuredColumn:
 
     Attributes:
         scores: what the table says of it.
+        items: names of the n items.
         rows: [E, n, F], the items' rows of E evaluation seeds.
         score: what they come to.
         seconds: wall time; 0 if nothing was missing.
-        items: names, in the order of the rows.
         groups: [n], the group of each item, numbered; None where items stand alone.
     """
 
     scores: Scores
+    items: list[str]
     rows: Rows
     score: Score
     seconds: float
-    items: list[str]
     groups: NDArray[np.int64] | None
 
 
@@ -93,7 +96,7 @@ class MatrixSetup:
                 for index, (seed, path) in enumerate(zip(seeds, paths, strict=True)):
                     if sides[index] is None:
                         result, outcome = measurement.of_seed(seed, path, draw=index == 0)
-                        sides[index] = result, outcome.rows
+                        sides[index] = result, outcome.items, outcome.rows
             seconds = 0.0 if is_kept else time.monotonic() - began
             measured[column.name] = _joined([side for side in sides if side is not None], paths, self.out, seconds)
         return measured
@@ -106,22 +109,20 @@ class MatrixSetup:
         """Where the result of one evaluation seed lies."""
         return self.out / "results" / column.folder / place.parent / f"{place.name}-eval-{seed}.json"
 
-    def _kept(
-        self, path: Path, column: Column, model_hash: str, options: CompareOptions, seed: int
-    ) -> tuple[EvalResult, Rows] | None:
+    def _kept(self, path: Path, column: Column, model_hash: str, options: CompareOptions, seed: int) -> _Side | None:
         """Read a result if it is there and of this request."""
         if not path.exists():
             return None
         try:
             result = read_result(path)
-            _, rows = read_rows(path.parent / (result.per_item or ""), result)
+            items, rows = read_rows(path.parent / (result.per_item or ""), result)
         except RequestError as error:
             self.watcher.message(f"measuring again: {error}")
             return None
         data = self.data[column.test]
         fingerprint = data.fingerprint(column.protocol, result_config(options, column.protocol))
         found = (result.model_hash, result.data, result.split, result.seed, result.fingerprint)
-        return (result, rows) if found == (model_hash, options.data, options.split, seed, fingerprint) else None
+        return (result, items, rows) if found == (model_hash, options.data, options.split, seed, fingerprint) else None
 
 
 class _Reader:
@@ -157,17 +158,17 @@ class _Reader:
         return model
 
 
-def _joined(sides: list[tuple[EvalResult, Rows]], paths: list[Path], out: Path, seconds: float) -> MeasuredColumn:
+def _joined(sides: list[_Side], paths: list[Path], out: Path, seconds: float) -> MeasuredColumn:
     score = sides[0][0].score
-    common = [name for name in sides[0][0].metrics if all(name in result.metrics for result, _ in sides)]
+    common = [name for name in sides[0][0].metrics if all(name in result.metrics for result, *_ in sides)]
     scores = Scores(
         metric=score.name,
-        by_seed=[score.value(rows) for _, rows in sides],
-        metrics={name: float(np.mean([result.metrics[name] for result, _ in sides])) for name in common},
+        by_seed=[score.value(rows) for _, _, rows in sides],
+        metrics={name: float(np.mean([result.metrics[name] for result, *_ in sides])) for name in common},
         results=[str(path.relative_to(out)) for path in paths],
     )
     first = sides[0][0]
     per_item = paths[0].parent / (first.per_item or "")
-    items, named = read_rows(per_item, first)[0], read_groups(per_item, first)
+    named = read_groups(per_item, first)
     groups = None if named is None else group_indices(named)
-    return MeasuredColumn(scores, np.stack([rows for _, rows in sides]), score, seconds, items, groups)
+    return MeasuredColumn(scores, sides[0][1], np.stack([rows for *_, rows in sides]), score, seconds, groups)

@@ -7,7 +7,7 @@ where the seeds of both matrices are paired, over images and pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from rekindle.core.text_files import read_json
 from rekindle.evaluation.scores.result import read_groups, read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.evaluation.verdict.difference import Difference, difference_of
-from rekindle.evaluation.verdict.groups import group_indices
 from rekindle.evaluation.verdict.joint import joint_verdicts
 from rekindle.evaluation.verdict.judging import Judged, judged_fields
+from rekindle.measuring.choosing import LeftOut, flattered, kept_groups
 
 RESAMPLES, LEVEL = 2000, 0.95
 
@@ -54,12 +54,16 @@ class MeasuredRow:
         score: how values of items become a number.
         trainings: [E, n, F] per training seed; of paired matrices E is 1, the training's own seed.
         is_paired: the t-th training of a row has the evaluation seed of the t-th of another one.
+        items: names of the n items.
+        chosen: what the row's table says of items that had chosen a step.
         groups: of each item, by name; None where items stand alone.
     """
 
     score: Score
     trainings: list[Rows]
     is_paired: bool
+    items: list[str]
+    chosen: LeftOut | None
     groups: list[str] | None
 
 
@@ -105,16 +109,27 @@ def read_row(matrix: Path, row: str) -> dict[str, MeasuredRow]:
     if not cells:
         known = ", ".join(sorted({_name(cell) for cell in finished})) or "none"
         raise RequestError(f"{matrix}: no finished run of '{row}'; its rows (METHOD/FRAMEWORK): {known}")
-    found: dict[str, tuple[Score, list[Rows]]] = {}
+    found: dict[str, tuple[Score, list[Rows], list[str]]] = {}
     groups: dict[str, list[str] | None] = {}
     for cell in cells:
         for column, scores in cell["scores"].items():
             results = [(read_result(matrix / path), (matrix / path).parent) for path in scores["results"]]
-            rows = np.stack([read_rows(folder / (result.per_item or ""), result)[1] for result, folder in results])
-            found.setdefault(column, (results[0][0].score, []))[1].append(rows)
+            read = [read_rows(folder / (result.per_item or ""), result) for result, folder in results]
+            own = found.setdefault(column, (results[0][0].score, [], read[0][0]))
+            own[1].append(np.stack([rows for _, rows in read]))
             groups[column] = read_groups(results[0][1] / (results[0][0].per_item or ""), results[0][0])
     is_paired = table["grid"]["evaluation_seeds"] == "paired"
-    return {column: MeasuredRow(score, rows, is_paired, groups[column]) for column, (score, rows) in found.items()}
+    starts = {start["model"] for start in table["starts"]}
+    entries = [entry for kind in table["rows"] if _kind_name(kind) == row for entry in kind.get("left_out", [])]
+    records = [LeftOut.model_validate(entry) for entry in entries]
+    chosen = {
+        record.protocol: record.model_copy(update={"models": [name for name in record.models if name not in starts]})
+        for record in records
+    }
+    return {
+        column: MeasuredRow(score, rows, is_paired, items, chosen.get(column), groups[column])
+        for column, (score, rows, items) in found.items()
+    }
 
 
 def _difference(mine: MeasuredRow, theirs: MeasuredRow) -> Difference:
@@ -130,11 +145,23 @@ def _difference(mine: MeasuredRow, theirs: MeasuredRow) -> Difference:
         raise RequestError(
             "the rows were not measured with the same groups of images; measure both with the same group_by, or without"
         )
-    groups = None if mine.groups is None else group_indices(mine.groups)
-    return difference_of(
-        theirs.trainings, mine.trainings, mine.score, groups=groups, is_paired=is_paired, resamples=RESAMPLES
+    chose = {name for side in (mine, theirs) if side.chosen and side.chosen.is_left_out for name in side.chosen.names}
+    judges = np.array([item not in chose for item in mine.items])
+    groups = kept_groups(mine.groups, judges)
+    base, model = ([training[:, judges] for training in side.trainings] for side in (theirs, mine))
+    found = difference_of(base, model, mine.score, groups=groups, is_paired=is_paired, resamples=RESAMPLES)
+    up, down = (
+        0.0
+        if side.chosen is None
+        else max(flattered(found, side.chosen, (base, model), "", side.chosen.models, groups).flattered)
+        for side in (mine, theirs)
     )
+    return replace(found, flattered=(up, down) if mine.score.higher_is_better else (down, up))
 
 
 def _name(cell: dict[str, Any]) -> str:
-    return f"{cell['key']['method']}/{cell['key']['framework']}"
+    return _kind_name(cell["key"])
+
+
+def _kind_name(kind: dict[str, Any]) -> str:
+    return f"{kind['method']}/{kind['framework']}"

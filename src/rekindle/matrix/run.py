@@ -14,11 +14,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rekindle.adapters.saved import read_description
 from rekindle.core.errors import RekindleError, RequestError
+from rekindle.core.tables import import_named
 from rekindle.core.text_files import read_json
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import LoggingWatcher, Watcher
+from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.verdict.difference import difference_of
 from rekindle.evaluation.verdict.joint import joint_verdicts
 from rekindle.evaluation.verdict.judging import margin_in
@@ -31,6 +36,7 @@ from rekindle.matrix.pooling import pooled_of
 from rekindle.matrix.starts import check_start, start_model, start_tree
 from rekindle.matrix.table import CellRecord, Scores, StartRecord, Table, TableRow, mean_metrics, write_table
 from rekindle.measuring.belonging import EvidentGroups
+from rekindle.measuring.choosing import LeftOut, choices_of, flattered, kept_groups, left_out
 from rekindle.measuring.measurement import open_labelled
 from rekindle.measuring.options import CompareOptions
 from rekindle.pretraining.run import pretrain
@@ -246,22 +252,29 @@ class _Matrix:
 
     def _pool(self, cell: Cell) -> None:
         grid, is_paired = self.grid, self.grid.is_paired(cell.key.method)
-        found, metrics = {}, {}
+        found, metrics, chosen = {}, {}, []
+        runs = [c.run.path for c in self.cells if c.key.kind == cell.key.kind and c.key.seed in self._sides]
         for column in self.bench.columns:
             sides = [by_column[column.name] for by_column in self._sides.values()]
             start = self._start_side[column.name]
             of_start = start.rows[[grid.start_seeds.index(seed) for seed in self._sides]] if is_paired else start.rows
-            trained, data = [side.rows for side in sides], self.bench.data[column.test]
-            named = {f"{cell.key.method}/{cell.key.framework}": trained}
-            self._evident.look(column.name, data, column.protocol, start.items, start.score, [of_start], named)
-            found[column.name] = difference_of(
-                [of_start],
-                trained,
+            chosen_here, judges = self._left_out(column, start, cell.key.start, runs)
+            rows = [of_start[:, judges]], [side.rows[:, judges] for side in sides]
+            groups = kept_groups(start.groups, judges)
+            named = {f"{cell.key.method}/{cell.key.framework}": [side.rows for side in sides]}
+            self._evident.look(
+                column.name,
+                self.bench.data[column.test],
+                column.protocol,
+                start.items,
                 start.score,
-                groups=start.groups,
-                is_paired=is_paired,
-                resamples=grid.resamples,
+                [of_start],
+                named,
             )
+            plain = difference_of(*rows, start.score, groups=groups, is_paired=is_paired, resamples=grid.resamples)
+            base = start_model(grid, cell.key.start)
+            found[column.name] = flattered(plain, chosen_here, rows, base, [str(run) for run in runs], groups)
+            chosen += [] if chosen_here is None else [chosen_here]
             metrics[column.name] = mean_metrics([side.scores for side in sides])
         margins = {name: margin_in(own.score, grid.margin) for name, own in found.items()}
         joint = joint_verdicts(found, grid.level, margins)
@@ -273,9 +286,26 @@ class _Matrix:
             "seeds": list(self._sides),
             "pooled": pooled,
             "metrics": metrics,
+            "left_out": chosen,
             "overall": overall({name: own.verdict for name, own in pooled.items()}, joint, grid.level),
         }
         self.rows[cell.key.kind] = _empty_row(cell.key.kind).model_copy(update=record)
+
+    def _left_out(
+        self, column: Column, start: MeasuredColumn, name: str, runs: Sequence[Path]
+    ) -> tuple[LeftOut | None, NDArray[np.bool_]]:
+        """Find the items that had chosen the step of a run of the kind in hand, or of its start; and those that judge."""
+        models = [start_model(self.grid, name), *map(str, runs)]
+        draws_items = bool(import_named(PROTOCOLS, "protocol", column.protocol).UNGROUPED)
+        return left_out(
+            column.name,
+            start.items,
+            {model: choices_of(model) for model in models},
+            column.data,
+            column.split,
+            groups=start.groups,
+            test_items=self.bench.data[column.test].test(column.protocol).items if draws_items else None,
+        )
 
     def _row(self, kind: Kind) -> TableRow:
         """The row of a kind, with what failed and what is missing as the records say."""

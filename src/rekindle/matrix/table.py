@@ -19,11 +19,12 @@ from rekindle.evaluation.verdict.overall import RULE, Overall
 from rekindle.matrix.cells import Key
 from rekindle.matrix.columns import Column, share_told
 from rekindle.matrix.pooling import Pooled
+from rekindle.measuring.choosing import LeftOut
 
 State = Literal["finished", "failed", "stopped", "waiting"]
 Parts = tuple[str, ...]
 """What one field of the table to read says: mean (spread), difference [interval], verdict, and what is missing."""
-NOT_IN_CSV = ("mean", "by_training_seed", "components", "joint")
+NOT_IN_CSV = ("mean", "by_training_seed", "components", "flattered", "joint")
 Line = tuple[str, str, list[Parts]]
 """Start and method, framework, one field per protocol."""
 
@@ -112,6 +113,8 @@ class TableRow(Options):
     """By column: the headline against the start's."""
     metrics: dict[str, dict[str, float]]
     """By column: every metric, mean over training and evaluation seeds."""
+    left_out: list[LeftOut] = Field(default_factory=list)
+    """By column: items that had chosen the step of a run or of the start; none in files of before."""
     overall: Overall | None
     """The verdict over all columns; None before a training is measured."""
 
@@ -240,8 +243,9 @@ def titles(table: Table) -> list[str]:
 def notes(table: Table) -> list[str]:
     """What to know when reading it: what intervals cover, what belongs together, the last column's rule, how many there are."""
     pooled = [found for row in table.rows for found in row.pooled.values()]
+    chosen = list(dict.fromkeys(f"{entry.told}." for row in table.rows for entry in row.left_out))
     if len(pooled) < 2:
-        return [table.interval, *table.on_groups]
+        return [table.interval, *table.on_groups, *chosen]
     chance, judged = 1 - table.grid["level"], [row for row in table.rows if row.pooled]
     count = (
         f"{len(pooled)} intervals at {table.grid['level']:.0%} stand here, not widened for their number: if nothing had any "
@@ -251,7 +255,7 @@ def notes(table: Table) -> list[str]:
         count += (
             f', and of the {len(judged)} overall words about {chance * len(judged):.2g} would not be "no difference"'
         )
-    return [table.interval, *table.on_groups, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
+    return [table.interval, *table.on_groups, *chosen, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
 
 
 def heading(table: Table) -> str:

@@ -12,8 +12,8 @@ of one recipe, then leave the same items to judge all of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import NormalDist
@@ -28,6 +28,10 @@ from rekindle.core.files import printable, write_atomically
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
 from rekindle.data.published.named import named_root
+from rekindle.evaluation.scores.score import Rows
+from rekindle.evaluation.verdict.difference import Difference, difference_of
+from rekindle.evaluation.verdict.groups import group_indices
+from rekindle.evaluation.verdict.judging import FEWEST
 
 FILE, DESCRIPTION = "choosing.txt", "model.json"
 Mask = NDArray[np.bool_]
@@ -246,9 +250,9 @@ def left_out(
     data: str,
     split: str,
     *,
-    groups: Sequence[str] | None = None,
+    groups: Iterable[Hashable] | None = None,
     test_items: Collection[str] | None = None,
-    enough: int = 30,
+    enough: int | None = None,
 ) -> tuple[LeftOut | None, Mask]:
     """Find the items of a comparison that chose the step of one of its models.
 
@@ -259,7 +263,7 @@ def left_out(
         data, split: that were measured.
         groups: of each item; a group of which one item chose is left out whole.
         test_items: names of the split, where the protocol draws its items from them (episodes).
-        enough: items, or groups, that can judge alone.
+        enough: items, or groups, that can judge alone; None for as many as a verdict takes.
 
     Returns: what to do, None where nothing chose here; and which items judge [n].
     """
@@ -276,7 +280,8 @@ def left_out(
     everything = np.ones(len(items), dtype=bool)
     if not models:
         return None, everything
-    units = names if groups is None else list(groups)
+    units = list[Hashable](names if groups is None else groups)
+    enough = FEWEST["items" if groups is None else "groups"] if enough is None else enough
     tainted = {unit for unit, name in zip(units, names, strict=True) if name in chose}
     part = np.array([unit in tainted for unit in units])
     if not part.any():
@@ -294,6 +299,13 @@ def left_out(
     return record, ~part if is_enough else everything
 
 
+def kept_groups(groups: Iterable[Hashable] | None, judges: Mask) -> NDArray[np.int64] | None:
+    """Number the groups of the items that judge; None without groups."""
+    if groups is None:
+        return None
+    return group_indices([str(group) for group, is_kept in zip(groups, judges, strict=True) if is_kept])
+
+
 def flattery(looks: int, share: float, standard_error: float) -> float:
     """How far the best of several looks is above its truth on the items that chose, at the most.
 
@@ -307,6 +319,36 @@ def flattery(looks: int, share: float, standard_error: float) -> float:
         (1.09, 0.77, 0.0)
     """
     return NormalDist().inv_cdf((looks - 0.375) / (looks + 0.25)) * sqrt(share / 2) * standard_error
+
+
+def flattered(
+    found: Difference,
+    record: LeftOut | None,
+    rows: tuple[Sequence[Rows], Sequence[Rows]],
+    base: str,
+    models: Sequence[str],
+    groups: NDArray[np.int64] | None = None,
+) -> Difference:
+    """Have an interval reach further to where choosing a side on the items that judge may have moved the difference.
+
+    Pooling trainings that one rule chose makes the error smaller, but not what it flatters: the error of one training counts.
+
+    Args:
+        found: the difference.
+        record: what chose; None, or with its items left out, changes nothing.
+        rows: of base and model, that the difference was made of.
+        base, models: names of the two sides.
+        groups: of the items, that it was made with.
+    """
+    if record is None or record.is_left_out or not found.score.is_judged:
+        return found
+    start, trained = rows
+    single = found
+    if found.trainings > 1:
+        single = difference_of([start[0][: len(trained[0])]], [trained[0]], found.score, groups=groups)
+    size = flattery(record.looks, record.items_chosen / record.items_of, single.standard_error)
+    up, down = (size if set(side) & set(record.models) else 0.0 for side in (models, [base]))
+    return replace(found, flattered=(up, down) if found.score.higher_is_better else (down, up))
 
 
 def place_of(data: str) -> str:

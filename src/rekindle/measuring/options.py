@@ -112,7 +112,14 @@ class CompareOptions(IntervalOptions, LabelledOptions):
     base: tyro.conf.Positional[str] = ""
     """The model to compare with."""
     models: tyro.conf.Positional[tuple[str, ...]] = ()
-    """One or more models."""
+    """One or more models; none with --recipe."""
+    pool: bool = False
+    """The models are trainings of one recipe with different seeds: one verdict about the recipe, whose interval covers what other
+    training seeds would change."""
+    recipe: str = ""
+    """Run file (YAML) of `rekindle pretrain`: train it from BASE with seeds 0, 1, ... into OUT/runs/seed-K, then as --pool."""
+    training_seeds: int = Field(3, ge=1)
+    """How many trainings of --recipe."""
     protocol: tuple[str, ...] = ("linear-seg", "dense-retrieval")
     """Protocols that read this data; the options of each stand under its name, as --linear-seg.steps."""
     seeds: int = Field(3, ge=1)

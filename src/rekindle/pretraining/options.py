@@ -129,19 +129,19 @@ class Resolved:
         return yaml.safe_dump(self.options.model_dump(mode="json"), sort_keys=False)
 
 
-def read_run_file(path: str | Path) -> dict[str, Any]:
-    """Read a YAML run file into a nested dict. Raises RequestError if it is missing or not a mapping."""
+def read_run_file(path: str | Path, option: str = "--config") -> dict[str, Any]:
+    """Read a YAML run file into a nested dict. Raises RequestError, naming the option, if it is missing or not a mapping."""
     path = Path(path)
     try:
         content = read_yaml(path)
     except OSError as error:
-        raise RequestError(f"--config {path}: {error.strerror}; give the path of a YAML run file") from error
+        raise RequestError(f"{option} {path}: {error.strerror}; give the path of a YAML run file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"--config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{option} {path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise RequestError(f"--config {path}: a run file holds `name: value` lines, not a {type(content).__name__}")
+        raise RequestError(f"{option} {path}: a run file holds `name: value` lines, not a {type(content).__name__}")
     return content
 
 

@@ -55,7 +55,7 @@ class MeasuredModel:
     @property
     def rows(self) -> list[Row]:
         """The run's rows."""
-        return [row for row in self.comparison.rows if row.model == self.model]
+        return [row for row in self.comparison.rows if self.model in (row.model, *row.trainings)]
 
     def results(self, model: str, protocol: str) -> list[EvalResult]:
         """The evaluations of one model under one protocol, by seed."""

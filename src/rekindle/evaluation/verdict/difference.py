@@ -69,6 +69,7 @@ class Difference:
         items: how many items.
         seeds: evaluation seeds; of pairs 1, for each training has its own.
         trainings: training seeds of the model.
+        flattered: how much further the interval reaches below and above: what choosing a side on these items may have moved it.
 
     """
 
@@ -82,6 +83,7 @@ class Difference:
     items: int
     seeds: int
     trainings: int
+    flattered: tuple[float, float] = (0.0, 0.0)
 
     @property
     def value(self) -> float:
@@ -122,10 +124,11 @@ class Difference:
         """
         tail, value = (1 - level) / 2, self.value
         if self.spread == 0.0:
-            return value, value
+            return value - self.flattered[0], value + self.flattered[1]
         low, high = np.nanquantile(self.draws, [tail, 1 - tail]).tolist()
         factor = self.half_width(widened_to or level) / (-ndtri(tail) * self.spread)
-        return value - factor * (value - low), value + factor * (high - value)
+        below, above = self.flattered
+        return value - factor * (value - low) - below, value + factor * (high - value) + above
 
     def smallest_effect(self, level: float) -> float:
         """Smallest true difference that would be told from zero in 80 of 100 such comparisons."""

@@ -73,6 +73,8 @@ class Judged(Options):
     """Items or groups that would show half of it; None where seeds limit it, and in files of before."""
     margin: float | None = None
     """Half-width of what counts as equivalent; None where none was stated."""
+    flattered: tuple[float, float] = (0.0, 0.0)
+    """How much further the interval reaches below and above, where a step was chosen on items that judge it."""
     joint: Joint | None = None
     """The same over all that was looked at; None for a single look, and where it is none of them."""
 
@@ -125,6 +127,7 @@ def judged_fields(
         "smallest_effect": smallest,
         "units_for_half": found.units_for(smallest / 2, level),
         "margin": margin,
+        "flattered": found.flattered,
         "joint": joint,
     }
 
