@@ -116,6 +116,18 @@ def test_a_chosen_model_says_what_chose_it(
     )
 
 
+def test_groups_choose_as_a_whole_and_the_record_has_their_rule(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelProbe, "measure", lambda self, backbone: Reading({}, 0.5))
+    data, run = write_data(tmp_path / "data", num_test=8), tmp_path / "run"
+    request = asked(images, run, probe=("multi-label",), probe_data=str(data), probe_group_by="every:2")
+    pretrain(resolve({}, request))
+    (choice,) = choices_of(str(run))
+    assert choice.record.group_by == "every:2" and len(choice.names) == 4
+    assert all((f"val{2 * k}" in choice.names) == (f"val{2 * k + 1}" in choice.names) for k in range(4))
+
+
 def test_the_last_step_that_is_simply_kept_has_no_record(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +205,24 @@ def test_probes_that_cannot_be_are_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         pretrain(resolve({}, asked(images, tmp_path / "run", **change)))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "change", "message"),
+    [
+        (1, {}, r"--probe-share 0.5: the labelled items of the probe are all one \('val0'\)"),
+        (4, {"probe_group_by": "evry:2"}, "--probe-group-by is a rule of --group-by: .*did you mean every"),
+        (4, {"probe_group_by": "every:4"}, "--probe-group-by is a rule of --group-by: .*in one group"),
+    ],
+)
+def test_items_that_cannot_be_parted_are_refused_before_anything_is_written(
+    count: int, change: dict[str, Any], message: str, images: Path, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", num_test=count)
+    request = {"probe": ("multi-label",), "probe_data": str(data)} | change
+    with pytest.raises(RequestError, match=message):
+        pretrain(resolve({}, asked(images, tmp_path / "run", **request)))
     assert not (tmp_path / "run").exists()
 
 

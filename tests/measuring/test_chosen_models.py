@@ -18,7 +18,7 @@ from rekindle.evaluation.scores.kinds import Means
 from rekindle.evaluation.verdict.difference import difference_of
 from rekindle.evaluation.verdict.joint import joint_verdicts
 from rekindle.evaluation.verdict.judging import verdict_of
-from rekindle.measuring.choosing import Choosing, choosing_part, flattery
+from rekindle.measuring.choosing import Choosing, choices_of, choosing_part, flattery
 from rekindle.measuring.comparison import Comparison
 from tests.evaluation.toy import save_tiny, write_noise
 
@@ -49,10 +49,10 @@ def mark(folder: Path, data: Path, share: float, looks: int = LOOKS) -> None:
     path.write_text(json.dumps(description))
 
 
-def compared(place: Path, base: str = "base", model: str = "model", protocol: str = "dense-retrieval") -> Comparison:
+def compared(place: Path, protocol: str = "dense-retrieval", **more: Any) -> Comparison:
     return rekindle.compare(
-        place / base,
-        [place / model],
+        place / "base",
+        [place / "model"],
         place / "data",
         protocol=[protocol],
         seeds=1,
@@ -60,6 +60,7 @@ def compared(place: Path, base: str = "base", model: str = "model", protocol: st
         resamples=200,
         out=str(place / "out"),
         **{protocol.replace("-", "_"): SETTINGS[protocol]},
+        **more,
     )
 
 
@@ -73,6 +74,21 @@ def test_a_few_that_chose_are_left_out_and_the_result_files_have_all(place: Path
     assert found.results[0].counts["images"] == 36
     written = Comparison.model_validate_json((place / "out" / "comparison.json").read_text())
     assert written.left_out == [entry] and written.notes == found.notes
+
+
+def test_a_group_of_which_one_image_chose_is_left_out_whole(place: Path) -> None:
+    mark(place / "model", place / "data", 0.1)
+    found = compared(place, group_by="every:2")
+    (entry,), (row,) = found.left_out, found.rows
+    chose = choices_of(str(place / "model"))[0].names
+    groups = {int(name.removeprefix("val")) // 2 for name in chose}
+    assert 2 <= len(groups) <= 4 and entry.is_left_out
+    assert sorted(entry.names) == sorted(f"val{2 * group + k}" for group in groups for k in (0, 1))
+    assert (row.verdict.unit, row.verdict.units, row.verdict.items) == (
+        "groups",
+        18 - len(groups),
+        36 - 2 * len(groups),
+    )
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -98,7 +114,7 @@ def test_where_too_few_are_left_the_interval_reaches_further_where_choosing_flat
 def test_a_lower_number_that_is_better_is_flattered_downwards(place: Path) -> None:
     mark(place / "base", place / "data", 0.0)
     mark(place / "model", place / "data", 1.0)
-    found = compared(place, protocol="similarity").rows[0]
+    found = compared(place, "similarity").rows[0]
     assert not found.score.higher_is_better
     below, above = found.verdict.flattered
     assert below == 0.0 and above > 0.0

@@ -77,8 +77,11 @@ class PretrainOptions(Options):
     probe_keep: Literal["best", "last"] = "best"
     """Where a protocol is probed, the step whose model the run leaves: the best one, or the last. The other lies beside it."""
     probe_share: float = Field(0.5, gt=0.0, le=1.0)
-    """Share of the labelled items of a protocol that choose the best step; `rekindle compare` leaves these
+    """Share of the labelled items of a protocol, or of their groups, that choose the best step; `rekindle compare` leaves these
     out and judges on the others. 1: all choose, and a verdict on the same data flatters the run."""
+    probe_group_by: str = ""
+    """Which of these items belong together, by a rule of `rekindle compare --group-by` (drives, slides, patients): a group
+    chooses or judges as a whole."""
     probe_images: int = Field(48, ge=2)
     """Images of the health figures, and of the figures on unseen images."""
     unseen: str = ""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -15,6 +17,7 @@ from rekindle.evaluation.features.extractors import FeatureExtractor
 from rekindle.evaluation.features.health import FeatureSample, health, sample_features
 from rekindle.evaluation.features.shared_features import SharedFeatures
 from rekindle.evaluation.protocol import Outcome
+from rekindle.evaluation.verdict.groups import group_items, read_rule
 from rekindle.measuring.choosing import Choosing, choosing_part
 from rekindle.measuring.measurement import LabelledData, build_protocol
 from rekindle.measuring.models import LoadedModel
@@ -90,11 +93,7 @@ class ModelProbe:
             model = self._loaded(base)
             for name, request in self._requests:
                 build_protocol(name, request, model, self._data).check()
-            items = self._data.test(names[0]).items
-            part = choosing_part(items, options.probe_share)
-            self.choosing = Choosing(
-                names[0], options.probe_data, first.split, options.probe_share, "", tuple(items), part
-            )
+            self.choosing = _choosing(options, names[0], self._data.test(names[0]).items, first.split)
         self._views = None
         if HEALTH in options.probe:
             batch = few_views(options, images, count=options.probe_images)
@@ -152,6 +151,17 @@ class ModelProbe:
         chosen = {item for item, chooses in zip(self.choosing.items, self.choosing.part, strict=True) if chooses}
         part = np.array([item in chosen for item in outcome.items])
         return outcome.score.value(outcome.rows[part]) if part.any() else float("nan")
+
+
+def _choosing(options: PretrainOptions, protocol: str, items: Sequence[str], split: str) -> Choosing:
+    """Cut the labelled items in those that choose the best step and those that are left to judge. Raises: RequestError."""
+    share, rule, units = options.probe_share, options.probe_group_by, items
+    if rule:
+        try:
+            units = group_items(read_rule(rule), items, split).names(items)
+        except RequestError as error:
+            raise RequestError(f"--probe-group-by is a rule of --group-by: {error}") from error
+    return Choosing(protocol, options.probe_data, split, share, rule, tuple(items), choosing_part(units, share))
 
 
 def collapse_alarms(now: dict[str, float], first: dict[str, float]) -> list[str]:

@@ -11,7 +11,7 @@ from rekindle.networks.backbone import Backbone
 from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
 from rekindle.pretraining.probes import check_probes
 
-WATCHING = ("probe", "every", "probe_data", "probe_share", "probe_images", "probe_keep", "unseen")
+WATCHING = ("probe", "every", "probe_data", "probe_share", "probe_group_by", "probe_images", "probe_keep", "unseen")
 FREE_TO_CHANGE = (
     "out",
     "devices",
