@@ -25,6 +25,8 @@ from rekindle.cli.study import run as study
 from rekindle.core.errors import RequestError
 from rekindle.evaluation.verdict.difference import difference_of
 
+RULES = ("as before", "now")
+
 
 class Disguised(Before):
     """The rule of before, in the place of the product's."""
@@ -111,6 +113,18 @@ def test_standings() -> None:
         return limits_of([cell.model_copy(update={"judged": [judged]})]).checks[0].standing
 
     assert [standing(wrong) for wrong in (50, 55, 90)] == ["holds", "within its interval", "missed"]
+
+
+def test_sections_are_summed_over_their_promised_cells() -> None:
+    found = run_calibration(
+        CalibrationOptions(trials=5, real=0, resamples=100, cells=("few", "seeds", "effects"), short=True)
+    )
+    assert {(row.section, row.rule) for row in found.together} == {(s, r) for s in ("seeds", "effects") for r in RULES}
+    seeds = next(row for row in found.together if (row.section, row.rule) == ("seeds", "now"))
+    promised = [cell.by("now") for cell in found.measured if cell.section == "seeds" and cell.is_promised]
+    assert seeds.cells == len(promised) and seeds.wrong is not None
+    assert seeds.wrong.value == pytest.approx(np.mean([judged.wrong.value for judged in promised]))
+    assert all(row.wrong is None for row in found.together if row.section == "effects")
 
 
 def test_draws_of_a_mean_are_scipys() -> None:

@@ -19,9 +19,11 @@ from typing import Any
 
 PACKS = ("camvid", "dubai", "nuclei", "cwfid", "ucmerced", "davis")
 NAMES = ("method", "framework", "model", "protocol", "metric", "panel", "test", "data", "label", "side", "precision")
+NAMES += ("world", "rule")  # of `rekindle study calibration`
 # Settings, counts, what the rows of a matrix sum up, and differences, which count with their intervals alone.
 SKIPPED = set(
     "grid columns software config counts per_class cells starts request by_training_seed difference low high level".split()
+    + "words checks".split()
 )
 
 
@@ -74,7 +76,7 @@ def _walk(value: Any, labels: frozenset[str], key: str) -> Iterator[Fact]:
         for name, entry in value.items():
             if key == "metrics" and isinstance(entry, float):
                 yield Fact(labels | {name.lower()}, (entry,), needs=name.lower())
-            elif name not in SKIPPED:
+            elif name not in SKIPPED and not (name in ("least", "most") and "value" in value):  # a rate's own interval
                 yield from _walk(entry, labels | {name.lower()}, name)
     elif isinstance(value, list):
         if value and key == "by_seed":
@@ -113,6 +115,8 @@ def _packs(text: str) -> set[str]:
 
 def _known(value: dict[str, Any], labels: frozenset[str], key: str) -> Iterator[Fact]:
     """What several numbers of an object say together."""
+    if {"value", "least", "most"} == value.keys():
+        yield Fact(labels, (value["value"], value["least"], value["most"]))
     column = {"overlap"} if key.startswith("similarity") else set()
     labels = labels | column
     if {"difference", "low", "high", "verdict"} <= value.keys():

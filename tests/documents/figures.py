@@ -19,6 +19,7 @@ SIGNS = {"✓": "better", "✗": "worse", "=": "no difference", "~": "mixed", "�
 PATTERNS = {
     "summary": rf"({NUMBER}) \(({NUMBER}), ({NUMBER})\); (\d)/(\d)/(\d)",
     "difference": rf"({NUMBER}) \(({NUMBER}), ({NUMBER})\) ([✓✗=≠])",
+    "rate": rf"({NUMBER}) \(({NUMBER}) to ({NUMBER})\)",
     "bare difference": rf"({NUMBER}) \(({NUMBER}), ({NUMBER})\)",
     "deviation": rf"({NUMBER}) ± ({NUMBER})",
     "tally": r"((?:\d [✓✗=~](?:, )?)+)",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from rekindle.calibration.cells import Section
+from rekindle.calibration.cells import SECTIONS, WHAT, Section
 from rekindle.calibration.simulate import Measured
 from rekindle.calibration.tally import Rate
 from rekindle.core.options import Options
@@ -56,6 +56,23 @@ class Limits(Options):
         return f"limits ({promised}): {stand}"
 
 
+class Together(Options):
+    """All promised cells of a section together, under one rule."""
+
+    section: Section
+    """Which."""
+    label: str
+    """The section in words."""
+    rule: str
+    """Which rule."""
+    cells: int
+    """How many cells there are."""
+    wrong: Rate | None
+    """Wrong words over all trials of those in which nothing differs; None where there is none."""
+    coverage: Rate | None
+    """Intervals that hold the truth over all trials of all of them; None where there is none to hold."""
+
+
 class Calibration(Options):
     """What was measured, and whether it keeps what is promised."""
 
@@ -67,6 +84,8 @@ class Calibration(Options):
     """Draws of every interval."""
     seed: int
     """Of everything."""
+    together: list[Together]
+    """Every section, by rule."""
     measured: list[Measured]
     """Every cell, judged by the rule as before (bc97a06) and now."""
     limits: Limits
@@ -85,6 +104,28 @@ def limits_of(measured: Sequence[Measured]) -> Limits:
         if cell.section in WITH_COVERAGE and found.coverage is not None:
             checks.append(Check(cell=name, what="coverage", rate=found.coverage, standing=_between(found.coverage)))
     return Limits(checks=checks)
+
+
+def together(measured: Sequence[Measured]) -> list[Together]:
+    """Sum up the promised cells of each section, by rule."""
+    found = []
+    for section in SECTIONS:
+        cells = [cell for cell in measured if cell.section == section and cell.is_promised]
+        for rule in [judged.rule for judged in cells[0].judged] if cells else []:
+            equal = [cell.by(rule) for cell in cells if not cell.effect]
+            covered = [judged for cell in cells if (judged := cell.by(rule)).coverage is not None]
+            wrong = _summed([(j.wrong, j.trials) for j in equal])
+            coverage = _summed([(j.coverage, j.trials) for j in covered if j.coverage is not None])
+            summed = Together(
+                section=section, label=WHAT[section], rule=rule, cells=len(cells), wrong=wrong, coverage=coverage
+            )
+            found.append(summed)
+    return found
+
+
+def _summed(rates: Sequence[tuple[Rate, int]]) -> Rate | None:
+    trials = sum(count for _, count in rates)
+    return Rate.of(round(sum(rate.value * count for rate, count in rates)), trials) if trials else None
 
 
 def _upper(rate: Rate, limit: float) -> Standing:

@@ -40,6 +40,14 @@ def _lines(found: Calibration) -> Iterator[str]:
     yield found.limits.told
     for check in found.limits.missed:
         yield f"- missed: {check.cell}: {check.what} {rate_told(check.rate)}"
+    yield ""
+    yield 'All promised situations of a section together ("wrong": those in which nothing differs):'
+    yield ""
+    yield "| section | situations | rule | wrong | coverage |"
+    yield "|---|---|---|---|---|"
+    for row in found.together:
+        rates = [rate_told(rate) if rate else "-" for rate in (row.wrong, row.coverage)]
+        yield f"| {row.label} | {row.cells} | {row.rule} | {' | '.join(rates)} |"
     for section in SECTIONS:
         cells = [cell for cell in found.measured if cell.section == section]
         if cells:

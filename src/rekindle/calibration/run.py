@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rekindle.calibration.limits import Calibration, limits_of
+from rekindle.calibration.limits import Calibration, limits_of, together
 from rekindle.calibration.options import CalibrationOptions
 from rekindle.calibration.page import page
 from rekindle.calibration.rules import Before, Now, Rule
@@ -52,6 +52,7 @@ def run_calibration(
         real=options.real_run,
         resamples=options.resamples,
         seed=options.seed,
+        together=together(measured),
         measured=measured,
         limits=limits_of(measured),
     )
