@@ -125,6 +125,7 @@ def test_one_group_and_as_many_as_items_are_refused_and_the_advice_mends_it() ->
     [
         ("foldr", "not a rule; did you mean folder? Allowed: folder, folder:1", "folder"),
         ("^(.)/", "not a rule; a regular expression is written name:REGEX. Allowed", "name:^(.)/"),
+        ("every", "not a rule; did you mean every:N? Allowed", "every:2"),
         ("folder:x", "'x' is no number of folders; for example folder:1", "folder:1"),
         ("folder:0", "'0' is no number of folders; for example folder:1", "folder:1"),
         ("every:1", "a whole number of items from 2 on, for example every:10", "every:2"),

@@ -119,8 +119,9 @@ def read_rule(text: str) -> Rule:
             ) from error
     table = _TABLE.fullmatch(text)
     if table is None:
-        nearest = difflib.get_close_matches(kind, ["folder", "every", "name"], n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else "; a regular expression is written name:REGEX."
+        forms = {"folder": "folder", "every": "every:N", "name": "name:REGEX"}
+        nearest = difflib.get_close_matches(kind, forms, n=1)
+        hint = f"; did you mean {forms[nearest[0]]}?" if nearest else "; a regular expression is written name:REGEX."
         raise RequestError(f"{told}: not a rule{hint} {FORMS}")
     return _Table(text, Path(table["file"]).expanduser(), table["column"] or "")
 
