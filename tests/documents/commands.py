@@ -33,9 +33,9 @@ TOUCHES: dict[str, tuple[str, ...]] = {
     "pretrain": ("rekindle.pretraining.run:chosen_images",),
     "plan": ("rekindle.pretraining.run:chosen_images",),
     "config": ("rekindle.data.images:chosen_images",),
-    "evaluate": ("rekindle.measuring.evaluate:LabelledData",),
+    "evaluate": ("rekindle.measuring.evaluate:open_labelled",),
     "compare": (
-        "rekindle.measuring.compare:LabelledData",
+        "rekindle.measuring.compare:open_labelled",
         "rekindle.matrix.run:run_matrix",
         "rekindle.matrix.run:survey",
         "rekindle.matrix.rows:compare_rows",

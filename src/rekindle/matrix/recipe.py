@@ -20,7 +20,7 @@ from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.matrix.cells import Cell, Key, refuse_other_options, run_settings
 from rekindle.measuring.compare import run_compare
 from rekindle.measuring.comparison import Comparison
-from rekindle.measuring.measurement import LabelledData, build_protocol
+from rekindle.measuring.measurement import build_protocol, open_labelled
 from rekindle.measuring.models import load_model
 from rekindle.measuring.options import CompareOptions, require
 from rekindle.pretraining.machine import machine_of
@@ -146,7 +146,7 @@ def _tree(options: CompareOptions) -> dict[str, Any]:
 
 def _check(options: CompareOptions, cell: Cell, watcher: Watcher) -> None:
     """See, before hours of training, that the data are whole, that the base can be measured, and that runs are of this base."""
-    data = LabelledData(options.data, options.train_split, options.split, options.protocol)
+    data = open_labelled(options, options.protocol)
     base = load_model(options.base, options, watcher)
     for name in options.protocol:
         build_protocol(name, options, base, data).check()
