@@ -19,7 +19,13 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {"better": "#1a7f4b", "worse": "#c0392b", "no difference": "#7f8c8d"}
+COLOURS = {
+    "better": "#1a7f4b",
+    "worse": "#c0392b",
+    "equivalent": "#2471a3",
+    "no difference": "#7f8c8d",
+    "cannot judge": "#bfc5c9",
+}
 MARKS = ("o", "s", "^", "D")
 LESS_IS_BETTER = ("similarity",)
 
@@ -71,7 +77,12 @@ def draw(tables: dict[str, list[dict[str, Any]]]) -> Any:
         plt.Line2D([], [], marker=MARKS[n % len(MARKS)], color="#444", linestyle="", label=name)
         for n, name in enumerate(found)
     ]
-    marks += [plt.Line2D([], [], color=colour, linewidth=3, label=verdict) for verdict, colour in COLOURS.items()]
+    words = {value["verdict"] for rows in found.values() for own in rows.values() for value in own.values()}
+    marks += [
+        plt.Line2D([], [], color=colour, linewidth=3, linestyle=_style(word), label=word)
+        for word, colour in COLOURS.items()
+        if word in words
+    ]
     figure.legend(handles=marks, loc="lower center", ncols=len(marks), fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
     return figure
@@ -83,8 +94,13 @@ def _label(row: dict[str, Any]) -> str:
 
 def _mark(panel: Any, value: dict[str, Any], place: float, mark: str) -> None:
     colour = COLOURS.get(value["verdict"], COLOURS["no difference"])
-    panel.plot([100 * value["low"], 100 * value["high"]], [place, place], color=colour, linewidth=1.6)
+    ends, style = [100 * value["low"], 100 * value["high"]], _style(value["verdict"])
+    panel.plot(ends, [place, place], color=colour, linewidth=1.6, linestyle=style)
     panel.plot([100 * value["difference"]], [place], marker=mark, color=colour, markersize=4.5)
+
+
+def _style(word: str) -> str:
+    return ":" if word == "cannot judge" else "-"
 
 
 if __name__ == "__main__":

@@ -173,8 +173,11 @@ def test_the_verdict_is_taken_only_from_a_comparison_of_this_very_model(tmp_path
     (folder / "comparison.json").write_text(_comparison(model_hash(rekindle.load(run))).model_dump_json())
     done = rekindle.export(run, format="mmseg", out=tmp_path / "out", verdict=folder)
     text = (done.out / "README.md").read_text()
-    assert "| knn | mIoU | 0.4000 | 0.4500 | +0.0500 | +0.0100 to +0.0900 (95%) | **better** |" in text
-    assert "0.1111" not in text  # the row of the other model
+    assert "| knn | mIoU | 40.0 | 45.0 | +5.0 points | +1.0 to +9.0 (95 %) | **better** |" in text
+    assert (
+        "- knn: better: +5.0 points (95 %: +1.0 to +9.0; older rule). The interval was made by the older rule" in text
+    )
+    assert "11.1" not in text  # the row of the other model
     (folder / "comparison.json").write_text(_comparison("0" * 64).model_dump_json())
     with pytest.raises(RequestError, match="none of which has the tensors of"):
         rekindle.export(run, format="mmseg", out=tmp_path / "other", verdict=folder)

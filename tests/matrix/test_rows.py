@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rekindle.cli import main
+from rekindle.evaluation.verdict.telling import points
 from rekindle.matrix.run import compare_grid
 from tests.matrix.making import tree
 
@@ -35,7 +36,9 @@ def test_the_difference_of_two_rows_is_that_of_their_means(
     assert found["difference"] == pytest.approx(rows["glare"]["mean"] - rows["dino"]["mean"])
     assert found["low"] <= found["difference"] <= found["high"]
     assert found["trainings"] == [2, 2]
-    assert f"{100 * found['difference']:+.2f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"linear-seg         cannot judge: {points(found['difference'])} points (95 %: " in told
+    assert "images; a verdict needs 30 (or 8 groups)" in told
     assert _rows(matrix, "glare/adapters", matrix, "glare/adapters", "--out", out) == 0
     same = json.loads(out.read_text())["differences"]["linear-seg"]
     assert (same["difference"], same["verdict"]) == (0.0, "cannot judge")

@@ -42,10 +42,10 @@ def copied(made: Made, tmp_path: Path) -> Path:
 
 def test_a_comparison_beside_the_run_is_found_by_the_hash_of_the_model(made: Made, report: Report) -> None:
     stored = json.loads((made.comparison / "comparison.json").read_text())
-    assert [(row.protocol, row.difference) for row in report.rows] == [
+    assert [(row.protocol, row.found.difference) for row in report.rows] == [
         (row["protocol"], row["verdict"]["difference"]) for row in stored["rows"]
     ]
-    assert {(row.items, row.seeds, row.data) for row in report.rows} == {(6, 2, "data, val")}
+    assert {(row.found.items, row.found.evaluation_seeds, row.data) for row in report.rows} == {(6, 2, "data, val")}
     assert "against the base that the run started from" in report.compared[0]
 
 

@@ -10,16 +10,18 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from rekindle.evaluation.verdict.judging import Joint, Verdict
 from rekindle.report.embedding import data_uri, fitted
 from rekindle.report.page import Card, ClassTable, Figure, MetricLine, Overview, PicturePair, Report, RunLine, Setting
 from rekindle.report.panels import Panel
-from rekindle.report.rendering import half_width, intervals_svg, panel_svg, render_overview, render_report
+from rekindle.report.rendering import half_width, intervals_svg, panel_svg, render_overview, render_report, summary_of
 from rekindle.report.verdicts import VerdictRow, overall_sentence
 
 HOSTILE = '</script><script>alert("x")</script>&\'"><img src=https://evil.example/x.png onerror=alert(1)>'
@@ -27,8 +29,14 @@ PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 
 def row(protocol: str = "linear-seg", name: str = "disc", low: float = 0.01, high: float = 0.05) -> VerdictRow:
-    classes = {name: 0.1}
-    return VerdictRow(protocol, "mIoU", "better", 0.4, 0.43, 0.01, 0.02, 0.03, low, high, 0.95, classes, data="toy")
+    return VerdictRow(protocol, "mIoU", verdict(low, high, per_class={name: 0.1}), data="toy", notes=[name])
+
+
+def verdict(low: float = 0.01, high: float = 0.05, **more: Any) -> Verdict:
+    values: dict[str, Any] = {"verdict": "better", "difference": 0.03, "low": low, "high": high, "level": 0.95}
+    values |= {"rule": "stretched", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
+    values |= {"units_for_half": 203, "base": 0.4, "model": 0.43, "base_std": 0.01, "model_std": 0.02, "per_class": {}}
+    return Verdict.model_validate(values | more)
 
 
 def report(text: str = "plain") -> Report:
@@ -103,9 +111,9 @@ def test_nothing_comes_from_outside_and_only_the_own_script_may_run() -> None:
 
 def test_the_verdict_stands_first_then_what_is_missing() -> None:
     text = render_report(report())
-    verdict = overall_sentence(report().rows)
-    assert verdict in text and "(+1.0 to +5.0 points)" in verdict
-    assert text.index(verdict) < text.index("What this page lacks") < text.index("<img") < text.index("<table")
+    sentence = overall_sentence(report().rows)
+    assert sentence in text and "95 %: +1.0 to +5.0)" in sentence
+    assert text.index(sentence) < text.index("What this page lacks") < text.index("<img") < text.index("<table")
     assert "<code>code</code>" in text
 
 
@@ -122,8 +130,61 @@ def test_the_interval_is_drawn_where_it_lies() -> None:
     assert half_width([row()]) == pytest.approx(0.055)
 
 
+def test_every_word_has_a_look_of_its_own_that_is_not_colour_alone() -> None:
+    """A hollow dot on a broken bar, a shaded margin, a thin line for all looks; and the word beside each."""
+    wide = Joint(verdict="no difference", low=-0.02, high=0.08, level=0.99, looks=2)
+    words: dict[str, dict[str, Any]] = {
+        "better": {"joint": wide},
+        "worse": {},
+        "no difference": {},
+        "equivalent": {"margin": 0.06},
+        "cannot judge": {"units": 12},
+        "different": {},
+    }
+    rows = [replace(row(word), found=verdict(verdict=word, **more)) for word, more in words.items()]
+    text, (svg,) = render_report(Report(title="t", lead="", rows=rows)), intervals_svg(rows)
+    styles = re.search(r"<style>(.*?)</style>", text, re.S)
+    for word in words:
+        assert f'<span class="word {word.replace(" ", "-")}">{word}</span>' in text
+        assert f": {word}</text>" in svg
+        assert styles is not None and f".{word.replace(' ', '-')}" in styles[1]
+    tags = Tags(text).seen
+    assert (
+        sum(attrs.get("class") == "margin" for _, attrs in tags) == sum(a.get("class") == "joint" for _, a in tags) == 1
+    )
+    assert svg.count('stroke-dasharray="5 4"') == 1 and svg.count('fill="#fff"') == 2  # the ground, and one dot
+    assert "the shaded band the margin, a thin line the interval widened for all looks together. A broken bar" in text
+    assert "Over all 2 looks together" not in text and "over all 2 looks together no difference (-2.0 to +8.0)" in text
+    assert "12 images; a verdict needs 30" not in text and "52 images; a verdict needs 30 (or 8 groups)" in text
+    plain = render_report(Report(title="t", lead="", rows=[row()]))
+    assert "broken bar" not in plain and "margin." not in plain and "thin line" not in plain
+
+
+def test_notes_and_needs_stand_by_their_row_and_under_the_sentence() -> None:
+    found = replace(row(), found=verdict(-0.01, verdict="no difference"), notes=["Said by another."])
+    text = render_report(Report(title="t", lead="", rows=[found]))
+    need = "Effects below 1.2 points cannot be seen reliably with 52 images"
+    assert f'<p class="note">{need}; about 200 would show 0.6.</p>' in text
+    assert f'<p class="note remark">{need}. About 200 would show 0.6. Said by another.</p>' in text
+    assert "3 evaluation seeds, and no other training: the word is about this run." in text
+
+
+def test_an_overview_rests_on_the_words_over_all_looks() -> None:
+    wide = Joint(verdict="no difference", low=-0.02, high=0.08, level=0.99, looks=2)
+    runs = [
+        RunLine("a", {}, [row()]),
+        RunLine("b", {}, [replace(row(), found=verdict(joint=wide))]),
+        RunLine("c", {}, [replace(row(), found=verdict(verdict="equivalent", margin=0.1))]),
+        RunLine("d", {}, [replace(row(), found=verdict(verdict="cannot judge", units=3))]),
+    ]
+    assert summary_of(Overview("", "", runs)) == (
+        "4 runs, 4 of them compared with their base; better under all that was measured: a; worse under something: none; "
+        "equivalent under all: c; nothing can be judged: d."
+    )
+
+
 def test_metrics_with_units_have_a_scale_of_their_own() -> None:
-    other = replace(row(), metric="MSE (log²)", low=-3.0, high=2.0, difference=-1.0)
+    other = replace(row(), metric="MSE (log²)", found=verdict(-3.0, 2.0, difference=-1.0))
     assert len(intervals_svg([row(), other, row("b")])) == 2
 
 

@@ -91,6 +91,7 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(soft_wrap=True, highlight=False)
     for protocol in options.protocol:
         rows = [row for row in comparison.rows if row.protocol == protocol]
         score = rows[0].score
@@ -113,7 +114,10 @@ def _print_table(comparison: Comparison, options: CompareOptions) -> None:
                 f"[{COLOURS[v.verdict]}]{v.verdict}[/]",
             )
         Console().print(table)
-    console = Console(soft_wrap=True, highlight=False)
+        told = {row.model: "; ".join(row.remarks) for row in rows}
+        for model, text in told.items():
+            if text:
+                console.print(f"  {model}: {text}" if len(rows) > 1 else f"  {text}", markup=False)
     for entry in comparison.overall:
         console.print(f"overall, {entry.model}: {entry.overall.told}", markup=False)
     for note in comparison.notes:

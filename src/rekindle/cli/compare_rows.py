@@ -21,6 +21,7 @@ def run_rows(arguments: Sequence[str]) -> int:
     if out is not None and not out.absolute().parent.is_dir():
         raise RequestError(f"--out {out}: its folder does not exist; make it, or name another file")
     from rekindle.evaluation.scores.result import write_json
+    from rekindle.evaluation.verdict.telling import items_of, told
     from rekindle.matrix.rows import compare_rows
 
     found = compare_rows(*taken.rest)
@@ -31,7 +32,5 @@ def run_rows(arguments: Sequence[str]) -> int:
         return 0
     print(f"{found.row} minus {found.against}")
     for column, row in found.differences.items():
-        factor = 100 if row.is_fraction else 1
-        numbers = [f"{factor * value:+.2f}" for value in (row.difference, row.low, row.high)]
-        print(f"{column:18} {numbers[0]} ({numbers[1]} to {numbers[2]}), {row.verdict}")
+        print(f"{column:18} {told(row, row.metric, items_of(column))}")
     return 0

@@ -50,16 +50,20 @@ def _print_summary(result: DemoResult) -> None:
     for heading in ("protocol", "base", "adapted", "change", "interval", "verdict"):
         table.add_column(heading, justify="left" if heading in ("protocol", "verdict") else "right", no_wrap=True)
     for row in result.rows:
+        found = row.found
         table.add_row(
             row.protocol,
-            f"{100 * row.base:.1f} ± {100 * row.base_std:.1f}",
-            f"{100 * row.model:.1f} ± {100 * row.model_std:.1f}",
-            f"{100 * row.difference:+.1f}",
-            f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
-            f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
+            f"{100 * found.base:.1f} ± {100 * found.base_std:.1f}",
+            f"{100 * found.model:.1f} ± {100 * found.model_std:.1f}",
+            f"{100 * found.difference:+.1f}",
+            f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
+            f"[{COLOURS[row.word]}]{row.word}[/]",
         )
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     console.print(result.verdict, markup=False)
+    for row in result.rows:
+        if row.remarks:
+            console.print(f"{row.protocol}: {' '.join(row.remarks)}", markup=False)
     total = sum(result.seconds.values())
     console.print(f"{total:.0f} s in all. Open {result.page}; pictures are in {result.out / 'pictures'}.", markup=False)

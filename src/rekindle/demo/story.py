@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class DemoResult:
             "out": str(self.out),
             "page": str(self.page),
             "verdict": self.verdict,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.to_dict() for row in self.rows],
             "pictures": [str(path) for path in self.pictures],
             "seconds": self.seconds,
         }

@@ -30,6 +30,7 @@ class Line:
         differences: between them.
         low: lower ends of the intervals of the differences.
         high: upper ends.
+        is_judged: whether there is enough for a verdict; of those without, marks are hollow. Empty: everywhere.
 
     """
 
@@ -40,6 +41,12 @@ class Line:
     differences: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+    is_judged: Sequence[bool] = ()
+
+    @property
+    def unjudged(self) -> list[int]:
+        """Places of what cannot be judged."""
+        return [place for place, is_judged in enumerate(self.is_judged) if not is_judged]
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ def write_study_curves(path: Path, panels: Sequence[StudyPanel], what: str, *, l
                 capsize=3,
                 label=line.name,
             )
+            hollow = [(shift * line.shares[at], line.differences[at]) for at in line.unjudged]
+            _hollow(below, hollow, colour, mark)
         below.axhline(0.0, color=START, linestyle="--", linewidth=1)
         above.set_title(panel.title, fontsize=10)
         above.set_ylabel(panel.metric, fontsize=9)
@@ -93,6 +102,7 @@ def write_study_curves(path: Path, panels: Sequence[StudyPanel], what: str, *, l
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="upper center", ncols=min(len(names), 2 * len(panels)), fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.05 * -(-len(names) // (2 * len(panels)))))
+    _hollow_note(figure, panels)
     save_figure(figure, path)
 
 
@@ -123,6 +133,7 @@ def write_bars(path: Path, panels: Sequence[StudyPanel], *, level: float) -> Non
                     capsize=3,
                     label=line.name if row == 0 else None,
                 )
+                _hollow(axes, [(line.differences[at], y) for at in line.unjudged], colour, mark)
         axes.axvline(0.0, color=START, linestyle="--", linewidth=1)
         axes.set_yticks(range(len(own)), [panel.title for panel in own], fontsize=9)
         axes.set_ylim(len(own) - 0.5, -0.5)
@@ -131,7 +142,20 @@ def write_bars(path: Path, panels: Sequence[StudyPanel], *, level: float) -> Non
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.25 / figure.get_figheight()))
+    _hollow_note(figure, panels)
     save_figure(figure, path)
+
+
+def _hollow(axes: Any, places: Sequence[tuple[float, float]], colour: str, mark: str) -> None:
+    """Draw marks hollow: too little was measured for a verdict."""
+    if places:
+        across, up = zip(*places, strict=True)
+        axes.plot(across, up, linestyle="none", marker=mark, color=colour, markerfacecolor="white", zorder=5)
+
+
+def _hollow_note(figure: Figure, panels: Sequence[StudyPanel]) -> None:
+    if any(line.unjudged for panel in panels for line in panel.lines):
+        figure.text(0.995, 0.005, "hollow: cannot judge", ha="right", va="bottom", fontsize=8, color=START)
 
 
 def _errors(line: Line) -> list[list[float]]:

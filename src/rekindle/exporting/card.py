@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from rekindle.evaluation.verdict.telling import covers, interval, items_of, percent, plain, signed
 from rekindle.exporting.source import Exported, Source, short_name
 from rekindle.measuring.comparison import Row
 from rekindle.methods import METHODS
@@ -138,10 +139,15 @@ def _verdict(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         v = row.verdict
-        interval = f"{v.low:+.4f} to {v.high:+.4f} ({v.level:.0%})"
-        cells = [escape(row.protocol), escape(row.metric), f"{v.base:.4f}", f"{v.model:.4f}", f"{v.difference:+.4f}"]
-        lines.append(f"| {' | '.join([*cells, interval, f'**{escape(v.verdict)}**'])} |")
-    return "\n".join(lines)
+        values = [plain(row.metric, side) for side in (v.base, v.model)]
+        cells = [escape(row.protocol), escape(row.metric), *values, signed(row.metric, v.difference, unit=True)]
+        cells.append(f"{interval(v, row.metric)} ({percent(v.level)})")
+        lines.append(f"| {' | '.join([*cells, f'**{escape(v.verdict)}**'])} |")
+    told = [
+        f"- {escape(row.protocol)}: {escape(f'{row.told}. {covers(row.verdict, items_of(row.protocol))}')}"
+        for row in rows
+    ]
+    return "\n".join([*lines, "", *told])
 
 
 def _pixels(source: Source) -> str:

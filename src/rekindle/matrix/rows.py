@@ -31,6 +31,8 @@ class RowDifference(Judged):
 
     is_fraction: bool
     """The numbers are fractions in [0, 1]."""
+    metric: str = ""
+    """What is compared; empty in files of before."""
     trainings: tuple[int, int]
     """Runs of either row."""
 
@@ -86,6 +88,7 @@ def compare_rows(matrix: str | Path, row: str, other_matrix: str | Path, other_r
         name: RowDifference(
             **judged_fields(own, LEVEL, None, joint.get(name)),
             is_fraction=own.score.is_fraction,
+            metric=own.score.name,
             trainings=(len(mine[name].trainings), len(theirs[name].trainings)),
         )
         for name, own in found.items()

@@ -21,6 +21,8 @@ from rekindle.engine.watcher import LoggingWatcher, Watcher
 from rekindle.evaluation.scores.result import write_json
 from rekindle.evaluation.scores.score import is_fraction
 from rekindle.evaluation.verdict.judging import Words
+from rekindle.evaluation.verdict.overall import OverallWord, word_over
+from rekindle.evaluation.verdict.telling import ORDER, size
 from rekindle.matrix.adapters_off import AdaptersOff, adapters_off
 from rekindle.matrix.columns import share_told
 from rekindle.matrix.run import run_matrix
@@ -45,6 +47,15 @@ class Point(Options):
     """Upper end."""
     verdict: Words
     """Of this column."""
+    of_all: Words | None = None
+    """The word over all columns of its row together; None for a single column, and in files of before."""
+    smallest_effect: float | None = None
+    """As of `Judged`."""
+
+    @property
+    def word(self) -> Words:
+        """What the answer rests on."""
+        return self.of_all or self.verdict
 
 
 class Curve(Options):
@@ -67,7 +78,7 @@ class Answer(Options):
 
     method: str
     """Name of the entry of `methods`."""
-    verdict: Literal["no forgetting", "forgetting", "better", "worse", "mixed", "no difference", "incomplete"]
+    verdict: Literal["no forgetting", "forgetting", "incomplete"] | OverallWord
     """The word."""
     sentence: str
     """One sentence."""
@@ -150,6 +161,8 @@ def curves_of(table: Table) -> list[Curve]:
                     low=found.low,
                     high=found.high,
                     verdict=found.verdict,
+                    of_all=found.joint.verdict if found.joint else None,
+                    smallest_effect=found.smallest_effect,
                 )
             )
     return [
@@ -197,26 +210,40 @@ def _answer(kind: Kind, method: str, curves: Sequence[Curve], table: Table) -> A
         return Answer(method=method, verdict="incomplete", sentence=f"incomplete: {', '.join(missing)} not done")
     if kind == "forgetting":
         return _forgotten(method, own)
-    words = [point.verdict for curve in own for point in curve.points]
-    told = "; ".join(f"{curve.panel}: {by_share({p.share: p.verdict for p in curve.points})}" for curve in own)
+    words = [point.word for curve in own for point in curve.points]
+    told = "; ".join(f"{curve.panel}: {by_share({p.share: p.word for p in curve.points})}" for curve in own)
     what = "of the images" if kind == "data-scale" else "of the labels"
-    verdict: Literal["better", "worse", "mixed", "no difference"] = "no difference"
-    if "better" in words or "worse" in words:
-        verdict = "mixed" if {"better", "worse"} <= {*words} else "better" if "better" in words else "worse"
-    return Answer(method=method, verdict=verdict, sentence=f"against the start, by the share {what}: {told}")
+    sentence = f"against the start, by the share {what}: {told}"
+    return Answer(method=method, verdict=word_over(words), sentence=sentence)
 
 
 def _forgotten(method: str, curves: Sequence[Curve]) -> Answer:
     """No score below the original, within the interval, is no forgetting; the data adapted to are told of apart."""
     others = [curve for curve in curves if curve.test]
-    worse, better = ([curve for curve in others if curve.points[0].verdict == word] for word in ("worse", "better"))
+    worse, better, same, unjudged = (
+        [curve for curve in others if curve.points[0].word == word]
+        for word in ("worse", "better", "equivalent", "cannot judge")
+    )
+    judged = [curve for curve in others if curve not in unjudged]
     told = [f"worse than the start: {', '.join(map(_change, worse))}"] if worse else []
-    told += [] if worse else [f"nowhere below the start within the interval ({', '.join(c.panel for c in others)})"]
+    if judged and not worse:
+        told.append(f"nowhere below the start within the interval ({', '.join(map(_seen, judged))})")
     told += [f"better than the start: {', '.join(map(_change, better))}"] if better else []
-    own = [f"{curve.points[0].verdict} in {_change(curve)}" for curve in curves if not curve.test]
+    told += [f"equivalent to the start: {', '.join(map(_change, same))}"] if same else []
+    told += [f"too little was measured to judge: {', '.join(map(_change, unjudged))}"] if unjudged else []
+    own = [f"{curve.points[0].word} in {_change(curve)}" for curve in curves if not curve.test]
     told += [f"on the images adapted to: {', '.join(own)}"] if own else []
-    word: Literal["no forgetting", "forgetting"] = "forgetting" if worse else "no forgetting"
+    word: Literal["no forgetting", "forgetting", "cannot judge"] = "forgetting" if worse else "no forgetting"
+    word = word if judged else "cannot judge"
     return Answer(method=method, verdict=word, sentence=f"{word}: {'; '.join(told)}")
+
+
+def _seen(curve: Curve) -> str:
+    """Where, and which loss could have been seen there."""
+    point = curve.points[0]
+    if point.word != "no difference" or not point.smallest_effect:
+        return curve.panel
+    return f"{curve.panel}, where less than {size(curve.metric, point.smallest_effect)} cannot be seen reliably"
 
 
 def _change(curve: Curve) -> str:
@@ -230,9 +257,8 @@ def by_share(verdicts: Mapping[float, Words]) -> str:
         >>> by_share({0.1: "no difference", 0.5: "better", 1.0: "better"})
         'better at 50 %, 100 %; no difference at 10 %'
     """
-    order: tuple[Words, ...] = ("better", "worse", "different", "no difference")
     told = []
-    for word in order:
+    for word in ORDER:
         shares = [share_told(share) for share, found in verdicts.items() if found == word]
         if shares:
             told.append(f"{word} at {', '.join(shares)}")
@@ -259,6 +285,7 @@ def _draw(study: Study, path: Path) -> None:
             differences=[scale * p.difference for p in points],
             low=[scale * p.low for p in points],
             high=[scale * p.high for p in points],
+            is_judged=[p.verdict != "cannot judge" for p in points],
         )
         panels.setdefault(title, []).append(line)
     drawn = [StudyPanel(name, metrics[name], lines) for name, lines in panels.items()]

@@ -16,6 +16,7 @@ from rekindle.core.options import Options
 from rekindle.evaluation.scores.result import write_json
 from rekindle.evaluation.scores.score import is_fraction, shown
 from rekindle.evaluation.verdict.overall import RULE, Overall
+from rekindle.evaluation.verdict.telling import together, unjudged
 from rekindle.matrix.cells import Key
 from rekindle.matrix.columns import Column, share_told
 from rekindle.matrix.pooling import Pooled
@@ -25,6 +26,10 @@ State = Literal["finished", "failed", "stopped", "waiting"]
 Parts = tuple[str, ...]
 """What one field of the table to read says: mean (spread), difference [interval], verdict, and what is missing."""
 NOT_IN_CSV = ("mean", "by_training_seed", "components", "flattered", "joint")
+OF_ALL = ("verdict", "low", "high")
+"""What table.csv says of `joint`, as joint_verdict, joint_low, joint_high."""
+ALONE = "by itself"
+ONE_TRAINING = "Where a row has one training seed, its words are about that run, not about the way it was trained."
 Line = tuple[str, str, list[Parts]]
 """Start and method, framework, one field per protocol."""
 
@@ -188,7 +193,7 @@ def to_csv(table: Table) -> str:
     """
     text = io.StringIO()
     names = ["start", "method", "framework", "images", "protocol", "metric", "value", "seeds", "failed", "waiting"]
-    names += [n for n in Pooled.model_fields if n not in NOT_IN_CSV]
+    names += [n for n in Pooled.model_fields if n not in NOT_IN_CSV] + [f"joint_{n}" for n in OF_ALL]
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     for start in table.starts:
@@ -213,6 +218,7 @@ def to_csv(table: Table) -> str:
                 continue
             headline = table.headline(protocol).metric
             pooled = found.model_dump(exclude=set(NOT_IN_CSV))
+            pooled |= {f"joint_{n}": getattr(found.joint, n) for n in OF_ALL if found.joint}
             for metric, value in row.metrics[protocol].items():
                 extra = pooled if metric == headline else {}
                 writer.writerow({**place, "protocol": protocol, "metric": metric, "value": value, **extra})
@@ -244,8 +250,9 @@ def notes(table: Table) -> list[str]:
     """What to know when reading it: what intervals cover, what belongs together, the last column's rule, how many there are."""
     pooled = [found for row in table.rows for found in row.pooled.values()]
     chosen = list(dict.fromkeys(f"{entry.told}." for row in table.rows for entry in row.left_out))
+    told = [table.interval, *table.on_groups, *chosen, *_explained(pooled)]
     if len(pooled) < 2:
-        return [table.interval, *table.on_groups, *chosen]
+        return told
     chance, judged = 1 - table.grid["level"], [row for row in table.rows if row.pooled]
     count = (
         f"{len(pooled)} intervals at {table.grid['level']:.0%} stand here, not widened for their number: if nothing had any "
@@ -253,9 +260,26 @@ def notes(table: Table) -> list[str]:
     )
     if len(table.protocols) > 1:
         count += (
-            f', and of the {len(judged)} overall words about {chance * len(judged):.2g} would not be "no difference"'
+            f". The overall word of a row rests on intervals widened for its columns; of the {len(judged)} overall words about "
+            f'{chance * len(judged):.2g} would not be "no difference"'
         )
-    return [table.interval, *table.on_groups, *chosen, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
+    return [*told, *([RULE] if len(table.protocols) > 1 else []), f"{count}."]
+
+
+def _explained(pooled: Sequence[Pooled]) -> list[str]:
+    """What the short words in the fields mean, those that stand there."""
+    reasons = sorted({unjudged(found, "items") for found in pooled if found.verdict == "cannot judge"})
+    said = {
+        "sees": 'Where no difference could be shown, "sees" is the smallest effect that 80 of 100 such measurements would show.'
+        if any(found.verdict == "no difference" and found.smallest_effect for found in pooled)
+        else "",
+        "alone": f'"{ALONE}": that word holds for the field by itself, and not over all columns of its row together.'
+        if any(together(found, "") for found in pooled)
+        else "",
+        "unjudged": f"Cannot judge: {'. '.join(reasons)}." if reasons else "",
+        "one training": ONE_TRAINING if any(found.training_seeds == 1 for found in pooled) else "",
+    }
+    return [text for text in said.values() if text]
 
 
 def heading(table: Table) -> str:
@@ -310,10 +334,13 @@ def _field(table: Table, row: TableRow, protocol: str) -> Parts:
     spread = f" ({number(metric, found.training_std)})" if len(row.seeds) > 1 else ""
     difference, low, high = (number(metric, v, sign="+") for v in (found.difference, found.low, found.high))
     wanted = len(row.seeds) + len(row.failed) + len(row.waiting)
+    is_open = found.verdict == "no difference" and found.smallest_effect
     return (
         f"{number(metric, found.mean)}{spread}",
         f"{difference} [{low}, {high}]",
         found.verdict,
+        *([f"sees {number(metric, found.smallest_effect or 0.0)}"] if is_open else []),
+        *([ALONE] if together(found, metric) else []),
         *([] if len(row.seeds) == wanted else [f"{len(row.seeds)} of {wanted} seeds"]),
     )
 

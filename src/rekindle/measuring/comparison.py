@@ -13,6 +13,7 @@ from rekindle.evaluation.scores.kinds import AnyScore
 from rekindle.evaluation.scores.result import EvalResult
 from rekindle.evaluation.verdict.judging import Verdict
 from rekindle.evaluation.verdict.overall import Overall
+from rekindle.evaluation.verdict.telling import items_of, remarks, told
 from rekindle.measuring.choosing import LeftOut
 
 ONE_TRAINING = {
@@ -41,6 +42,16 @@ class Row(Options):
     """What the verdict is about: a model, a run of `rekindle pretrain`, or a recipe by its trainings."""
     trainings: list[str] = Field(default_factory=list)
     """Of a recipe, the runs that were pooled."""
+
+    @property
+    def told(self) -> str:
+        """The verdict in words."""
+        return told(self.verdict, self.metric, items_of(self.protocol))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its word leaves open."""
+        return remarks(self.verdict, self.metric, items_of(self.protocol))
 
 
 class ModelOverall(Options):
@@ -77,13 +88,8 @@ class Comparison(Options):
 
     @property
     def told(self) -> str:
-        """Every verdict, a line each, one for each model over all, and the notes: fractions in hundredths, others as they are."""
-        lines = []
-        for row in self.rows:
-            found, factor = row.verdict, 100 if row.score.is_fraction else 1
-            low, high = (f"{factor * end:+.4g}" for end in (found.low, found.high))
-            difference = f"{factor * found.difference:+.4g}"
-            lines.append(f"{row.model}, {row.protocol}: {found.verdict}, {difference} ({low} to {high}) {row.metric}")
+        """Every verdict, a line each, one for each model over all, and the notes."""
+        lines = [f"{row.model}, {row.protocol}, {row.metric}: {row.told}" for row in self.rows]
         lines += [f"{entry.model}, overall: {entry.overall.told}" for entry in self.overall]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -19,13 +19,13 @@ from rekindle.evaluation import PROTOCOLS
 from rekindle.evaluation.scores.result import EvalResult, read_rows
 from rekindle.evaluation.scores.score import Values
 from rekindle.evaluation.verdict.difference import deviation
+from rekindle.evaluation.verdict.judging import Verdict
 from rekindle.measuring.comparison import Comparison, Row
 from rekindle.report.page import ClassTable, MetricLine
 from rekindle.report.record import RunRecord
 from rekindle.report.verdicts import VerdictRow
 
 FILE = "comparison.json"
-SHOWN = {"verdict", "difference", "low", "high", "level", "base", "model", "base_std", "model_std", "per_class"}
 
 
 @dataclass(frozen=True)
@@ -124,18 +124,15 @@ def verdict_rows(measured: MeasuredModel, name: str = "adapted") -> list[Verdict
     """Return what a comparison says of the run."""
     found = []
     for row in measured.rows:
-        results = measured.results(measured.model, row.protocol)
-        table = measured.path.parent / (results[0].per_item or "") if results else None
         found.append(
             VerdictRow(
                 protocol=row.protocol,
                 metric=row.metric,
+                found=_counted(measured, row),
                 higher_is_better=row.score.higher_is_better,
                 name=name,
                 data=measured.place,
-                items=row.verdict.items or _count_items(table),
-                seeds=len(measured.comparison.seeds),
-                **row.verdict.model_dump(include=SHOWN),
+                comparison=str(measured.path),
             )
         )
     return found
@@ -228,11 +225,18 @@ def _part_means(results: Sequence[EvalResult]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def _count_items(table: Path | None) -> int:
-    if table is None or not table.is_file():
-        return 0
-    with table.open("rb") as stream:
-        return max(0, sum(1 for _ in stream) - 1)
+def _counted(measured: MeasuredModel, row: Row) -> Verdict:
+    """The verdict; of a file of before, with the items and seeds that its results hold."""
+    if row.verdict.items:
+        return row.verdict
+    results = measured.results(measured.model, row.protocol)
+    table = measured.path.parent / (results[0].per_item or "") if results else measured.path.parent
+    items = 0
+    if table.is_file():
+        with table.open("rb") as stream:
+            items = max(0, sum(1 for _ in stream) - 1)
+    counts = {"items": items, "units": items, "evaluation_seeds": len(measured.comparison.seeds)}
+    return row.verdict.model_copy(update=counts)
 
 
 def _named(names: Sequence[str]) -> list[Path]:

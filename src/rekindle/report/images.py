@@ -21,6 +21,7 @@ from rekindle.drawing.pictures import Bytes, joint_colours
 from rekindle.engine.watcher import Watcher
 from rekindle.evaluation.features.dense_features import resize_labels
 from rekindle.evaluation.features.extractors import FeatureExtractor
+from rekindle.evaluation.verdict.telling import plain, signed
 from rekindle.measuring.looking import (
     Look,
     attention_pictures,
@@ -36,7 +37,6 @@ from rekindle.report.comparisons import MeasuredModel
 from rekindle.report.options import ReportOptions
 from rekindle.report.page import Card, PicturePair
 from rekindle.report.record import RunRecord
-from rekindle.report.verdicts import plain, signed
 
 Why = Literal["typical", "worst", "best", "sample"]
 

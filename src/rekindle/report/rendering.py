@@ -13,10 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rekindle.drawing.pictures import PALETTE
+from rekindle.evaluation.verdict.telling import plain, signed
 from rekindle.report.embedding import data_uri, fitted
 from rekindle.report.page import Overview, Report
 from rekindle.report.panels import Panel, drawn_panel, thinned
-from rekindle.report.verdicts import VerdictRow, chance_note, overall_sentence, plain, signed
+from rekindle.report.verdicts import VerdictRow, chance_note, covered, need_note, overall_sentence
 
 TABLE_ROWS = 25  # of the table below each panel
 WIDEST = 1400  # pixels of a picture inside the page
@@ -31,8 +32,10 @@ def render_report(report: Report) -> str:
         report,
         report.curves,
         verdict=overall_sentence(report.rows),
+        need=need_note(report.rows),
         chance=chance_note(report.rows),
         groups=groups,
+        covered=covered(report.rows),
     )
 
 
@@ -47,8 +50,10 @@ def render_overview(overview: Overview) -> str:
         overview,
         overview.curves,
         verdict=summary_of(overview),
+        need="",
         chance=chance_note(rows),
         groups=_groups(rows),
+        covered=covered(rows),
         measured=measured,
         cells=cells,
         columns=columns,
@@ -68,15 +73,19 @@ def intervals_svg(rows: Sequence[VerdictRow]) -> list[str]:
 
 
 def summary_of(overview: Overview) -> str:
-    """One sentence over several runs."""
+    """One sentence over several runs; its words are those over all looks together."""
     judged = [run for run in overview.runs if run.rows]
     if not judged:
         return "Nothing was compared."
-    better = [run.name for run in judged if {r.verdict for r in run.rows} == {"better"}]
-    worse = [run.name for run in judged if "worse" in {r.verdict for r in run.rows}]
+    words = {run.name: {row.word_of_all for row in run.rows} for run in judged}
+    better = [name for name, found in words.items() if found == {"better"}]
+    worse = [name for name, found in words.items() if "worse" in found]
     parts = [f"{len(overview.runs)} runs, {len(judged)} of them compared with their base"]
     parts.append("better under all that was measured: " + (", ".join(better) or "none"))
     parts.append("worse under something: " + (", ".join(worse) or "none"))
+    for word, told in (("equivalent", "equivalent under all"), ("cannot judge", "nothing can be judged")):
+        named = [name for name, found in words.items() if found == {word}]
+        parts += [f"{told}: {', '.join(named)}"] if named else []
     return "; ".join(parts) + "."
 
 
@@ -133,5 +142,5 @@ def _groups(rows: Sequence[VerdictRow]) -> list[tuple[float, list[VerdictRow]]]:
 
 def half_width(rows: Sequence[VerdictRow]) -> float:
     """Half the width of the interval plot: the farthest end of an interval and a tenth more."""
-    ends = [abs(value) for row in rows for value in (row.low, row.high, row.difference)]
+    ends = [abs(value) for row in rows for value in row.ends]
     return 1.1 * max([*ends, 0.005 if rows[0].is_fraction else 1e-12])

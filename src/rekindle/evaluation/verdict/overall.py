@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -60,6 +60,21 @@ class Overall(Options):
         return f"{word} (1 interval at {self.level:.0%})" if self.looks else word
 
 
+def word_over(words: Sequence[Words]) -> OverallWord:
+    """One word over several; see `RULE`.
+
+    Example:
+        >>> word_over(["better", "no difference"]), word_over(["equivalent", "equivalent"]), word_over(["cannot judge"])
+        ('better', 'equivalent', 'cannot judge')
+    """
+    found = {*words} - {"different"}
+    if found & {"better", "worse"}:
+        return "mixed" if found >= {"better", "worse"} else "better" if "better" in found else "worse"
+    if found == {"equivalent"}:
+        return "equivalent"
+    return "cannot judge" if found == {"cannot judge"} else "no difference"
+
+
 def overall(verdicts: Mapping[str, Words], joint: Mapping[str, Joint], level: float) -> Overall:
     """Sum up the verdicts on one model.
 
@@ -79,14 +94,9 @@ def overall(verdicts: Mapping[str, Words], joint: Mapping[str, Joint], level: fl
 
     better, worse, same = named("better"), named("worse"), named("equivalent")
     undecided, unjudged = named("no difference"), named("cannot judge")
-    word: OverallWord = "no difference"
-    if better or worse:
-        word = "mixed" if better and worse else "better" if better else "worse"
-    elif not undecided and (same or unjudged):
-        word = "equivalent" if same and not unjudged else "no difference" if same else "cannot judge"
     judged = len(better) + len(worse) + len(same) + len(undecided)
     return Overall(
-        verdict=word,
+        verdict=word_over([*words.values()]),
         better=better,
         worse=worse,
         undecided=undecided,
