@@ -48,6 +48,7 @@ def report(text: str = "plain") -> Report:
         rows=[row(text, text)],
         missing=[text, "`code`"],
         compared=[text],
+        notes=[text],
         metrics=[MetricLine(text, text, "mIoU", 0.4, 0.01, 0.5, 0.02, 3)],
         classes=[ClassTable(text, text, "mIoU", {text: (0.1, 0.2, 0.1), "other": (None, None, -0.1)})],
         cards=[card, card],

@@ -49,6 +49,7 @@ def report_of(options: ReportOptions, watcher: Watcher) -> Report:
         rows=[row for m in measured for row in verdict_rows(m)],
         missing=[*record.missing, *curves.missing],
         compared=[_compared(m) for m in measured],
+        notes=[note for m in measured for note in m.comparison.notes],
         metrics=[line for m in measured for line in metric_lines(m)],
         classes=[table for m in measured for table in class_tables(m)],
         cards=cards,

@@ -111,6 +111,7 @@ class Report:
         rows: one verdict per protocol.
         missing: what the page lacks, and why.
         compared: which comparisons are shown.
+        notes: what to know beside their verdicts.
         metrics, classes: numbers of the comparisons.
         cards: images with both models' maps; the first is shown at the top.
         maps_note: how the maps are scaled, and of what.
@@ -133,6 +134,7 @@ class Report:
     rows: Sequence[VerdictRow] = ()
     missing: Sequence[str] = ()
     compared: Sequence[str] = ()
+    notes: Sequence[str] = ()
     metrics: Sequence[MetricLine] = ()
     classes: Sequence[ClassTable] = ()
     cards: Sequence[Card] = ()
