@@ -17,7 +17,10 @@ from tests.documents.reading import DOCUMENTS, FILE, ROOT, anchors, blocks_of, f
 
 WIDTH = 120
 RESULTS = [path for path in DOCUMENTS if path.parent.name == "results"]
-MEASURED = [*RESULTS, *(ROOT / "docs" / name for name in ("performance.md", "reliability.md", "methods/loca.md", "verdict.md"))]
+MEASURED = [
+    *RESULTS,
+    *(ROOT / "docs" / name for name in ("performance.md", "reliability.md", "methods/loca.md", "verdict.md")),
+]
 SOURCES = [
     path
     for folder, pattern in (("scripts", "*.py"), ("examples", "**/*.*"), ("src", "**/*.py"), (".", "Makefile"))

@@ -144,7 +144,7 @@ def _verdict(rows: Sequence[Row]) -> str:
         cells.append(f"{interval(v, row.metric)} ({percent(v.level)})")
         lines.append(f"| {' | '.join([*cells, f'**{escape(v.verdict)}**'])} |")
     told = [
-        f"- {escape(row.protocol)}: {escape(f'{row.told}. {covers(row.verdict, items_of(row.protocol))}')}"
+        f"- {escape(row.protocol)}: {escape(f'{row.told}. {covers(row.verdict, items_of(row.protocol), row.subject)}')}"
         for row in rows
     ]
     return "\n".join([*lines, "", *told])

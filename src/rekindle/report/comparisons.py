@@ -133,6 +133,7 @@ def verdict_rows(measured: MeasuredModel, name: str = "adapted") -> list[Verdict
                 name=name,
                 data=measured.place,
                 comparison=str(measured.path),
+                subject=row.subject,
             )
         )
     return found

@@ -39,6 +39,7 @@ class VerdictRow:
         data: data and split that were measured.
         comparison: where it stands; its rows were looked at together.
         notes: further sentences that belong to it.
+        subject: what was measured: model, run or recipe.
 
     """
 
@@ -50,6 +51,7 @@ class VerdictRow:
     data: str = ""
     comparison: str = ""
     notes: Sequence[str] = ()
+    subject: str = "run"
 
     @property
     def word(self) -> Words:
@@ -102,7 +104,7 @@ class VerdictRow:
     @property
     def covers(self) -> str:
         """What the interval covers, and what not."""
-        return covers(self.found, items_of(self.protocol))
+        return covers(self.found, items_of(self.protocol), self.subject)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

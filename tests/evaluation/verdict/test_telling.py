@@ -173,6 +173,18 @@ def test_what_an_interval_covers_is_said(found: Judged, sentence: str) -> None:
     assert covers(found) == sentence
 
 
+def test_what_was_measured_is_what_the_word_is_about() -> None:
+    assert covers(BETTER, subject="model").endswith("and no other training: the word is about this model as it is.")
+    assert covers(BETTER, subject="recipe").endswith("the word is about one training of this recipe.")
+
+
+def test_a_step_that_was_chosen_on_these_images_is_said() -> None:
+    found = judged("better", 0.021, 0.002, 0.034, flattered=(0.006, 0.0))
+    assert told(found, "mIoU").endswith(
+        "; a step was chosen on images that judge here: the interval reaches 0.6 points further for it"
+    )
+
+
 def test_the_word_over_all_looks_is_the_joint_one_where_there_is_one() -> None:
     joint = Joint(verdict="no difference", low=-0.002, high=0.044, level=0.99, looks=4)
     assert word_of_all(BETTER) == "better"

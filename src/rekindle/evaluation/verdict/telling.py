@@ -16,6 +16,8 @@ ORDER: tuple[Words, ...] = ("better", "worse", "equivalent", "no difference", "d
 """Words in the order in which they are told."""
 ITEMS = {"one-shot": "episodes", "image-retrieval": "queries", "video": "videos"}
 """What the items of a protocol are; images where it is not named."""
+ABOUT = {"run": "this run", "model": "this model as it is", "recipe": "one training of this recipe"}
+"""What a word on a single training is about."""
 OLDER = "older rule"
 """Said of intervals in files of before (`Judged.rule`: percentile)."""
 
@@ -143,6 +145,9 @@ def remarks(found: Judged, metric: str, items: str = "images") -> list[str]:
         "equivalent": [f"within the margin of {size(metric, found.margin or 0.0)}"],
         "no difference": unseen(found, metric, items),
     }.get(found.verdict, [])
+    if max(found.flattered) > 0:
+        reach = size(metric, max(found.flattered))
+        said = [*said, f"a step was chosen on {items} that judge here: the interval reaches {reach} further for it"]
     return [*said, *together(found, metric)]
 
 
@@ -176,8 +181,8 @@ def word_of_all(found: Judged) -> Words:
     return found.verdict if found.joint is None else found.joint.verdict
 
 
-def covers(found: Judged, items: str = "images") -> str:
-    """What the interval covers and what not, as one sentence."""
+def covers(found: Judged, items: str = "images", subject: str = "run") -> str:
+    """What the interval covers and what not, as one sentence; `subject` is what was measured: model, run or recipe."""
     if found.rule == "percentile":
         return (
             "The interval was made by the older rule (percentiles), too short for few images, seeds or trainings; compare "
@@ -189,8 +194,9 @@ def covers(found: Judged, items: str = "images") -> str:
     if found.training_seeds > 1:
         return f"The interval covers {_listed([*parts, f'{found.training_seeds} trainings'])}."
     if found.evaluation_seeds > 1:
-        return f"The interval covers {_listed(parts)}, and no other training: the word is about this run."
-    return f"The interval covers {parts[0]} alone, no other evaluation seed and no other training: the word is about this run."
+        return f"The interval covers {_listed(parts)}, and no other training: the word is about {ABOUT[subject]}."
+    missing = "no other evaluation seed and no other training"
+    return f"The interval covers {parts[0]} alone, {missing}: the word is about {ABOUT[subject]}."
 
 
 def counted_words(words: Sequence[Words]) -> str:
