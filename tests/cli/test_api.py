@@ -15,6 +15,7 @@ from PIL import Image
 
 import rekindle
 from rekindle.core.errors import RequestError
+from rekindle.evaluation.verdict.telling import points
 from tests.engine.running import TINY, options, run, write_images
 from tests.evaluation.toy import write_data
 
@@ -94,9 +95,9 @@ def test_the_verdict_takes_the_run_that_pretrain_returns_and_says_it_when_printe
     first, overall, note = str(listed).splitlines()
     row = listed.rows[0]
     assert row.model == str(other.run)
-    assert first.startswith(
-        f"{other.run}, dense-retrieval: {row.verdict.verdict}, {100 * row.verdict.difference:+.4g} ("
-    )
+    size = f"{points(row.verdict.difference)} points (95 %: "
+    assert first.startswith(f"{other.run}, dense-retrieval, mIoU: cannot judge: {size}")
+    assert first.endswith("images; a verdict needs 30 (or 8 groups)")
     assert overall == f"{other.run}, overall: {listed.overall[0].overall.told}"
     assert note.startswith(f"note: {other.run}: this run, not its recipe")
     settings = {"out": tmp_path / "c.json", "dense_retrieval": settings["dense_retrieval"]}

@@ -84,6 +84,7 @@ def test_what_the_number_of_looks_does_to_the_words_is_said() -> None:
     assert chance_note([row("better"), row("different"), row("cannot judge")]) == ""
     told = chance_note([row("better", joint=joint("better", looks=4)), row("worse", joint=joint("worse", looks=4))])
     assert told.startswith("4 differences were looked at together. The words above rest on intervals that are widened")
+    assert chance_note([row("better", joint=joint("better", looks=4)), row("worse")])[0] == "4"
     assert "the chance of any false word is 5 % if nothing had changed" in told and "not widened" not in told
 
 
@@ -109,8 +110,11 @@ def test_what_could_not_be_seen_stands_under_the_sentence() -> None:
 
 def test_what_is_covered_is_said_once_or_by_protocol() -> None:
     assert covered([row("better"), row("better", "fpn")]) == [row("better").covers]
-    told = covered([row("better"), row("better", "fpn", training_seeds=3)])
-    assert told[1] == "fpn, toy, val: The interval covers the choice of 52 images, 3 evaluation seeds and 3 trainings."
+    told = covered([row("better"), row("better", "fpn", training_seeds=3), row("worse", "knn")])
+    assert told == [
+        f"linear-seg, knn: {row('better').covers}",
+        "fpn: The interval covers the choice of 52 images, 3 evaluation seeds and 3 trainings.",
+    ]
 
 
 def test_a_row_as_plain_values_has_the_verdict_and_where_it_is_from() -> None:

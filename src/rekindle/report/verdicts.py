@@ -99,7 +99,7 @@ class VerdictRow:
     @property
     def brief(self) -> str:
         """The first remarks, for a picture."""
-        return " ".join(self.remarks[:2])
+        return " ".join(self.remarks[:3])
 
     @property
     def covers(self) -> str:
@@ -175,7 +175,9 @@ def chance_note(rows: Sequence[VerdictRow]) -> str:
             "nothing had changed. They are not widened for their number."
         )
     chances = {row.comparison: 1 - row.found.level for row in judged}
-    looks = {row.comparison: row.found.joint.looks if row.found.joint else 1 for row in judged}
+    looks = dict.fromkeys(chances, 1)
+    for row in judged:
+        looks[row.comparison] = max(looks[row.comparison], row.found.joint.looks if row.found.joint else 1)
     chance = percent(max(chances.values()))
     told = (
         f"{sum(looks.values())} differences were looked at together. The words above rest on intervals that are widened for "
@@ -192,11 +194,13 @@ def chance_note(rows: Sequence[VerdictRow]) -> str:
 
 
 def covered(rows: Sequence[VerdictRow]) -> list[str]:
-    """What the intervals cover: a sentence for all, or one per protocol and data where they differ."""
-    told = {f"{row.protocol}, {row.data}" if row.data else row.protocol: row.covers for row in rows}
-    if len(set(told.values())) < 2:
-        return [*set(told.values())]
-    return [f"{place}: {sentence}" for place, sentence in told.items()]
+    """What the intervals cover: a sentence for all, or where they differ one each, with the protocols that it is of."""
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        places.setdefault(row.covers, []).append(row.protocol)
+    if len(places) < 2:
+        return [*places]
+    return [f"{', '.join(dict.fromkeys(own))}: {sentence}" for sentence, own in places.items()]
 
 
 def _under(rows: Sequence[VerdictRow]) -> str:
