@@ -10,6 +10,7 @@ from pydantic import Field
 
 from rekindle.core.options import Options
 from rekindle.evaluation.verdict.judging import Joint, Words
+from rekindle.evaluation.verdict.telling import percent
 
 RULE = (
     "Overall: better if at least one verdict is better and none is worse; worse if at least one is worse and none is better; "
@@ -47,17 +48,22 @@ class Overall(Options):
     @property
     def told(self) -> str:
         """One sentence: the word, what it rests on, and how many intervals were looked at."""
-        parts = [f"better in {', '.join(self.better)}"] if self.better else []
-        parts += [f"worse in {', '.join(self.worse)}"] if self.worse else []
-        parts += [f"equivalent in {', '.join(self.equivalent)}"] if self.equivalent else []
-        parts += [f"not judged: {', '.join(self.unjudged)}"] if self.unjudged else []
-        word = "; ".join([self.verdict, *parts])
-        if not self.is_joint and self.expected_by_chance:
-            chance = f"of which {self.expected_by_chance:.2g} would exclude zero by chance"
-            return f"{word} (intervals at {self.level:.0%} each, {chance})"
+        words = {
+            "better": self.better,
+            "worse": self.worse,
+            "equivalent": self.equivalent,
+            "no difference": self.undecided,
+            "cannot judge": self.unjudged,
+        }
+        parts = [f"{word} in {', '.join(names)}" for word, names in words.items() if names]
+        told = f"{self.verdict}: {'; '.join(parts)}" if parts else self.verdict
+        level = percent(self.level)
+        if not self.is_joint:
+            expected = f", of which {self.expected_by_chance:.2g} would exclude zero by chance"
+            return f"{told} (older rule: intervals at {level} each{expected if self.expected_by_chance else ''})"
         if self.looks > 1:
-            return f"{word} ({self.looks} intervals at {self.level:.0%} together)"
-        return f"{word} (1 interval at {self.level:.0%})" if self.looks else word
+            return f"{told} ({self.looks} looks, {level} together)"
+        return f"{told} ({level})" if self.looks else told
 
 
 def word_over(words: Sequence[Words]) -> OverallWord:
