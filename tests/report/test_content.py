@@ -47,6 +47,7 @@ def test_a_comparison_beside_the_run_is_found_by_the_hash_of_the_model(made: Mad
     ]
     assert {(row.found.items, row.found.evaluation_seeds, row.data) for row in report.rows} == {(6, 2, "data, val")}
     assert "against the base that the run started from" in report.compared[0]
+    assert list(report.notes) == stored["notes"] and any("this run, not its recipe" in note for note in report.notes)
 
 
 def test_metrics_and_classes_are_means_of_the_result_files(made: Made, report: Report) -> None:
@@ -176,6 +177,7 @@ def test_several_runs_stand_side_by_side(made: Made) -> None:
     overview = overview_of(options, LoggingWatcher())
     assert [run.name for run in overview.runs] == ["base", "run"]
     assert [len(run.rows) for run in overview.runs] == [0, 2]
+    assert [note for note in overview.notes if "this run, not its recipe" in note]
     loss = next(p for panels in overview.curves.values() for p in panels if p.title == "loss")
     assert list(loss.lines) == ["base", "run"] and loss.lines["base"][1:] == [None] * 5
 

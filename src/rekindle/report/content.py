@@ -82,6 +82,7 @@ def overview_of(options: ReportOptions, watcher: Watcher) -> Overview:
         measured = find_comparisons(record, options.comparison)
         watcher.message(f"{name}: comparisons: {', '.join(str(m.path) for m in measured) or 'none'}")
         rows = [row for m in measured for row in verdict_rows(m, name)]
+        notes += [note for m in measured for note in m.comparison.notes if note not in notes]
         facts: dict[str, str | float | None] = dict(cost_numbers(record))
         if record.options is not None:
             facts |= {"method": record.options.method, "trained": record.options.train}
