@@ -5,7 +5,7 @@ python scripts/judge_again.py results/*/*.json --out results/verdict/judged-agai
 
 A table of before holds the percentile interval of each difference and the spread over its training seeds, not the rows. So this
 is an estimate: the resamples' variance less the trainings' share of it, s² (T - 1) / T², is what images and evaluation seeds
-give; the trainings' own s² / T takes its place, and both arms are stretched as `Difference.half_width` does. Where each training
+give; the trainings' own s² / T takes its place in `Difference.half_width`. Where each training
 has its own evaluation seed (pairs), the stored spread is not that of the difference, and the row is left out. Overall words are
 not judged again.
 """
@@ -40,7 +40,7 @@ def main() -> None:
             if key in seen:  # the same row is part of several pages
                 continue
             seen.add(key)
-            low, high = stretched(pooled)
+            low, high = interval_now(pooled)
             before[pooled["verdict"]] += 1
             word = (
                 pooled["verdict"]
@@ -84,7 +84,7 @@ def pooled_of(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def stretched(pooled: dict[str, Any]) -> tuple[float, float]:
+def interval_now(pooled: dict[str, Any]) -> tuple[float, float]:
     """Estimate the interval that a stored one would be today."""
     level, trainings = pooled["level"], len(pooled["by_training_seed"])
     spread = (pooled["high"] - pooled["low"]) / (2 * -float(ndtri((1 - level) / 2)))
@@ -93,9 +93,8 @@ def stretched(pooled: dict[str, Any]) -> tuple[float, float]:
         "items": Component(max(spread**2 - own * (trainings - 1) / trainings**2, 0.0), MANY),
         "training seeds": Component(own / trainings, trainings - 1.0),
     }
-    factor = 2 * half_width_of(components, level) / (pooled["high"] - pooled["low"])
-    difference = pooled["difference"]
-    return difference - factor * (difference - pooled["low"]), difference + factor * (pooled["high"] - difference)
+    half = half_width_of(components, level)
+    return pooled["difference"] - half, pooled["difference"] + half
 
 
 if __name__ == "__main__":

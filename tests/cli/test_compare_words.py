@@ -23,7 +23,7 @@ def _row(model: str, **more: Any) -> Row:
         "low": 0.01,
         "high": 0.05,
         "level": 0.95,
-        "rule": "stretched",
+        "rule": "student",
         "units": 52,
         "items": 52,
     }

@@ -94,7 +94,7 @@ def test_results_and_comparisons_are_read_and_measured_alike(before: Path, tmp_p
     assert [row.protocol for row in again.rows] == ["dense-retrieval", "similarity"]
     for row in again.rows:
         assert row.verdict.difference == pytest.approx(expected[row.protocol].difference, abs=1e-3)
-        assert (row.verdict.rule, expected[row.protocol].rule) == ("stretched", "percentile")
+        assert (row.verdict.rule, expected[row.protocol].rule) == ("student", "percentile")
         assert row.verdict.model == pytest.approx(expected[row.protocol].model, abs=1e-3)
     prints = {result.protocol: result.fingerprint for result in stored.results}
     assert all(result.fingerprint == prints[result.protocol] for result in again.results)

@@ -30,7 +30,7 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 
 def test_the_sentences_that_it_shows_are_told_so() -> None:
-    better = Judged(verdict="better", difference=0.021, low=0.008, high=0.034, level=0.95, rule="stretched")
+    better = Judged(verdict="better", difference=0.021, low=0.008, high=0.034, level=0.95, rule="student")
     values = {"difference": 0.005, "low": -0.001, "high": 0.011, "smallest_effect": 0.012, "units_for_half": 203}
     undecided = better.model_copy(update={**values, "verdict": "no difference", "items": 52, "units": 52})
     assert told(better, "mIoU") in PAGE and told(undecided, "mIoU") in PAGE

@@ -28,7 +28,7 @@ def test_it_is_near_the_interval_of_the_rows(spread: float) -> None:
     stored = {"difference": found.value, "low": low, "high": high, "level": 0.95}
     stored |= {"by_training_seed": found.model[:, 0].tolist(), "training_std": deviation(found.model[:, 0])}
     exact = found.interval(0.95)
-    assert function_of("judge_again", "stretched")(stored) == pytest.approx(exact, abs=0.06 * (exact[1] - exact[0]))
+    assert function_of("judge_again", "interval_now")(stored) == pytest.approx(exact, abs=0.06 * (exact[1] - exact[0]))
 
 
 def test_words_are_counted_once_and_pairs_and_todays_tables_left_out(
@@ -48,7 +48,7 @@ def test_words_are_counted_once_and_pairs_and_todays_tables_left_out(
         table("a.json", 3, close, clear),
         table("b.json", 3, close),
         table("pairs.json", "paired", close | {"low": 0.002}),
-        table("today.json", 3, close | {"rule": "stretched", "low": 0.003}),
+        table("today.json", 3, close | {"rule": "student", "low": 0.003}),
         tmp_path / "list.json",
     ]
     run_script("judge_again", *files, "--out", tmp_path / "out" / "again.json")

@@ -22,7 +22,7 @@ def pooled(**more: Any) -> Pooled:
         "high": 0.011,
         "level": 0.95,
     }
-    values |= {"rule": "stretched", "units": 52, "items": 52, "smallest_effect": 0.012, "training_seeds": 3}
+    values |= {"rule": "student", "units": 52, "items": 52, "smallest_effect": 0.012, "training_seeds": 3}
     values |= {
         "mean": 0.405,
         "start_mean": 0.4,

@@ -34,7 +34,7 @@ def row(protocol: str = "linear-seg", name: str = "disc", low: float = 0.01, hig
 
 def verdict(low: float = 0.01, high: float = 0.05, **more: Any) -> Verdict:
     values: dict[str, Any] = {"verdict": "better", "difference": 0.03, "low": low, "high": high, "level": 0.95}
-    values |= {"rule": "stretched", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
+    values |= {"rule": "student", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
     values |= {"units_for_half": 203, "base": 0.4, "model": 0.43, "base_std": 0.01, "model_std": 0.02, "per_class": {}}
     return Verdict.model_validate(values | more)
 

@@ -21,7 +21,7 @@ def row(
     comparison: str = "a",
     **more: Any,
 ) -> VerdictRow:
-    values = {"rule": "stretched", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
+    values = {"rule": "student", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
     values |= {"units_for_half": 203, "base": 0.4, "model": 0.43, "base_std": 0.01, "model_std": 0.02, "per_class": {}}
     found = Verdict(verdict=verdict, difference=0.03, low=low, high=high, level=0.95, **(values | more))
     return VerdictRow(protocol, metric, found, data=data, comparison=comparison)

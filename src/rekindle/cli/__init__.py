@@ -15,7 +15,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("rekindle.cli.pretrain", "adapt a backbone to your own images, without labels"),
     "plan": ("rekindle.cli.plan", "memory, time and disk of a run before its first step, and what is chosen for it"),
     "evaluate": ("rekindle.cli.evaluate", "one model, one protocol, one result file"),
-    "compare": ("rekindle.cli.compare", "better, no difference, or worse than the base, with an interval, or that it cannot be judged"),
+    "compare": (
+        "rekindle.cli.compare",
+        "better, no difference, or worse than the base, with an interval, or that it cannot be judged",
+    ),
     "report": ("rekindle.cli.report", "one page about a run: did it help, where, what did it cost"),
     "study": ("rekindle.cli.study", "forgetting, data scale, label efficiency: one command each"),
     "extract": ("rekindle.cli.extract", "dense and image-level features as files"),

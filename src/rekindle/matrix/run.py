@@ -43,10 +43,10 @@ from rekindle.pretraining.run import pretrain
 
 INTERVAL = (
     "Intervals: a bootstrap that draws images, evaluation seeds and training seeds with replacement, paired with the start "
-    "on images and evaluation seeds, and stretched to Student's t for their numbers (docs/verdict.md)."
+    "on images and evaluation seeds, with Student's t for their numbers (docs/verdict.md)."
 )
 INTERVAL_OF_PAIRS = (
-    "Intervals: a bootstrap that draws images and seeds with replacement, paired with the start on both, and stretched to "
+    "Intervals: a bootstrap that draws images and seeds with replacement, paired with the start on both, with "
     "Student's t for their numbers (docs/verdict.md); each run is measured with the seed of its training alone."
 )
 

@@ -107,7 +107,7 @@ def test_the_interval_of_a_mean_is_that_of_students_t() -> None:
         assert found.interval(0.95) == pytest.approx((expected.low, expected.high), abs=0.06 * width)
 
 
-def test_the_unstretched_draws_are_those_of_scipys_bootstrap() -> None:
+def test_the_draws_are_those_of_scipys_bootstrap() -> None:
     source = np.random.default_rng(4)
     base, model = source.exponential(size=25), source.exponential(1.5, size=25)
     found = difference_of([means(base)], [means(model)], TOP1, resamples=100_000)
@@ -142,7 +142,7 @@ def test_both_sides_of_recipes_have_their_own_spread() -> None:
     assert found.freedom == pytest.approx(expected.df)  # of Welch and Satterthwaite
 
 
-def test_stretching_vanishes_with_many_items() -> None:
+def test_with_many_items_it_is_the_percentile_interval() -> None:
     source = np.random.default_rng(0)
     base, model = source.normal(size=4000), source.normal(size=4000)
     found = difference_of([means(base)], [means(model)], TOP1)

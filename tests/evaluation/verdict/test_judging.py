@@ -128,7 +128,7 @@ def test_a_verdict_of_before_is_read_and_says_which_rule_made_it() -> None:
     stored |= {"base": 0.5, "model": 0.6, "base_std": 0.0, "model_std": 0.0, "per_class": {}}
     found = Verdict.model_validate(stored)
     assert (found.rule, found.units, found.smallest_effect) == ("percentile", 0, None)
-    assert judged(side(0.5), side(0.6)).rule == "stretched"
+    assert judged(side(0.5), side(0.6)).rule == "student"
 
 
 def test_it_says_what_it_could_have_shown_and_how_many_items_would_show_half() -> None:

@@ -22,7 +22,7 @@ from rekindle.evaluation.verdict.telling import (
 
 
 def judged(verdict: str, difference: float, low: float, high: float, **more: Any) -> Judged:
-    values = {"rule": "stretched", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
+    values = {"rule": "student", "units": 52, "items": 52, "evaluation_seeds": 3, "smallest_effect": 0.012}
     values |= {"units_for_half": 203, "standard_error": 0.004, "components": {"items": 1.6e-5}, "level": 0.95}
     numbers = {"verdict": verdict, "difference": difference, "low": low, "high": high}
     return Judged.model_validate(values | numbers | more)

@@ -16,7 +16,8 @@ difference and f_k degrees of freedom. The first term is Satterthwaite's (Biomet
 seeds carry most of V; the second is Banerjee's (Sankhya 22, 1960), never too short and mostly too long. Of the forms that were
 tried their mean alone kept false words at 6 % or less everywhere (docs/verdict.md). The variance of items or groups is the mean
 of the bootstrap's, times u / (u - 1), and the jackknife's, of which the one is too small and the other too large; of rankings,
-which are no smooth function of sums, it is the bootstrap's alone. With many units and seeds the stretch vanishes.
+which are no smooth function of sums, it is the bootstrap's alone. With many units and seeds the interval
+is that of the percentiles.
 """
 
 from __future__ import annotations

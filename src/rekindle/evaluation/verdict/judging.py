@@ -49,8 +49,8 @@ class Judged(Options):
     """Upper end."""
     level: float
     """Coverage of the interval."""
-    rule: Literal["percentile", "stretched"] = "percentile"
-    """How the interval was made: percentile in files of before (too short), stretched by Student's t since."""
+    rule: Literal["percentile", "student"] = "percentile"
+    """How the interval was made: percentile in files of before (too short), by Student's t since."""
     unit: Unit = "items"
     """What a resample draws."""
     units: int = 0
@@ -115,7 +115,7 @@ def judged_fields(
         "low": low,
         "high": high,
         "level": level,
-        "rule": "stretched",
+        "rule": "student",
         "unit": found.unit,
         "units": found.units,
         "items": found.items,

@@ -107,7 +107,7 @@ def headline(found: Judged, metric: str) -> str:
     """The word, the difference and its interval.
 
     Example:
-        >>> headline(Judged(verdict="better", difference=0.02, low=0.008, high=0.034, level=0.95, rule="stretched"), "mIoU")
+        >>> headline(Judged(verdict="better", difference=0.02, low=0.008, high=0.034, level=0.95, rule="student"), "mIoU")
         'better: +2.0 points (95 %: +0.8 to +3.4)'
 
     """
