@@ -97,11 +97,7 @@ def test_different_counts_on_the_side_where_the_interval_lies() -> None:
     tally.add("different", -0.2, -0.1)
     tally.add("different", -0.4, -0.1)
     found = tally.judgement()
-    assert (found.better.value, found.worse.value, found.wrong.value) == (
-        pytest.approx(1 / 3),
-        pytest.approx(2 / 3),
-        1.0,
-    )
+    assert [found.better.value, found.worse.value, found.wrong.value] == pytest.approx([1 / 3, 2 / 3, 1.0])
 
 
 def test_standings() -> None:

@@ -57,7 +57,7 @@ def test_one_class_is_blurred_and_nothing_else() -> None:
 
 def test_labels_of_a_share_are_wrong_in_the_training_part_alone(tmp_path: Path) -> None:
     for version in ("plain", "labels flipped"):
-        write_pool(tmp_path / version, FEW, version, seed=0)  # type: ignore[arg-type]
+        write_pool(tmp_path / version, FEW, version, seed=0)
 
     def same(split: str) -> list[bool]:
         names = sorted(path.name for path in (tmp_path / "plain" / "scenes" / "masks" / split).iterdir())

@@ -65,7 +65,7 @@ def test_a_group_has_its_share_in_common() -> None:
 
 def test_steps_of_a_run_are_alike_and_the_base_is_not() -> None:
     drawn = Items.of_size(20_000, likeness=0.8).apart(np.random.default_rng(7), 4)[..., 0]
-    correlation = np.corrcoef(drawn)
+    correlation = np.asarray(np.corrcoef(drawn))
     assert correlation[1, 2] == pytest.approx(0.8, abs=0.02)
     assert correlation[1, 3] == pytest.approx(0.64, abs=0.02)
     assert correlation[0, 1] == pytest.approx(0.0, abs=0.03)

@@ -18,8 +18,10 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 PACKS = ("camvid", "dubai", "nuclei", "cwfid", "ucmerced", "davis")
-NAMES = ("method", "framework", "model", "protocol", "metric", "panel", "test", "data", "label", "side", "precision")
-NAMES += ("world", "rule")  # of `rekindle study calibration`
+NAMES = (
+    *("method", "framework", "model", "protocol", "metric", "panel", "test", "data", "label", "side", "precision"),
+    *("world", "rule"),  # of `rekindle study calibration`
+)
 # Settings, counts, what the rows of a matrix sum up, and differences, which count with their intervals alone.
 SKIPPED = set(
     "grid columns software config counts per_class cells starts request by_training_seed difference low high level".split()
