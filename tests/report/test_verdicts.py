@@ -85,7 +85,7 @@ def test_what_the_number_of_looks_does_to_the_words_is_said() -> None:
     told = chance_note([row("better", joint=joint("better", looks=4)), row("worse", joint=joint("worse", looks=4))])
     assert told.startswith("4 differences were looked at together. The words above rest on intervals that are widened")
     assert chance_note([row("better", joint=joint("better", looks=4)), row("worse")])[0] == "4"
-    assert "the chance of any false word is 5 % if nothing had changed" in told and "not widened" not in told
+    assert "the chance of any false word is about 5 % if nothing had changed" in told and "not widened" not in told
 
 
 def test_comparisons_beside_each_other_are_each_widened_alone() -> None:

@@ -181,15 +181,15 @@ def chance_note(rows: Sequence[VerdictRow]) -> str:
     chance = percent(max(chances.values()))
     told = (
         f"{sum(looks.values())} differences were looked at together. The words above rest on intervals that are widened for "
-        f"that number: the chance of any false word is {chance} if nothing had changed. Below stands each interval by itself, "
-        "and as a thin line the widened one."
+        f"that number: the chance of any false word is about {chance} if nothing had changed. Below stands each interval by "
+        "itself, and as a thin line the widened one."
     )
     if len(looks) == 1:
         return told
     return (
         f"{len(looks)} comparisons stand here. Inside each, words rest on intervals that are widened for its number of looks: "
-        f"its chance of any false word is {chance} if nothing had changed. Of all together, about {sum(chances.values()):.2g} "
-        "would have one."
+        f"its chance of any false word is about {chance} if nothing had changed. Of all together, about "
+        f"{sum(chances.values()):.2g} would have one."
     )
 
 
