@@ -16,6 +16,7 @@ from rekindle.evaluation.scores.kinds import MeanAveragePrecision, MeanIou, Mean
 from rekindle.evaluation.scores.score import Rows
 from rekindle.evaluation.verdict import resampling
 from rekindle.evaluation.verdict.difference import Difference, difference_of
+from rekindle.evaluation.verdict.judging import word_of
 from rekindle.evaluation.verdict.resampling import draw_counts
 
 IOU = MeanIou(class_names=["a", "b", "c"])
@@ -199,6 +200,15 @@ def test_identical_models_differ_by_exactly_zero() -> None:
     found = difference_of([side(0.7)], [side(0.7)], IOU, resamples=200)
     assert (found.value, *found.interval(0.95), found.standard_error) == (0.0, 0.0, 0.0, 0.0)
     assert found.units_for(0.01, 0.95) is None
+
+
+def test_a_recipe_of_copies_of_the_base_differs_by_zero_and_not_by_rounding() -> None:
+    for seed in range(12):
+        base = side(0.6, seeds=3, images=60, seed=seed)
+        found = difference_of([base], [base] * 3, IOU, resamples=200)
+        assert (found.value, found.spread, found.interval(0.95)) == (0.0, 0.0, (0.0, 0.0))
+        assert word_of(found, *found.interval(0.95)) == "no difference"
+        assert found.units_for(found.smallest_effect(0.95) / 2, 0.95) is None
 
 
 def test_smallest_effect_is_what_a_t_test_tells_in_eighty_of_a_hundred() -> None:

@@ -39,6 +39,8 @@ from rekindle.evaluation.verdict.resampling import draw_counts, score_draws
 
 Unit = Literal["items", "groups"]
 POWER = 0.8
+ROUNDING = 1e-12
+"""Of the larger side: what is smaller is not told from the rounding of its sums."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """Mean of the model minus mean of the base."""
-        return float(self.model.mean() - self.base.mean())
+        """Mean of the model minus mean of the base; 0 where it is no more than rounding, as of a model and its copies."""
+        found = float(self.model.mean() - self.base.mean())
+        return 0.0 if abs(found) <= self._rounding else found
 
     @property
     def standard_error(self) -> float:
-        """Of the difference, over all components."""
-        return _error(self.components)
+        """Of the difference, over all components; 0 where it is no more than rounding."""
+        found = _error(self.components)
+        return 0.0 if found <= self._rounding else found
 
     @property
     def freedom(self) -> float:
@@ -108,12 +112,17 @@ class Difference:
 
     @cached_property
     def spread(self) -> float:
-        """Standard deviation of the resamples."""
-        return float(np.nanstd(self.draws))
+        """Standard deviation of the resamples; 0 where it is no more than rounding."""
+        found = float(np.nanstd(self.draws))
+        return 0.0 if found <= self._rounding else found
+
+    @property
+    def _rounding(self) -> float:
+        return ROUNDING * max(abs(float(self.base.mean())), abs(float(self.model.mean())))
 
     def half_width(self, level: float) -> float:
         """Half of the interval that Student's t gives for the components: h of the module's docstring."""
-        return half_width_of(self.components, level)
+        return 0.0 if self.standard_error == 0.0 else half_width_of(self.components, level)
 
     def interval(self, level: float) -> tuple[float, float]:
         """The difference plus and minus `half_width`.
@@ -126,7 +135,7 @@ class Difference:
 
     def smallest_effect(self, level: float) -> float:
         """Smallest true difference that would be told from zero in 80 of 100 such comparisons."""
-        return _smallest(self.components, level)
+        return 0.0 if self.standard_error == 0.0 else _smallest(self.components, level)
 
     def units_for(self, effect: float, level: float) -> int | None:
         """Units (items or groups) with which `effect` would be the smallest, all else as it is; None where none are enough."""
