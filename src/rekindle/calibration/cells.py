@@ -18,7 +18,7 @@ WHAT: dict[Section, str] = {
     "few": "too few items or groups to judge",
     "groups": "the same model twice, items in groups",
     "seeds": "the same model twice, one evaluation seed, or a head that is noisy from seed to seed",
-    "trainings": "the same recipe, other training seeds",
+    "trainings": "the same recipe, other training seeds (124 items)",
     "effects": "planted effects: coverage and power",
     "overall": "the overall word over eight and four protocols that do not differ",
     "chosen": "the best of ten probe steps, on the items that chose it and on others",
@@ -29,6 +29,12 @@ GROUPS = ((8, 5), (24, 5), (8, 20), (15, 20))
 """Groups, and items of each."""
 SHARES = (0.35, 0.65)
 """What a group has in common of every effect; the influences of mIoU's difference then correlate by about 0.3 and 0.6."""
+AGAINST: dict[Question, str] = {
+    "the recipe, against a fixed base": "against a fixed base",
+    "the recipe, against a recipe": "against another recipe",
+    "the recipe, a seed for each training": "of a seed each",
+}
+"""How the questions about a recipe are called in labels."""
 SPREADS = (0.0, 0.3, 0.6, 1.0)
 POINTS = (0.5, 1.0, 2.0)
 
@@ -45,13 +51,13 @@ class Cell:
     def label(self) -> str:
         """What it is called, unique within section and world."""
         c = self.condition
+        if c.question != "this model":
+            runs = f"{c.trainings} runs" if c.trainings > 1 else "1 run"
+            return f"{runs} {AGAINST[c.question]}, spread {c.spread:g}"
         parts = [f"{c.units} groups of {c.group_size}, share {c.share:g}" if c.group_size > 1 else f"{c.items} items"]
-        parts += [f"{c.seeds} evaluation seeds"] if c.seeds > 1 and not c.is_paired else []
+        parts += [f"{c.seeds} evaluation seeds"] if c.seeds > 1 else []
         parts += ["1 evaluation seed"] if c.seeds == 1 and c.seed_points else []
         parts += ["noisy head"] if c.seed_points == NOISY else []
-        parts += [f"{c.trainings} training seeds"] if c.trainings > 1 else []
-        parts += [f"runs spread by {c.spread:g}"] if self.section == "trainings" else []
-        parts += [c.question] if c.question != "this model" else []
         parts += [f"effect {c.points:g}"] if c.points else []
         return ", ".join(parts)
 
