@@ -41,7 +41,11 @@ TOUCHES: dict[str, tuple[str, ...]] = {
         "rekindle.matrix.rows:compare_rows",
         "rekindle.evaluation.scores.relative:relative_table",
     ),
-    "study": ("rekindle.matrix.study:run_study", "rekindle.matrix.run:survey"),
+    "study": (
+        "rekindle.matrix.study:run_study",
+        "rekindle.matrix.run:survey",
+        "rekindle.calibration.run:run_calibration",
+    ),
     "report": ("rekindle.report.job:run_report",),
     "extract": ("rekindle.measuring.extract:is_film",),
     "prompt": ("rekindle.prompting.job:read_image",),
@@ -197,7 +201,7 @@ def options_of(command: str) -> frozenset[str]:
         "pretrain": [["--method", method] for method in METHODS],
         "evaluate": [["--protocol", protocol] for protocol in PROTOCOLS],
         "compare": [["--protocol", *PROTOCOLS]],
-        "study": [["--protocol", *PROTOCOLS]],
+        "study": [["--protocol", *PROTOCOLS], ["calibration"]],
     }
     said = io.StringIO()
     with contextlib.redirect_stdout(said), patch.dict(os.environ, {"COLUMNS": "500"}):

@@ -17,13 +17,13 @@ WHAT: dict[Section, str] = {
     "items": "the same model twice, independent items",
     "few": "too few items or groups to judge",
     "groups": "the same model twice, items in groups",
-    "seeds": "the same model twice, one evaluation seed, or a head that is noisy from seed to seed",
-    "trainings": "the same recipe, other training seeds (124 items)",
-    "effects": "planted effects: coverage and power",
-    "overall": "the overall word over eight and four protocols that do not differ",
-    "chosen": "the best of ten probe steps, on the items that chose it and on others",
-    "stray": "a class without labels, of which one side predicts a few pixels",
-    "real": "small models, measured by every protocol",
+    "seeds": "a head that is noisy from seed to seed",
+    "trainings": "the same recipe, other training seeds",
+    "effects": "planted effects, coverage and power",
+    "overall": "the overall word over several protocols",
+    "chosen": "the best of ten steps, judged by others",
+    "stray": "a class that no label holds",
+    "real": "small models under every protocol",
 }
 GROUPS = ((8, 5), (24, 5), (8, 20), (15, 20))
 """Groups, and items of each."""

@@ -11,48 +11,62 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rekindle.calibration.cells import Section
-from rekindle.calibration.limits import COVERED, NOW, WRONG, Calibration
+from rekindle.calibration.limits import COVERED, NOW, WRONG, Calibration, Together
 from rekindle.calibration.page import BEFORE
 from rekindle.calibration.simulate import Measured
 from rekindle.calibration.tally import Rate
 from rekindle.drawing.pictures import save_figure
 
+Line = tuple[str, dict[str, Rate]]
+"""A situation, and the rate of wrong words by rule."""
 COLOURS = {BEFORE: "#999999", NOW: "#0072B2"}
-SHOWN: tuple[Section, ...] = ("items", "groups", "seeds", "trainings", "overall", "stray", "chosen", "real")
+SHOWN: tuple[Section, ...] = ("items", "groups", "seeds", "trainings", "overall", "stray", "chosen")
+OF_EVERY_SCORE = ("30 items", "15 groups of 20, share 0.65")
+"""Situations that are shown for every kind of score; the others are for mIoU alone."""
 
 
 def write_picture(path: Path, found: Calibration) -> None:
     """Write the PNG."""
-    cells = [
-        cell for section in SHOWN for cell in found.measured if cell.section == section and cell.effect in (0.0, None)
-    ]
+    cells = [cell for section in SHOWN for cell in found.measured if cell.section == section and _is_shown(cell)]
+    lines = [(f"{cell.world}: {cell.label}", {rule: cell.by(rule).wrong for rule in COLOURS}) for cell in cells]
+    lines += _of_real(found.together)
     effects = [cell for cell in found.measured if cell.section == "effects" and cell.world == "mIoU" and cell.effect]
-    height = max(4.0, 1.8 + 0.17 * len(cells))
+    height = max(4.0, 1.8 + 0.17 * len(lines))
     figure = Figure(figsize=(13.0, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1.0))
-    _wrong(figure.add_subplot(grid[:, 0]), cells)
+    _wrong(figure.add_subplot(grid[:, 0]), lines)
     if effects:
         _power(figure.add_subplot(grid[0, 1]), effects)
     _covered(figure.add_subplot(grid[1, 1]), [cell for cell in found.measured if cell.is_promised])
     save_figure(figure, path)
 
 
-def _wrong(axes: Any, cells: Sequence[Measured]) -> None:
+def _is_shown(cell: Measured) -> bool:
+    return cell.world in ("mIoU", "several") or cell.label in OF_EVERY_SCORE
+
+
+def _of_real(rows: Sequence[Together]) -> list[Line]:
+    """One line for all small models, where there are any."""
+    rates = {row.rule: row.wrong for row in rows if row.section == "real" and row.wrong is not None}
+    return [("small real models, all protocols together", rates)] if rates else []
+
+
+def _wrong(axes: Any, lines: Sequence[Line]) -> None:
     """A dot with its interval for every situation in which nothing differs."""
-    for place, cell in enumerate(cells):
+    for place, (_, rates) in enumerate(lines):
         for rule, shift in ((BEFORE, -0.15), (NOW, 0.15)):
-            _bar(axes, cell.by(rule).wrong, place + shift, COLOURS[rule], rule if place == 0 else None)
+            _bar(axes, rates[rule], place + shift, COLOURS[rule], rule if place == 0 else None)
     axes.axvline(100 * WRONG, color="#D55E00", linestyle="--", linewidth=1, label=f"limit {WRONG:.0%}")
-    axes.set_yticks(range(len(cells)), [f"{cell.world}: {cell.label}" for cell in cells], fontsize=6.5)
-    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=6.5)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xscale("symlog", linthresh=10)
     ticks = (0, 2, 4, 6, 8, 10, 20, 50, 100)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlabel("a difference is claimed where there is none, % of trials")
     axes.set_title("How often the verdict is wrong", fontsize=11)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper right")
     axes.grid(axis="x", alpha=0.3)
 
 
