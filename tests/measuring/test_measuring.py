@@ -166,6 +166,14 @@ def test_broken_data_is_found_before_any_model_is_loaded(
     assert "no_such_model:" not in message
 
 
+def test_one_image_is_refused_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_data(tmp_path / "data", num_test=1), tmp_path / "cmp"
+    assert main(["compare", TINY, TINY, "--init", "random", "--data", str(data), "--out", str(out), *LINEAR]) == 2
+    error = capsys.readouterr().err
+    assert "linear-seg: there is one item alone to measure (val0)" in error and "features of" not in error
+    assert not out.exists()
+
+
 def test_a_size_that_does_not_fit_is_refused_before_features(
     data: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

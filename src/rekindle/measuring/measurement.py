@@ -104,6 +104,17 @@ class LabelledData:
         """Return which test items belong together; None where nothing was said of it."""
         return self._groupings.get(protocol)
 
+    def refuse_single_items(self) -> None:
+        """Raise RequestError where a split has one item alone, of which nothing can be drawn for an interval."""
+        for protocol, kind in self._kind_of.items():
+            items = self._test[kind].items
+            if len(items) < 2 and not import_named(PROTOCOLS, "protocol", protocol).UNGROUPED:
+                raise RequestError(
+                    f"{protocol}: there is one item alone to measure ({', '.join(items)}), so nothing can be drawn and no "
+                    "interval be given; give two or more, and for a verdict 30, or 8 groups. `rekindle evaluate` measures "
+                    "single items"
+                )
+
     def _grouped(self, protocol: str, rule: Rule, splits: tuple[str, str], allow_shared: bool) -> Grouping:
         """Put the test items of a protocol into groups. Raises: RequestError, also for groups that both splits have."""
         why = import_named(PROTOCOLS, "protocol", protocol).UNGROUPED
@@ -143,9 +154,12 @@ class LabelledData:
 
 
 def open_labelled(options: EvaluateOptions | CompareOptions, protocols: Sequence[str]) -> LabelledData:
-    """Open what a request names, for some protocols. Raises: as LabelledData."""
+    """Open what a request names, for some protocols. Raises: as LabelledData, and for a single item that is to be compared."""
     grouped: dict[str, Any] = {name: getattr(options, name) for name in ("group_by", "allow_shared_groups")}
-    return LabelledData(options.data, options.train_split, options.split, protocols, **grouped)
+    data = LabelledData(options.data, options.train_split, options.split, protocols, **grouped)
+    if isinstance(options, CompareOptions):
+        data.refuse_single_items()
+    return data
 
 
 def build_protocol(
