@@ -78,7 +78,7 @@ def test_a_table_of_several_splits_tells_them_apart_by_folder_or_column(tmp_path
     folders = write(
         tmp_path / "f.csv", "path,scene\ntrain/1.png,A\ntrain/2.png,A\nval/1.png,B\nval/2.png,B\nval/3.png,C\n"
     )
-    column = write(tmp_path / "c.csv", "item,split,scene\n1,train,A\n2,train,A\n1,val,B\n2,val,B\n3,val,C\n")
+    column = write(tmp_path / "c.csv", "item,Split,scene\n1,train,A\n2,train,A\n1,val,B\n2,val,B\n3,val,C\n")
     for table in (folders, column):
         rule = read_rule(f"{table}:scene")
         found = group_items(rule, ["1", "2", "3"], "val")
@@ -144,7 +144,8 @@ def test_a_rule_that_is_none_says_what_is(rule: str, words: str, mended: str) ->
     [
         ("item,scene\n1,A\n", "scne", "no column 'scne'; did you mean 'scene'? Columns: item, scene"),
         ("item,scene\n1,A\n", "", "a column of groups has to be named, as FILE.csv:COLUMN. Columns: item, scene"),
-        ("item;scene\n1;A\n", "scene", "no column 'scene'; did you mean 'item;scene'?"),
+        ("item;scene\n1;A\n", "scene", "has its columns parted by semicolons; save it with commas"),
+        ("item\tscene\n1\tA\n", "scene", "has its columns parted by tabs; save it with commas"),
         ("scene\nA\n", "scene", "has no column beside 'scene' that names the items; add one called item"),
         ("item,scene\n", "scene", "has no row below its header"),
         ("", "scene", "has no row below its header"),

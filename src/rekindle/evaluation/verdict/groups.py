@@ -306,6 +306,12 @@ def _entries(told: str, path: Path, column: str) -> tuple[str, list[tuple[str, s
             f"{told}: {path} cannot be read ({why}); give a table in UTF-8, columns parted by commas"
         ) from error
     titles = [cell.strip() for cell in header]
+    titles = [SPLIT_COLUMN if title.lower() == SPLIT_COLUMN and title != column else title for title in titles]
+    parted = next(
+        (name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if [mark in t for t in titles] == [True]), ""
+    )
+    if parted:
+        raise RequestError(f"{told}: {path} has its columns parted by {parted}; save it with commas")
     if not rows:
         raise RequestError(f"{told}: {path} has no row below its header; name each item and its group, a line each")
     if column not in titles:
