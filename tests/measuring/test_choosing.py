@@ -11,7 +11,16 @@ import pytest
 
 from rekindle.core.errors import RequestError
 from rekindle.evaluation.scores.kinds import Means
-from rekindle.measuring.choosing import Choice, Choosing, Chosen, choices_of, choosing_part, flattery, left_out
+from rekindle.measuring.choosing import (
+    Choice,
+    Choosing,
+    Chosen,
+    choices_of,
+    choosing_part,
+    flattery,
+    left_out,
+    place_of,
+)
 
 NAMES = [f"street/{n:03}" for n in range(60)]
 LOOKS = 10
@@ -113,6 +122,15 @@ def test_other_splits_of_the_same_data_are_other_items_and_copies_are_the_same(t
     assert left_out("knn", NAMES, {"RUN": [here]}, str(tmp_path), "val")[0] is not None
     assert left_out("knn", NAMES, {"RUN": [here]}, str(tmp_path / "copy"), "test")[0] is not None
     assert left_out("knn", ["a", "b"], {"RUN": [here]}, str(tmp_path / "other"), "val")[0] is None
+
+
+def test_splits_of_published_data_that_share_images_are_seen_through(tmp_path: Path) -> None:
+    """voc2012: the split trainval holds the images of val."""
+    data, others = f"voc2012:{tmp_path}", [f"2008/{n}" for n in range(60)]
+    chose = choice(data=place_of(data))
+    found, judges = left_out("knn", NAMES + others, {"RUN": [chose]}, data, "trainval")
+    assert found is not None and (found.items_chosen, judges.sum()) == (30, 90)
+    assert left_out("knn", others, {"RUN": [chose]}, data, "train")[0] is None
 
 
 def test_a_choice_is_read_from_the_folder_and_from_those_it_began_with(tmp_path: Path) -> None:

@@ -360,9 +360,13 @@ def place_of(data: str) -> str:
 
 
 def _meets(choice: Choice, place: str, split: str, names: Collection[str]) -> bool:
-    """Whether items that chose are among those measured: of one place by the split, of copies by their names."""
-    record = choice.record
-    if record.data == place and record.split != split:
+    """Whether items that chose are among those measured: of one folder by the split, of copies by their names.
+
+    Splits of a published data set may hold the same images (trainval holds val), and name each in one way; those of a folder have
+    names of their own, and `train/001` is not `val/001`.
+    """
+    record, is_folder = choice.record, Path(place).is_absolute()
+    if is_folder and record.data == place and record.split != split:
         return False
     return not choice.names.isdisjoint(names)
 
