@@ -202,6 +202,19 @@ def test_identical_models_differ_by_exactly_zero() -> None:
     assert found.units_for(0.01, 0.95) is None
 
 
+def test_a_few_large_groups_are_no_more_than_a_few_groups() -> None:
+    """One of twenty-one groups holds half of the items: with 20 degrees of freedom 9 % of the words were false."""
+    source, groups = np.random.default_rng(4), np.repeat(np.arange(21), [100] + [5] * 20)
+    base, false = means(np.zeros(200)), 0
+    for _ in range(200):
+        values = source.normal(size=21)[groups] + source.normal(size=200)
+        low, high = difference_of([base], [means(values)], TOP1, groups=groups, resamples=100).interval(0.95)
+        false += not low <= 0 <= high
+    assert false / 200 <= 0.05
+    equal = difference_of([base], [means(values)], TOP1, groups=np.arange(200) // 20, resamples=100)
+    assert equal.freedom == pytest.approx(9)
+
+
 def test_a_recipe_of_copies_of_the_base_differs_by_zero_and_not_by_rounding() -> None:
     for seed in range(12):
         base = side(0.6, seeds=3, images=60, seed=seed)

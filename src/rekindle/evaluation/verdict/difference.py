@@ -12,12 +12,13 @@ Student's t. So the interval is the difference plus and minus
     h² = (t(f)² V + sum_k t(f_k)² v_k) / 2,    V = sum_k v_k,    f = V² / sum_k (v_k² / f_k)
 
 over the components k: items or groups, evaluation seeds, training seeds, each with the variance v_k that it gives to the
-difference and f_k degrees of freedom. The first term is Satterthwaite's (Biometrics Bulletin 2, 1946), too short where a few
-seeds carry most of V; the second is Banerjee's (Sankhya 22, 1960), never too short and mostly too long. Of the forms that were
-tried their mean alone kept false words at 6 % or less everywhere (docs/verdict.md). The variance of items or groups is the mean
-of the bootstrap's, times u / (u - 1), and the jackknife's, of which the one is too small and the other too large; of rankings,
-which are no smooth function of sums, it is the bootstrap's alone. With many units and seeds the interval
-is that of the percentiles.
+difference and f_k degrees of freedom: one less than their number, of groups of unequal size one less than `effective_groups`
+(Carter, Schnepel and Steigerwald, Review of Economics and Statistics 99, 2017, take a like number). The first term is
+Satterthwaite's (Biometrics Bulletin 2, 1946), too short where a few seeds carry most of V; the second is Banerjee's (Sankhya
+22, 1960), never too short and mostly too long. Of the forms that were tried their mean alone kept false words at 6 % or less
+everywhere (docs/verdict.md). The variance of items or groups is the mean of the bootstrap's, times u / (u - 1), and the
+jackknife's, of which the one is too small and the other too large; of rankings, which are no smooth function of sums, it is
+the bootstrap's alone. With many units and seeds the interval is that of the percentiles.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Difference:
 
         def reaches(units: int) -> bool:
             own = self.components[self.unit]
-            scaled = Component(own.variance * self.units / units, float(units - 1))
+            scaled = Component(own.variance * self.units / units, max((own.freedom + 1) * units / self.units - 1, 1.0))
             return _smallest(self.components | {self.unit: scaled}, level) <= effect
 
         most = 1_000 * max(self.units, 30)
@@ -215,7 +216,8 @@ def difference_of(
     jackknife = _jackknife(base, model, score, groups)
     if jackknife is not None:
         variance = (variance + jackknife) / 2
-    components = {str(unit): Component(variance, float(num_units - 1))} | _of_seeds(values[0], values[1], is_paired)
+    freedom = float(num_units - 1) if groups is None else max(effective_groups(groups) - 1, 1.0)
+    components = {str(unit): Component(variance, freedom)} | _of_seeds(values[0], values[1], is_paired)
     return Difference(
         score=score,
         base=values[0],
@@ -228,6 +230,17 @@ def difference_of(
         seeds=1 if is_paired else num_seeds,
         trainings=num_seeds if is_paired else len(model),
     )
+
+
+def effective_groups(groups: NDArray[np.int64]) -> float:
+    """How many groups of equal size say as much as these of sizes m: (sum m)² / sum m² (Kish, Survey Sampling, 1965).
+
+    Example:
+        >>> effective_groups(np.array([0, 0, 1, 1])), effective_groups(np.array([0, 0, 0, 1]))
+        (2.0, 1.6)
+    """
+    sizes = np.bincount(groups).astype(np.float64)
+    return float(np.square(sizes.sum()) / np.square(sizes).sum())
 
 
 def deviation(values: Values) -> float:
