@@ -150,6 +150,29 @@ def test_a_finished_matrix_writes_nothing_but_its_table_again(folder: Path, whol
     assert _files(out) == before
 
 
+def test_results_by_the_older_rule_of_miou_are_kept_and_told_by_todays(folder: Path, whole: Table) -> None:
+    """One table has one rule, also where some of its results were made before."""
+    path = next((folder / "whole" / "results").rglob("*start-eval-0.json"))
+    stored = path.read_text(encoding="utf-8")
+    older = json.loads(stored)
+    older["score"]["absent"] = "skip"
+    older["metrics"] |= {"mIoU": 0.0123, "IoU/nothing": 0.0, "of another kind": 0.5}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    before = _files(folder / "whole")
+    try:
+        again = compare_grid(tree(folder), out=str(folder / "whole"))
+        assert _files(folder / "whole") == before
+    finally:
+        path.write_text(stored, encoding="utf-8")
+    (column,) = {
+        name for name, own in again.starts[0].scores.items() if path.name in str(own.results) and name in str(path)
+    }
+    found, expected = (table.starts[0].scores[column] for table in (again, whole))
+    assert found.by_seed == expected.by_seed
+    assert found.metrics["mIoU"] == pytest.approx(expected.metrics["mIoU"])
+    assert [row.pooled for row in again.rows] == [row.pooled for row in whole.rows]
+
+
 def test_more_seeds_are_pooled_with_those_that_are_there(folder: Path, whole: Table) -> None:
     watcher = Recorder()
     changes = tree(folder, seeds=[0, 1], methods={"dino": {}})

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rekindle.core.errors import RekindleError, RequestError
 from rekindle.engine.watcher import Watcher
+from rekindle.evaluation.scores.kinds import of_today
 from rekindle.evaluation.scores.result import EvalResult, read_groups, read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.evaluation.verdict.groups import group_indices
@@ -159,12 +160,13 @@ class _Reader:
 
 
 def _joined(sides: list[_Side], paths: list[Path], out: Path, seconds: float) -> MeasuredColumn:
-    score = sides[0][0].score
-    common = [name for name in sides[0][0].metrics if all(name in result.metrics for result, *_ in sides)]
+    score = of_today(sides[0][0].score)
+    metrics = [_metrics(result, rows) for result, _, rows in sides]
+    common = [name for name in metrics[0] if all(name in own for own in metrics)]
     scores = Scores(
         metric=score.name,
         by_seed=[score.value(rows) for _, _, rows in sides],
-        metrics={name: float(np.mean([result.metrics[name] for result, *_ in sides])) for name in common},
+        metrics={name: float(np.mean([own[name] for own in metrics])) for name in common},
         results=[str(path.relative_to(out)) for path in paths],
     )
     first = sides[0][0]
@@ -172,3 +174,12 @@ def _joined(sides: list[_Side], paths: list[Path], out: Path, seconds: float) ->
     named = read_groups(per_item, first)
     groups = None if named is None else group_indices(named)
     return MeasuredColumn(scores, sides[0][1], np.stack([rows for *_, rows in sides]), score, seconds, groups)
+
+
+def _metrics(result: EvalResult, rows: Rows) -> dict[str, float]:
+    """Metrics of a result; of one of before by today's rule, so that a matrix that goes on has one rule for all its cells."""
+    score = of_today(result.score)
+    if score == result.score:
+        return result.metrics
+    older = result.score.metrics(rows)
+    return score.metrics(rows) | {name: value for name, value in result.metrics.items() if name not in older}

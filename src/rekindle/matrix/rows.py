@@ -16,6 +16,7 @@ import numpy as np
 from rekindle.core.errors import RequestError
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
+from rekindle.evaluation.scores.kinds import of_today
 from rekindle.evaluation.scores.result import read_groups, read_result, read_rows
 from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.evaluation.verdict.difference import Difference, difference_of
@@ -118,7 +119,7 @@ def read_row(matrix: Path, row: str) -> dict[str, MeasuredRow]:
         for column, scores in cell["scores"].items():
             results = [(read_result(matrix / path), (matrix / path).parent) for path in scores["results"]]
             read = [read_rows(folder / (result.per_item or ""), result) for result, folder in results]
-            own = found.setdefault(column, (results[0][0].score, [], read[0][0]))
+            own = found.setdefault(column, (of_today(results[0][0].score), [], read[0][0]))
             own[1].append(np.stack([rows for _, rows in read]))
             groups[column] = read_groups(results[0][1] / (results[0][0].per_item or ""), results[0][0])
     is_paired = table["grid"]["evaluation_seeds"] == "paired"

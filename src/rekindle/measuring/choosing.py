@@ -226,11 +226,15 @@ class LeftOut(Options):
     """Steps that were looked at, the most of any of the models."""
     names: list[str] = Field(default_factory=list)
     """The items that chose."""
+    is_by_names: bool = False
+    """The data lay elsewhere when they chose: they are known by their names alone, which other images may share."""
 
     @property
     def told(self) -> str:
         """One line."""
-        models = " and ".join(self.models)
+        models = " and ".join(self.models) + (
+            " (by their names: the data lay elsewhere then)" if self.is_by_names else ""
+        )
         if self.is_left_out:
             return (
                 f"{self.protocol}: {self.items_chosen} of {self.items_of} images chose the step of {models} and are left out of "
@@ -270,13 +274,14 @@ def left_out(
     place, names = place_of(data), [printable(item) for item in items]
     known = set(names) if test_items is None else {printable(item) for item in test_items}
     chose: set[str] = set()
-    models, looks = [], 0
+    models, looks, places = [], 0, set()
     for model, found in choices.items():
         here = [choice for choice in found if _meets(choice, place, split, known)]
         if here:
             models.append(model)
             looks = max(looks, *(choice.record.looks for choice in here))
             chose |= set().union(*(choice.names for choice in here))
+            places |= {choice.record.data for choice in here}
     everything = np.ones(len(items), dtype=bool)
     if not models:
         return None, everything
@@ -295,6 +300,7 @@ def left_out(
         is_left_out=is_enough,
         looks=looks,
         names=[item for item, chooses in zip(items, part, strict=True) if chooses],
+        is_by_names=places != {place},
     )
     return record, ~part if is_enough else everything
 

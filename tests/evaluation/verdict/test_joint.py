@@ -142,6 +142,20 @@ def test_margins_hold_for_joint_words_too() -> None:
     assert [found[i].verdict for i in range(3)] == ["equivalent", "no difference", "equivalent"]
 
 
+def test_what_is_equivalent_does_not_turn_worse_where_it_is_looked_at_with_others() -> None:
+    """A wider interval leaves the margin and still excludes zero: then it is undecided, not worse."""
+    source = np.random.default_rng(7)
+    values = source.normal(size=60)
+    values = (values - values.mean()) / values.std(ddof=1) * np.sqrt(60)  # standard error 1
+    looks = {i: of_values(-0.55 + 0.2 * values if i == 0 else source.normal(size=60), resamples=4000) for i in range(3)}
+    low, high = looks[0].interval(0.95)
+    margin = -low + 0.001
+    assert high < 0
+    found = joint_verdicts(looks, 0.95, {0: margin, 1: None, 2: None})
+    assert found[0].low < -margin < found[0].high < 0
+    assert found[0].verdict == "no difference"
+
+
 def test_joint_intervals_are_wider_and_around_the_same_difference() -> None:
     source = np.random.default_rng(6)
     looks = {i: of_values(source.normal(size=50)) for i in range(4)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rekindle.evaluation.scores.kinds import MeanIou, Means
+from rekindle.evaluation.scores.kinds import MeanIou, Means, of_today
 from rekindle.evaluation.scores.score import Rows, Score
 from rekindle.evaluation.verdict.difference import difference_of
 from rekindle.evaluation.verdict.judging import Verdict, margin_in, verdict_of
@@ -110,6 +110,13 @@ def test_a_result_of_before_keeps_its_rule_by_name() -> None:
     assert stored.value(rows) == pytest.approx(0.4)
     assert MeanIou(class_names=["a", "b"]).value(rows) == pytest.approx(0.8)
     assert "IoU/b" not in MeanIou(class_names=["a", "b"]).metrics(rows)
+
+
+def test_a_score_of_before_is_read_by_todays_rule_where_both_meet() -> None:
+    stored, now = (MeanIou(class_names=["a", "b"], absent=absent) for absent in ("skip", "unlabelled"))
+    assert of_today(stored) == of_today(now) == now
+    zero = MeanIou(class_names=["a"], absent="zero")
+    assert (of_today(zero), of_today(TOP1)) == (zero, TOP1)
 
 
 def test_too_many_undefined_resamples_are_not_judged() -> None:

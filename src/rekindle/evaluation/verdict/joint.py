@@ -46,7 +46,10 @@ def joint_verdicts(
         found = {}
         for look, own in active.items():
             low, high = own.interval(each)
-            word = word_of(own, low, high, (margins or {}).get(look))
+            margin = (margins or {}).get(look)
+            word = word_of(own, low, high, margin)
+            if word in ("better", "worse") and word_of(own, *own.interval(level), margin) == "equivalent":
+                word = "no difference"  # wider, it leaves the margin: a word may grow weaker with the looks, not turn
             found[look] = Joint(verdict=word, low=low, high=high, level=each, looks=looks)
         told_apart = [look for look, own in found.items() if not own.low <= 0 <= own.high]
         if not told_apart or len(told_apart) == len(active):
