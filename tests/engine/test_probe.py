@@ -212,7 +212,7 @@ def test_probes_that_cannot_be_are_refused_before_anything_is_written(
     ("count", "change", "message"),
     [
         (1, {}, r"--probe-share 0.5: the labelled items of the probe are all one \('val0'\)"),
-        (4, {"probe_group_by": "evry:2"}, "--probe-group-by is a rule of --group-by: .*did you mean every"),
+        (4, {"probe_group_by": "evrey:2"}, "--probe-group-by is a rule of --group-by: .*did you mean every"),
         (4, {"probe_group_by": "every:4"}, "--probe-group-by is a rule of --group-by: .*in one group"),
     ],
 )
