@@ -4,7 +4,7 @@
 >>> import rekindle
 >>> run = rekindle.pretrain(images="my_images", backbone="vit_small_patch16_224.dino", out="runs/mine")
 >>> print(rekindle.compare("vit_small_patch16_224.dino", [run], "my_labelled_data"))  # doctest: +ELLIPSIS
-runs/mine, linear-seg: ...
+runs/mine, linear-seg, mIoU: ...
 >>> model = rekindle.load("runs/mine")
 >>> tokens = rekindle.extract(model, "image.jpg")
 """
