@@ -16,7 +16,7 @@ def wilson(count: int, trials: int) -> tuple[float, float]:
 
     Example:
         >>> [round(end, 4) for end in wilson(60, 1000)]
-        [0.0469, 0.0764]
+        [0.0469, 0.0765]
     """
     share, extra = count / trials, Z**2 / trials
     middle = (share + extra / 2) / (1 + extra)
