@@ -61,8 +61,9 @@ def test_a_frozen_backbone_trains_nothing_but_the_decoder(tmp_path: Path) -> Non
 
 
 def test_stochastic_depth_acts_on_the_blocks_that_are_read() -> None:
+    torch.manual_seed(0)
     backbone = tiny_backbone()
-    backbone.set_drop_path(0.9)
+    backbone.set_drop_path(0.5)
     network = Segmenter(backbone, LinearMaps(16, 3), (-1,), is_frozen=False)
     pixels = torch.randn(1, 3, 16, 16)
     outputs = {network.train()(pixels).sum().item() for _ in range(12)}
