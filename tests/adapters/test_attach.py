@@ -223,3 +223,53 @@ def test_an_adapter_onto_its_own_stream_has_the_gradients_of_the_plain_sum(froze
     ours, plain = adapter(x, onto=x), x + adapter(x)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, pull), torch.autograd.grad(plain, inputs, pull))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_adapters_in_the_last_blocks_leave_a_stem_that_keeps_nothing_for_the_way_back(name: str) -> None:
+    backbone = build(name.replace("depth=2", "depth=4"))
+    before = backbone(images()).sequence
+    trained = attach(backbone, options(blocks=2), train="adapters").trained
+    assert {n.split(".")[2] for n in trained} == {"2", "3"}
+    assert backbone.stem_depth == 2
+    train_up(backbone)
+    stem = backbone.stem(images())
+    assert stem.tokens.grad_fn is None
+    tokens = backbone(stem)
+    assert torch.equal(tokens.sequence, backbone(images()).sequence)
+    assert not torch.equal(tokens.sequence, before)
+    assert torch.equal(backbone.class_token(stem), backbone.class_token(images()))
+    tokens.sequence.sum().backward()
+    assert all(p.grad is not None for n, p in backbone.named_parameters() if n in trained)
+
+
+def test_nothing_is_drawn_in_the_stem() -> None:
+    backbone = build(ARCHITECTURES[0].replace("depth=2", "depth=4"))
+    backbone.set_drop_path(0.9)
+    attach(backbone, options(blocks=1), train="adapters")
+    backbone.train()
+    first, second = backbone.stem(images()).tokens, backbone.stem(images()).tokens
+    assert torch.equal(first, second)
+    assert not torch.equal(backbone(images()).sequence, backbone(images()).sequence)
+
+
+@pytest.mark.parametrize(
+    "train, also, depth",
+    [("adapters", (), 2), ("adapters", ("vit.cls_token",), 0), ("all", (), 0), ("norm", (), 0)],
+)
+def test_a_stem_ends_where_something_trains(train: Any, also: tuple[str, ...], depth: int) -> None:
+    backbone = build(ARCHITECTURES[0].replace("depth=2", "depth=4"))
+    attach(backbone, options(blocks=2), train=train, also_trainable=also)
+    assert backbone.stem_depth == depth
+
+
+def test_blocks_that_are_not_there_or_not_those_of_before_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"--adapter\.blocks 3: this backbone has 2 blocks; give 1 to 2"):
+        attach(build(), options(blocks=3), train="adapters")
+    backbone = build()
+    attach(backbone, options(blocks=1), train="adapters")
+    with pytest.raises(RequestError, match=r"adapters in 1 of its 2 blocks, not in all of them; .*--adapter\.blocks 1"):
+        attach(backbone, options(), train="adapters")
+    attach(backbone, options(blocks=1), train="adapters")  # the advice
+    attach(whole := build(), options(blocks=2), train="adapters")
+    attach(whole, options(), train="adapters")  # all blocks, either way

@@ -58,6 +58,18 @@ def test_from_a_run_to_pefts_files_and_back_nothing_changes(arch: str, tmp_path:
     assert (tmp_path / "second" / TENSORS).read_bytes() == (out / TENSORS).read_bytes()
 
 
+def test_lora_in_the_last_blocks_names_its_layers_and_comes_back(tmp_path: Path) -> None:
+    made, out = exported(tmp_path, blocks=1)
+    config = json.loads((out / CONFIG).read_text())
+    assert (config["layers_to_transform"], config["layers_pattern"]) == ([1], "blocks")
+    base = tmp_path / "base.safetensors"
+    assert torch.equal(tokens(rekindle.load(out, base=str(base))), tokens(rekindle.load(made)))
+    peft = pytest.importorskip("peft")
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(rekindle.load(base).vit), str(out))
+    pixels, ours = images(), rekindle.load(made)
+    torch.testing.assert_close(ours.forward_features(pixels), theirs.forward_features(pixels), atol=1e-5, rtol=1e-5)
+
+
 def test_a_base_beside_the_files_is_found(tmp_path: Path) -> None:
     made, out = exported(tmp_path)
     (tmp_path / "base.safetensors").rename(out / "base.safetensors")

@@ -22,6 +22,14 @@ from tests.bench.measures_off import kept_logits, one_graph
 from tests.contracts.test_methods import TRAIN, build
 from tests.methods.scene import assert_same_gradients, tiny_batch
 
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"distortion": "mask"},
+    {"student_input": "two_pass"},
+    {"region_target": "eq6", "region_source": "student"},
+    {"attention_source": "base"},
+]
+
 
 def _plain_branch(x: Tensor, branch: Callable[[Tensor], Tensor], path: BranchPath | None) -> Tensor:
     return x + branch(x) if path is None else x + path.factor * branch(x)
@@ -47,8 +55,11 @@ def _take_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backbone, "prefix_tokens", _prefix)
 
 
-def _step(name: str, train: str, *, skip: bool) -> tuple[Method, dict[str, Tensor]]:
-    method = build(name, train).double()  # in float32 the gradients of small batches lose digits in either form
+def _step(
+    name: str, train: str, *, skip: bool, blocks: int | None = None, **options: object
+) -> tuple[Method, dict[str, Tensor]]:
+    method = build(name, train, blocks=blocks, options=options)
+    method = method.double()  # in float32 the gradients of small batches lose digits in either form
     draw = torch.Generator().manual_seed(1)
     for parameter in method.parameters():
         if parameter.requires_grad:  # so that nothing is zero, or equal, by accident
@@ -72,3 +83,43 @@ def test_a_step_equals_the_one_without_any_measure(name: str, train: str, monkey
     for term, value in expected.items():
         torch.testing.assert_close(terms[term], value.detach(), rtol=1e-6, atol=1e-8, msg=term)
     assert assert_same_gradients(ours, plain, atol=1e-6) >= 5
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [(name, {}) for name in METHODS] + [("glare", options) for options in VARIANTS[1:]],
+    ids=str,
+)
+def test_what_the_stem_computed_once_is_what_each_would_compute(
+    name: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, terms = _step(name, "adapters", skip=True, blocks=1, **options)
+    stems = {backbone.stem_depth for backbone in ours.modules() if isinstance(backbone, Backbone)}
+    assert 1 in stems  # one of two blocks
+    _take_the_long_way(monkeypatch)
+    monkeypatch.setattr(Backbone, "shared", lambda self, pixels: pixels)
+    plain, expected = _step(name, "adapters", skip=False, blocks=1, **options)
+    for term, value in expected.items():
+        torch.testing.assert_close(terms[term], value.detach(), rtol=1e-6, atol=1e-8, msg=term)
+    assert assert_same_gradients(ours, plain, atol=1e-6) >= 4
+
+
+@pytest.mark.parametrize("name", ["dino", "glare"])
+def test_the_stem_is_computed_once_for_what_student_and_teacher_both_see(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, batch = build(name, "adapters", blocks=1, options={"distortion_ratio": "ibot"}), tiny_batch(4)
+    stem, seen = Backbone.stem, []
+
+    def counted(self: Backbone, pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(pixels))
+        return stem(self, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(Backbone, "stem", counted)
+    hit = int(method.draw_hit(batch, (4, 4), Progress(0, 10, seed=3)).flatten(1).any(1).sum()) if name == "glare" else 0
+    method(batch, Progress(0, 10, seed=3))
+    assert batch.local_views is not None
+    small = batch.local_views.pixels.flatten(0, 1)
+    large = 8 + hit if name == "glare" else 8
+    assert sum(seen) == large + len(small)
+    assert hit < 8

@@ -56,14 +56,20 @@ SHARED_OPTIONS: dict[str, type[Options]] = {
 """Options that several methods inherit, and the module that reads them."""
 
 
-def build(name: str, train: str | None = None, *, options: Mapping[str, object] | None = None) -> Method:
-    """Args: train, what moves; None is what the method needs, else adapters."""
+def build(
+    name: str,
+    train: str | None = None,
+    *,
+    options: Mapping[str, object] | None = None,
+    blocks: int | None = None,
+) -> Method:
+    """Args: train, what moves; None is what the method needs, else adapters; blocks, the last ones that get adapters."""
     method = import_named(METHODS, "method", name)
     train = train or str(method.NEEDS.get("train", "adapters"))
     fitting = FITTING.get(name, {}).get(train, {})
     wanted = {**SMALL_HEAD, **SMALL_REGIONS, **SMALL.get(name, {}), **fitting, **(options or {})}
     small = {k: v for k, v in wanted.items() if k in method.Config.model_fields}
-    backbone = tiny_backbone(train, arch=ARCHES.get(name, ARCH))
+    backbone = tiny_backbone(train, arch=ARCHES.get(name, ARCH), blocks=blocks)
     with seeded_default(0, "method"):
         built: Method = method(method.Config(**small), backbone)
     return built

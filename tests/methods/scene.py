@@ -27,11 +27,11 @@ SMALL_REGIONS: dict[str, Any] = {"region_min_patches": 1, "region_max_patches": 
 VIEWS = ViewsOptions(global_size_px=32, local_size_px=16, num_local=2)
 
 
-def tiny_backbone(train: str = "adapters", *, seed: int = 0, arch: str = ARCH) -> Backbone:
+def tiny_backbone(train: str = "adapters", *, seed: int = 0, arch: str = ARCH, blocks: int | None = None) -> Backbone:
     options = NetworkOptions(drop_path=0.0)
     backbone, _ = create_backbone(arch, options, init="random", seed=seed)
     with seeded_default(seed, "attach"):
-        attach(backbone, AdapterOptions(rank=8), train=train)  # type: ignore[arg-type]
+        attach(backbone, AdapterOptions(rank=8, blocks=blocks), train=train)  # type: ignore[arg-type]
     return backbone
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from rekindle.adapters.attach import attach
 from rekindle.adapters.options import AdapterOptions
 from rekindle.core.errors import RequestError
-from rekindle.networks.backbone import Backbone, BackboneIdentity
+from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import BlockPass, run_block
 from rekindle.networks.checkpoints.create import create_backbone
+from rekindle.networks.identity import BackboneIdentity
 from rekindle.networks.options import NetworkOptions
 
 TINY = "vit:width=32,depth=2,heads=2,patch=8,img=32"

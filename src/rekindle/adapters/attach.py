@@ -49,7 +49,7 @@ def attach(
 
     Args:
         backbone: changed in place; its blocks become `ComposedBlock`s.
-        options: kind, place and size of the adapters.
+        options: kind, place, number and size of the adapters.
         train: `adapters` trains only them; `all` every weight (a fixed position table stays); `norm` the
             LayerNorms.
         with_adapters: None puts adapters in for `adapters`, and elsewhere if the options ask. Adapters that are there
@@ -74,11 +74,12 @@ def attach(
         )
     wrapper = import_named(ADAPTERS, "adapter", options.kind)
     if adapted:
+        _require_places(backbone, options)
         for block in adapted:
             wrapper.require_fit(block, options)
     elif with_adapters:
-        for i, block in enumerate(backbone.vit.blocks):
-            backbone.vit.blocks[i] = wrapper.wrap(block, backbone.width, options)
+        for i in _places(backbone, options):
+            backbone.vit.blocks[i] = wrapper.wrap(backbone.vit.blocks[i], backbone.width, options)
     parameters = dict(backbone.named_parameters())
     for pattern in also_trainable:
         if not any(fnmatchcase(name, pattern) for name in parameters):
@@ -99,6 +100,7 @@ def attach(
             or (train == "all" and not (backbone.fixed_positions and name == "vit.pos_embed"))
             or (train == "norm" and name in norms)
         )
+    backbone.set_stem()
     return Attachment(
         trained=tuple(n for n, p in parameters.items() if p.requires_grad),
         frozen=tuple(n for n, p in parameters.items() if not p.requires_grad),
@@ -117,6 +119,28 @@ def adapters_enabled(backbone: Backbone, enabled: bool) -> Iterator[None]:
     finally:
         for block, state in zip(blocks, before, strict=True):
             block.enabled = state
+
+
+def _places(backbone: Backbone, options: AdapterOptions) -> range:
+    """Numbers of the blocks that get an adapter. Raises RequestError for more blocks than there are."""
+    wanted = backbone.depth if options.blocks is None else options.blocks
+    if wanted > backbone.depth:
+        raise RequestError(
+            f"--adapter.blocks {wanted}: this backbone has {backbone.depth} blocks; give 1 to {backbone.depth}, or leave it out "
+            "for all of them"
+        )
+    return range(backbone.depth - wanted, backbone.depth)
+
+
+def _require_places(backbone: Backbone, options: AdapterOptions) -> None:
+    """Check that the blocks with an adapter are those that `options` ask for. Raises RequestError."""
+    found = [i for i, block in enumerate(backbone.vit.blocks) if isinstance(block, ComposedBlock)]
+    if found != list(_places(backbone, options)):
+        asked = "all of them" if options.blocks is None else f"the last {options.blocks}"
+        raise RequestError(
+            f"this backbone has adapters in {len(found)} of its {backbone.depth} blocks, not in {asked}; go on with the same "
+            f"(--adapter.blocks {len(found)}), or start from the base they stand on"
+        )
 
 
 def _few(names: Sequence[str] | dict[str, nn.Parameter]) -> str:

@@ -34,6 +34,9 @@ class AdapterOptions(Options):
     rank: int | None = Field(default=None, ge=1)
     """Width r of the bottleneck or of the update; None: what is usual for the kind (`rekindle list adapters`). `lora` takes 256
     at most; `norm` and `bias` have none."""
+    blocks: int | None = Field(default=None, ge=1)
+    """Adapters in this many of the last blocks; None: in all. What lies before them stays frozen: nothing of it is kept for the
+    way back, and student and teacher share what it computes where they see the same."""
     scale: float = Field(default=0.1, gt=0.0)
     """Factor s on the output of `uniadapter` and `adaptformer` (the default of both)."""
     learn_scale: bool = False

@@ -34,14 +34,15 @@ def write_peft(folder: Path, backbone: Backbone, base_name: str) -> None:
     for name, update in _updates(blocks).items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = update.lora_A.weight.detach().cpu().contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = update.lora_B.weight.detach().cpu().contiguous()
-    maps = blocks[0].updates()
-    if "attn.qkv" in maps and getattr(blocks[0].block.attn, "q_bias", None) is not None:
+    first = next(iter(blocks.values()))
+    maps = first.updates()
+    if "attn.qkv" in maps and getattr(first.block.attn, "q_bias", None) is not None:
         raise RequestError(
             "PEFT would ignore the update of attn.qkv in this network, whose biases lie beside that map; write fold(backbone) "
             "as a checkpoint instead, or train without qkv in adapter.lora_targets"
         )
     update = next(iter(maps.values()))
-    config = {
+    config: dict[str, object] = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base_name,
@@ -55,6 +56,8 @@ def write_peft(folder: Path, backbone: Backbone, base_name: str) -> None:
         "fan_in_fan_out": False,
         "modules_to_save": None,
     }
+    if len(blocks) < backbone.depth:
+        config |= {"layers_to_transform": list(blocks), "layers_pattern": "blocks"}
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     write_atomically(folder / TENSORS, lambda stream: stream.write(save(tensors, metadata={"format": "pt"})))
     write_atomically(folder / CONFIG, lambda stream: stream.write(text.encode()))
@@ -89,13 +92,14 @@ def read_peft(folder: Path, backbone: Backbone) -> AdapterOptions:
     return options
 
 
-def _lora_blocks(backbone: Backbone) -> list[LoraBlock]:
-    blocks = [block for block in backbone.vit.blocks if isinstance(block, LoraBlock)]
-    if len(blocks) < backbone.depth:
+def _lora_blocks(backbone: Backbone) -> dict[int, LoraBlock]:
+    """Blocks with LoRA, by their number."""
+    blocks = {i: block for i, block in enumerate(backbone.vit.blocks) if isinstance(block, LoraBlock)}
+    if not blocks:
         raise RequestError("PEFT's format holds LoRA, and this backbone has none; train with adapter.kind = lora")
     return blocks
 
 
-def _updates(blocks: list[LoraBlock]) -> dict[str, LowRank]:
+def _updates(blocks: dict[int, LoraBlock]) -> dict[str, LowRank]:
     """All updates, by the name of the map in timm's model."""
-    return {f"blocks.{i}.{name}": update for i, block in enumerate(blocks) for name, update in block.updates().items()}
+    return {f"blocks.{i}.{name}": update for i, block in blocks.items() for name, update in block.updates().items()}

@@ -14,6 +14,7 @@ from rekindle.exporting.parity import check_parity, native_size, other_size
 from rekindle.exporting.plain import Obstacle
 from rekindle.exporting.source import Exported, Source, short_name
 from rekindle.networks.backbone import Backbone
+from rekindle.networks.blocks import plain_block
 
 
 def write(source: Source, folder: Path) -> Exported:
@@ -23,7 +24,7 @@ def write(source: Source, folder: Path) -> Exported:
     features differ.
     """
     backbone = source.backbone
-    if not all(isinstance(block, LoraBlock) for block in backbone.vit.blocks):
+    if not any(isinstance(block, LoraBlock) for block in backbone.vit.blocks):
         raise Obstacle("it has no LoRA, which is all that PEFT's files hold of a vision transformer")
     base = short_name(_base_name(source))
     write_peft(folder, backbone, base)
@@ -68,5 +69,5 @@ def _base_name(source: Source) -> str:
 def _without_adapters(backbone: Backbone) -> Backbone:
     base = copy.deepcopy(backbone, {id(backbone.compiled): None})
     for i, block in enumerate(base.vit.blocks):
-        base.vit.blocks[i] = block.block
+        base.vit.blocks[i] = plain_block(block)
     return base

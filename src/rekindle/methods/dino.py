@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.methods.base import LossBreakdown, Method
@@ -16,7 +17,8 @@ from rekindle.methods.shared.distillation_options import CentredOptions
 from rekindle.methods.shared.parts import gradient_in_advance
 from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
-from rekindle.views.batch import ViewBatch, Views
+from rekindle.networks.tokens import Stem
+from rekindle.views.batch import ViewBatch
 
 
 class DinoOptions(CentredOptions):
@@ -74,17 +76,17 @@ class Dino(Method):
         """
         heads = self.upkeep.head_pair(progress)  # with the temperatures of this step
         with torch.no_grad():
-            large = batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
+            large = self.student.backbone.shared(batch.global_views.pixels.flatten(0, 1))  # [2B, 3, S, S], views first
             cls = self.teacher.network.backbone.class_token(large)  # [2B, D]
             targets = heads.targets(cls, self.upkeep.centre("cls"))  # P_t, [2B, K] once asked for; noted for eq. 4
 
-        def part(views: Views, numbers: range) -> LossBreakdown:
-            """The pairs of the student's views of one size, which have these numbers among all V."""
-            cls = self.student.backbone.class_token(views.pixels.flatten(0, 1))
+        def part(views: Tensor | Stem, numbers: range) -> LossBreakdown:
+            """The pairs of the student's views of one size [v*B, 3, s, s], which have these numbers among all V."""
+            cls = self.student.backbone.class_token(views)
             return heads.losses([class_comparison("glob", cls, targets, views=numbers, batch=batch, weight=1.0)])
 
-        parts = [lambda: part(batch.global_views, range(2))]
+        parts = [lambda: part(large, range(2))]
         if (small := batch.local_views) is not None:
-            parts.insert(0, lambda: part(small, range(2, 2 + batch.num_local)))
+            parts.insert(0, lambda: part(small.pixels.flatten(0, 1), range(2, 2 + batch.num_local)))
         found = gradient_in_advance(parts, [*self.student.backbone.parameters(), *heads.inputs])
         return LossBreakdown.join([found], self.upkeep.stats(progress, {"cls": targets}, found.total))

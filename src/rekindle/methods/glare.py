@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -29,7 +30,7 @@ from rekindle.methods.shared.teacher import EmaTeacher
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.parts.cross_attention import CrossAttention
 from rekindle.networks.parts.heads import DinoHead
-from rekindle.networks.tokens import Tokens
+from rekindle.networks.tokens import Stem, Tokens
 from rekindle.objectives.pairs import Pairs, count_per_part, region_pairs, used_rows
 from rekindle.objectives.prototypes import Compared, TargetRows
 from rekindle.views.batch import ViewBatch
@@ -132,8 +133,8 @@ class Glare(Method):
             stats["regions"] = seen.regions.usable.any(dim=-1).float().sum() / seen.match.num_views
 
         def large_part() -> LossBreakdown:
-            distorted = self.student_pass(seen.clean, seen.hit, progress)
-            large = self._clean_pass(seen.clean, progress) if config.student_input == "two_pass" else distorted
+            distorted = self.student_pass(seen.clean, seen.hit, progress, seen.start)
+            large = self._clean_pass(seen.start, progress) if config.student_input == "two_pass" else distorted
             compared: list[Compared] = []
             if cls is not None:
                 compared.append(self._global(large.class_token, range(2), batch, cls))  # eq. 4
@@ -161,7 +162,8 @@ class Glare(Method):
         """The teacher's pass, its rows on each level, and which patches and regions count; centres take note of the rows."""
         config, clean = self.config, batch.global_views.pixels.flatten(0, 1)  # [2B, 3, S, S], views first
         teacher, heads = self.teacher.network, self.upkeep.head_pair(progress)
-        target: Tokens = teacher.backbone(clean, cls_attention=self._needs_teacher_attention)
+        start = teacher.backbone.shared(clean)
+        target: Tokens = teacher.backbone(start, cls_attention=self._needs_teacher_attention)
         hit = self.draw_hit(batch, target.grid, progress)
         match = Matching(config, batch, self.student.backbone.patch_size)  # C(s)
         rows: dict[Level, Tensor] = {}
@@ -179,7 +181,7 @@ class Glare(Method):
         if config.balance == "centre":
             for level, own in rows.items():
                 heads.observe(own, self._centre(level))
-        return Seen(batch, progress, clean, target.grid, hit, match, rows, regions, counts)
+        return Seen(batch, progress, clean, start, target.grid, hit, match, rows, regions, counts)
 
     def _see_regions(
         self, clean: Tensor, hit: Tensor, target: Tokens, match: Matching, progress: Progress
@@ -227,13 +229,19 @@ class Glare(Method):
         )
         return mask.flatten(0, 1).to(device)
 
-    def student_pass(self, clean: Tensor, hit: Tensor, progress: Progress) -> Tokens:
-        """The student on the distorted global views X_m."""
-        config = self.config
+    def student_pass(
+        self, clean: Tensor, hit: Tensor, progress: Progress, start: Tensor | Stem | None = None
+    ) -> Tokens:
+        """The student on the distorted global views X_m.
+
+        Args: clean [2B, 3, S, S]; hit [2B, gh, gw], patches to distort; start, `Backbone.shared` of `clean`, which is taken where
+        nothing is hit.
+        """
+        config, backbone = self.config, self.student.backbone
         pixels = distort(
             clean,
             hit,
-            self.student.backbone.patch_size,
+            backbone.patch_size,
             kind=config.distortion,
             sigma=self._blur_sigma(progress),
             scope=config.blur_scope,
@@ -242,12 +250,18 @@ class Glare(Method):
         )
         hidden = None if self.mask_token is None else hit
         with part_draws(progress, len(clean) // 2, "distorted views"):
-            tokens: Tokens = self.student.backbone(pixels, patch_mask=hidden, mask_token=self.mask_token)
+            if not isinstance(start, Stem):
+                tokens: Tokens = backbone(pixels, patch_mask=hidden, mask_token=self.mask_token)
+                return tokens
+            some = hit.flatten(1).any(dim=1).nonzero()[:, 0]
+            own = backbone.stem(pixels[some], None if hidden is None else hidden[some], self.mask_token)
+            tokens = backbone(replace(start, tokens=start.tokens.index_copy(0, some, own.tokens)))
         return tokens
 
-    def _clean_pass(self, clean: Tensor, progress: Progress) -> Tokens:
+    def _clean_pass(self, clean: Tensor | Stem, progress: Progress) -> Tokens:
         """The student on the global views as they are."""
-        with part_draws(progress, len(clean) // 2, "clean views"):
+        images = len(clean.tokens if isinstance(clean, Stem) else clean) // 2
+        with part_draws(progress, images, "clean views"):
             tokens: Tokens = self.student.backbone(clean)
         return tokens
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rekindle.core.progress import Progress
 from rekindle.methods.glare_options import GlareOptions
+from rekindle.networks.tokens import Stem
 from rekindle.objectives.pairs import Pairs, matched_patch_pairs, same_patch_pairs
 from rekindle.objectives.prototypes import TargetRows
 from rekindle.views.batch import ViewBatch, Views
@@ -128,7 +129,7 @@ class Seen:
 
     Attributes:
         batch: its views, and progress.
-        clean: [2B, 3, S, S] large views, views first.
+        clean: [2B, 3, S, S] large views, views first; start, what `Backbone.shared` makes of them.
         grid: of their patches.
         hit: [2B, gh, gw] patches to distort.
         match: C(s).
@@ -140,6 +141,7 @@ class Seen:
     batch: ViewBatch
     progress: Progress
     clean: Tensor
+    start: Tensor | Stem
     grid: tuple[int, int]
     hit: Tensor
     match: Matching

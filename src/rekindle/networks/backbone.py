@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -19,41 +19,19 @@ from torch import Tensor, nn
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import (
     BlockPass,
+    ComposedBlock,
     check_block,
     first_row_attention,
     plain_block,
     recompute_block,
     run_block,
 )
-from rekindle.networks.position import PositionMode, interpolate_positions
+from rekindle.networks.identity import BackboneIdentity
+from rekindle.networks.position import PositionMode, interpolate_positions, rope_rows
 from rekindle.networks.stochastic_depth import Paths, draw_paths
-from rekindle.networks.tokens import Tokens
+from rekindle.networks.tokens import Stem, Tokens
 
 Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class BackboneIdentity:
-    """Where a backbone's weights come from, and how to build the same network again without them.
-
-    Attributes:
-        name: what the user asked for.
-        source: the kind of place that answered.
-        sha256: content hash of the weights as loaded (`tensors_hash`).
-        licence: of the weights, where the source tells.
-        arch: description for `backbone_from_description`; plain values only, so that it fits in JSON.
-
-    """
-
-    name: str
-    source: Literal["timm", "file", "hub", "random"]
-    sha256: str
-    licence: str | None = None
-    arch: Mapping[str, object] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return asdict(self) | {"arch": dict(self.arch)}
 
 
 def check_plain_vit(vit: Any) -> None:
@@ -91,6 +69,7 @@ class Backbone(nn.Module):
         recompute_blocks: where gradients are wanted, keep the blocks' inputs alone and compute the rest again on the way back.
         skip_dropped: do not compute what stochastic depth drops, where that pays.
         compiled: a compiled form of each block (`networks.compiling`), or None.
+        stem_depth: number of first blocks that stay as they are, after an embedding that does (`set_stem`).
 
     """
 
@@ -118,6 +97,7 @@ class Backbone(nn.Module):
         self.recompute_blocks = False
         self.skip_dropped = True
         self.compiled: dict[Any, Callable[..., Tensor]] | None = None
+        self.stem_depth = 0
         self.width: int = vit.embed_dim
         self.depth: int = len(vit.blocks)
         self.num_heads: int = vit.blocks[0].attn.num_heads
@@ -130,7 +110,7 @@ class Backbone(nn.Module):
 
     def forward(
         self,
-        pixels: Float[Tensor, "N C H W"],
+        pixels: Float[Tensor, "N C H W"] | Stem,
         *,
         patch_mask: Bool[Tensor, "N gh gw"] | None = None,
         mask_token: Float[Tensor, " D"] | None = None,
@@ -142,7 +122,8 @@ class Backbone(nn.Module):
         """Return the tokens after the last block, normally after the final norm.
 
         Args:
-            pixels: normalised with `mean` and `std`; height and width any multiples of the patch.
+            pixels: normalised with `mean` and `std`; height and width any multiples of the patch. Or what `stem` returned for
+                such pixels, with the same `patch_mask`, `positions` and `unread`.
             patch_mask: True where the patch's embedding (before its position is added) is replaced by
                 `mask_token`.
             mask_token: what stands in for hidden patches; needed with `patch_mask`.
@@ -152,36 +133,72 @@ class Backbone(nn.Module):
             positions: False hides from the network where its patches lie (LOCA's queries without clusters).
             unread: True for patches that no token may read in any block; they read the others themselves.
 
-        Raises:
-            ValueError: for a size that the patch does not divide, for a mask without a token, and for
-                `cls_attention` of a network without a class token.
-
+        Raises: ValueError for a size that the patch does not divide, for a mask without a token, and for `cls_attention` of a
+        network without a class token.
         """
         if cls_attention and not self.has_class_token:
             raise ValueError("cls_attention=True needs a network with a class token; this one has none")
-        x, ropes, grid = self.embed(pixels, patch_mask, mask_token, positions=positions)
-        *early, last = self.vit.blocks
-        paths = self.draw_block_paths(x)
+        start = pixels
+        if not isinstance(start, Stem):
+            start = self.stem(start, patch_mask, mask_token, positions=positions, unread=unread)
         hidden = None if unread is None else F.pad(unread.flatten(1), (self.num_prefix, 0), value=False)
-        for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self.run_one_block(block, x, BlockPass(rope, paths=path, unread=hidden))
-        attention = None
+        x, rope, path = self._before_last(start, hidden)
+        last, attention = self.vit.blocks[-1], None
         if cls_attention:
-            attention = first_row_attention(last, x, ropes[-1])[:, :, self.num_prefix :]
-            attention = attention.reshape(*attention.shape[:2], *grid)
-        return self._tokens(
-            self.run_one_block(last, x, BlockPass(ropes[-1], paths=paths[-1], unread=hidden)),
-            grid,
-            attention,
-            norm=norm,
-        )
+            attention = first_row_attention(last, x, rope)[:, :, self.num_prefix :]
+            attention = attention.reshape(*attention.shape[:2], *start.grid)
+        x = self.run_one_block(last, x, BlockPass(rope, paths=path, unread=hidden))
+        return self._tokens(x, start.grid, attention, norm=norm)
 
-    def class_token(self, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+    def stem(
+        self,
+        pixels: Float[Tensor, "N C H W"],
+        patch_mask: Bool[Tensor, "N gh gw"] | None = None,
+        mask_token: Float[Tensor, " D"] | None = None,
+        *,
+        positions: bool = True,
+        unread: Bool[Tensor, "N gh gw"] | None = None,
+    ) -> Stem:
+        """Return the tokens after the first `stem_depth` blocks (0: before the first), for `forward` and `class_token`.
+
+        Nothing trains in them and nothing is drawn, so student and teacher get the same; arguments as of `forward`.
+        """
+        x, ropes, grid = self.embed(pixels, patch_mask, mask_token, positions=positions)
+        hidden = None if unread is None else F.pad(unread.flatten(1), (self.num_prefix, 0), value=False)
+        for block, rope in zip(self.vit.blocks[: self.stem_depth], ropes, strict=False):
+            x = self.run_one_block(block, x, BlockPass(rope, unread=hidden))
+        return Stem(x, ropes, grid)
+
+    def shared(self, pixels: Float[Tensor, "N C H W"]) -> Tensor | Stem:
+        """What student and teacher both need of images: the stem's tokens, or the pixels where there is no stem."""
+        return self.stem(pixels) if self.stem_depth else pixels
+
+    def set_stem(self) -> None:
+        """Count the first blocks in which, and before which, nothing trains now; the last block is never one of them."""
+        blocks = list(self.vit.blocks)
+        inside = {id(p) for block in blocks for p in block.parameters()}
+        trains = [
+            isinstance(block, ComposedBlock) or any(p.requires_grad for p in block.parameters()) for block in blocks
+        ]
+        after = {id(p) for norm in (self.vit.norm, self.patch_norm) if norm is not None for p in norm.parameters()}
+        if any(p.requires_grad and id(p) not in inside | after for p in self.parameters()):
+            trains[0] = True
+        trains[-1] = True
+        self.stem_depth = trains.index(True)
+
+    def _before_last(self, start: Stem, hidden: Tensor | None = None) -> tuple[Tensor, Tensor | None, Paths | None]:
+        """Tokens that go into the last block, and its rotary table and stochastic depth."""
+        x, first = start.tokens, self.stem_depth
+        paths = self.draw_block_paths(x)
+        for number in range(first, self.depth - 1):
+            how = BlockPass(start.ropes[number], paths=paths[number], unread=hidden)
+            x = self.run_one_block(self.vit.blocks[number], x, how)
+        return x, start.ropes[-1], paths[-1]
+
+    def class_token(self, pixels: Float[Tensor, "N C H W"] | Stem) -> Float[Tensor, "N D"]:
         """Return what `forward(pixels).class_token` is, without the last block's work on the patches.
 
-        Raises:
-            RequestError: for a network without a class token.
-
+        Args: pixels, or what `stem` returned for them. Raises: RequestError for a network without a class token.
         """
         if self.mean_as_cls or not self.has_class_token:
             return self(pixels).class_token  # type: ignore[no-any-return]
@@ -207,14 +224,10 @@ class Backbone(nn.Module):
         encoded: Tensor = self.vit.norm(x)
         return encoded
 
-    def _first_tokens(self, pixels: Tensor, rows: int) -> Tensor:
+    def _first_tokens(self, pixels: Tensor | Stem, rows: int) -> Tensor:
         """The first tokens after the final norm; in the last block only theirs are computed."""
-        x, ropes, _ = self.embed(pixels)
-        *early, last = self.vit.blocks
-        paths = self.draw_block_paths(x)
-        for block, rope, path in zip(early, ropes[:-1], paths[:-1], strict=True):
-            x = self.run_one_block(block, x, BlockPass(rope, paths=path))
-        tokens: Tensor = self.vit.norm(self.run_one_block(last, x, BlockPass(ropes[-1], rows, paths[-1])))
+        x, rope, path = self._before_last(pixels if isinstance(pixels, Stem) else self.stem(pixels))
+        tokens: Tensor = self.vit.norm(self.run_one_block(self.vit.blocks[-1], x, BlockPass(rope, rows, path)))
         return tokens
 
     def intermediate(
@@ -222,9 +235,7 @@ class Backbone(nn.Module):
     ) -> list[Tokens]:
         """Return the tokens after the given blocks, in the order asked for; -1 is the last.
 
-        Raises:
-            ValueError: for a block that the network does not have.
-
+        Raises: ValueError for a block that the network does not have.
         """
         indices = [self._block_index(i) for i in blocks]
         x, ropes, grid = self.embed(pixels)
@@ -305,7 +316,7 @@ class Backbone(nn.Module):
                 setattr(block, name, DropPath(own) if own else nn.Identity())
 
     def draw_block_paths(self, x: Tensor) -> list[Paths] | list[None]:
-        """Stochastic depth of every block while training, at the rates that its own modules hold.
+        """Stochastic depth of every block after the stem while training, at the rates that its own modules hold.
 
         A CPU skips what images drop, a twentieth of a student's work at the usual rate. Elsewhere their number would have to
         come back from the device first; in low precision every other number of rows is a program that oneDNN keeps.
@@ -314,6 +325,7 @@ class Backbone(nn.Module):
             return [None] * self.depth
         drops = [p for block in map(plain_block, self.vit.blocks) for p in (block.drop_path1, block.drop_path2)]
         keep = [1.0 - getattr(drop, "drop_prob", 0.0) for drop in drops]  # the identity where the rate is 0
+        keep[: 2 * self.stem_depth] = [1.0] * (2 * self.stem_depth)
         if min(keep) == 1.0:
             return [None] * self.depth
         pays = x.device.type == "cpu" and x.dtype.itemsize > 2 and self.compiled is None
@@ -387,8 +399,3 @@ class Backbone(nn.Module):
         if self.mean_as_cls:
             cls = patches.mean(dim=1)
         return Tokens(cls, registers, patches.reshape(len(x), *grid, -1), attention)
-
-
-def rope_rows(rope: Tensor, keep: Tensor) -> Tensor:
-    """Rows of a rotary table [P, d] (or one per head, [heads, P, d]) for the kept patches [N, L]: [N, 1 or heads, L, d]."""
-    return rope[keep][:, None] if rope.ndim == 2 else rope[:, keep].transpose(0, 1)

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rekindle.networks.backbone import Backbone, rope_rows
+from rekindle.networks.backbone import Backbone
 from rekindle.networks.blocks import BlockPass, TimmBlock
+from rekindle.networks.position import rope_rows
 
 
 @dataclass(frozen=True)

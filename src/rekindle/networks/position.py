@@ -70,3 +70,8 @@ def _resample(image: Tensor, grid: tuple[int, int], mode: PositionMode) -> Tenso
         scale = [(g + DINO_OFFSET) / n for g, n in zip(grid, image.shape[-2:], strict=True)]
         return F.interpolate(image, scale_factor=scale, mode="bicubic", align_corners=False)
     return F.interpolate(image, size=grid, mode="bicubic", align_corners=False, antialias=mode == "antialias")
+
+
+def rope_rows(rope: Tensor, keep: Tensor) -> Tensor:
+    """Rows of a rotary table [P, d] (or one per head, [heads, P, d]) for the kept patches [N, L]: [N, 1 or heads, L, d]."""
+    return rope[keep][:, None] if rope.ndim == 2 else rope[:, keep].transpose(0, 1)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,3 +56,25 @@ class Tokens:
         attention = [None] * chunks if self.cls_attention is None else list(self.cls_attention.chunk(chunks))
         parts = zip(cls, self.registers.chunk(chunks), self.patches.chunk(chunks), attention, strict=True)
         return [Tokens(c, r, p, a) for c, r, p, a in parts]
+
+
+@dataclass(frozen=True)
+class Stem:
+    """Tokens of images after a backbone's stem: the first blocks, as far as nothing trains in them or before them.
+
+    Student and teacher share these blocks, so what one computed of an image, the other need not.
+
+    Attributes:
+        tokens: [N, T, D], after `Backbone.stem_depth` blocks.
+        ropes: a rotary table for each of all blocks, None without.
+        grid: of the patches.
+
+    """
+
+    tokens: Tensor
+    ropes: Sequence[Tensor | None]
+    grid: tuple[int, int]
+
+    def __getitem__(self, images: slice | Tensor) -> Stem:
+        """The same of some of the images."""
+        return replace(self, tokens=self.tokens[images])

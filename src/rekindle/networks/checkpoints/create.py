@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError
 from rekindle.core.rng import derived_seed
-from rekindle.networks.backbone import Backbone, BackboneIdentity, Triple, check_plain_vit
+from rekindle.networks.backbone import Backbone, Triple, check_plain_vit
 from rekindle.networks.checkpoints.architecture import Architecture, build_vit, infer_arch, is_grammar, parse_arch
 from rekindle.networks.checkpoints.conversion import Converted, to_timm_names
 from rekindle.networks.checkpoints.facts import Facts, facts_of_folder, pixels_for
@@ -35,6 +35,7 @@ from rekindle.networks.checkpoints.tensors import (
     tensors_hash,
 )
 from rekindle.networks.checkpoints.wrapping import hashed_tensors, pixels_of, sources_of, wrap
+from rekindle.networks.identity import BackboneIdentity
 from rekindle.networks.options import NetworkOptions
 
 FILE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")

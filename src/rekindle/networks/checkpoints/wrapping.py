@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from rekindle.networks.backbone import Backbone, BackboneIdentity
+from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.architecture import Architecture, sincos_rows
 from rekindle.networks.checkpoints.facts import Pixels
 from rekindle.networks.checkpoints.tensors import require_finite, tensors_hash
+from rekindle.networks.identity import BackboneIdentity
 from rekindle.networks.options import NetworkOptions
 from rekindle.networks.position import PositionMode
 

@@ -12,9 +12,10 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor, nn
 
 from rekindle.core.errors import RequestError
-from rekindle.networks.backbone import Backbone, rope_rows
+from rekindle.networks.backbone import Backbone
 from rekindle.networks.block_outputs import BlockStep, walk_blocks
 from rekindle.networks.blocks import by_head, plain_block, project, queries_and_keys
+from rekindle.networks.position import rope_rows
 
 
 class LastAttention:
