@@ -147,8 +147,8 @@ class Backbone(nn.Module):
         if cls_attention:
             attention = first_row_attention(last, x, rope)[:, :, self.num_prefix :]
             attention = attention.reshape(*attention.shape[:2], *start.grid)
-        x = self.run_one_block(last, x, BlockPass(rope, paths=path, unread=hidden))
-        return self._tokens(x, start.grid, attention, norm=norm)
+        done = self.run_one_block(last, x, BlockPass(rope, paths=path, unread=hidden))
+        return self._tokens(done, start.grid, attention, norm=norm)
 
     def stem(
         self,
@@ -161,7 +161,7 @@ class Backbone(nn.Module):
     ) -> Stem:
         """Return the tokens after the first `stem_depth` blocks (0: before the first), for `forward` and `class_token`.
 
-        Nothing trains in them and nothing is drawn, so student and teacher get the same; arguments as of `forward`.
+        Nothing trains in them and nothing is drawn: student and teacher get the same. Arguments as of `forward`.
         """
         x, ropes, grid = self.embed(pixels, patch_mask, mask_token, positions=positions)
         hidden = None if unread is None else F.pad(unread.flatten(1), (self.num_prefix, 0), value=False)
@@ -221,8 +221,7 @@ class Backbone(nn.Module):
         ropes = [None if rope is None else rope_rows(rope, keep) for rope in ropes]
         for block, rope, path in zip(self.vit.blocks, ropes, self.draw_block_paths(x), strict=True):
             x = self.run_one_block(block, x, BlockPass(rope, paths=path))
-        encoded: Tensor = self.vit.norm(x)
-        return encoded
+        return self.vit.norm(x)  # type: ignore[no-any-return]
 
     def _first_tokens(self, pixels: Tensor | Stem, rows: int) -> Tensor:
         """The first tokens after the final norm; in the last block only theirs are computed."""
