@@ -26,16 +26,20 @@ def step_case(
     train: str = "adapters",
     width: int = 384,
     depth: int = 12,
+    blocks: int | None = None,
 ) -> dict[str, object]:
     """A step on views of the default sizes, the batch in one share: ViT-S/16 unless told otherwise, K = 8192."""
     return {
         "backbone": f"vit:width={width},depth={depth},heads={width // 64},patch=16,img=224",
         "train": train,
         "rank": rank,
+        "blocks": blocks,
         "batch_size": images,
         "micro_batch_size": images,
         "precision": precision,
         "num_prototypes": 8192,
+        "head_hidden": 2048,
+        "head_bottleneck": 256,
         "device": "cpu",
         "seed": 0,
         "height": 360,

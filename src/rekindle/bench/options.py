@@ -47,6 +47,12 @@ class BenchOptions(Options):
     """What our sides train; the peers train all weights."""
     rank: int = Field(64, ge=1)
     """Width of our adapters' bottleneck, where adapters train: what the recipe takes for few images; GLARE's paper has 512."""
+    blocks: int | None = Field(None, ge=1)
+    """Last blocks that have adapters, where adapters train; None: all."""
+    head_hidden: int = Field(2048, ge=1)
+    """Width of our projection head's hidden layers; the peers keep theirs (2048)."""
+    head_bottleneck: int = Field(256, ge=1)
+    """Width of our head before the prototypes; the peers keep theirs (256)."""
     num_prototypes: int = Field(8192, ge=2)
     """Outputs of the projection head."""
     precision: Literal["fp32", "bf16"] = "fp32"

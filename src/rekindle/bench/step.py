@@ -37,9 +37,9 @@ def build_stepper(case: Mapping[str, object], method: str) -> tuple[Stepper, Pre
         "precision": taken(case, "precision", str),
         "seed": seed,
         "views": case["views"],
-        "adapter": {"rank": taken(case, "rank", int)},
+        "adapter": {"rank": taken(case, "rank", int), "blocks": case["blocks"]},
         "engine": {"micro_batch_size": case["micro_batch_size"]},
-        method: {"num_prototypes": taken(case, "num_prototypes", int)},
+        method: {name: taken(case, name, int) for name in ("num_prototypes", "head_hidden", "head_bottleneck")},
     }
     resolved = resolve({}, asked, file_name="bench")
     options = resolved.options

@@ -76,7 +76,7 @@ class _Continued(TwoEpochs):
             "backbone": case["base"],
             "init": "pretrained",
             "train": case["train"],
-            "adapter": {"rank": case["rank"]},
+            "adapter": {"rank": case["rank"], "blocks": case["blocks"]},
             "network": {"add_register": True},  # the second class token of UDI, from which all three of the table start
         }
 
