@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -25,6 +25,7 @@ from rekindle.core.errors import RekindleError
 from rekindle.core.tables import imported
 
 SAMPLE_SECONDS = 0.01
+Label = TypeVar("Label")
 
 
 class Side(Protocol):
@@ -116,7 +117,7 @@ def measure(
         images: dict[str, int] = {}
         labels = list(sides)
         for turn in range(rounds):
-            for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
+            for label in in_turn(labels, turn):
                 took, images[label] = processes[label].ask("run")
                 seconds[label].append(took)
                 message(f"{label}: round {turn + 1} of {rounds}, {took:.3f} s")
@@ -130,6 +131,16 @@ def measure(
     finally:
         for process in processes.values():
             process.stop()
+
+
+def in_turn(labels: list[Label], turn: int) -> list[Label]:
+    """Return the sides in the order of a round, so that each is first, second, ... equally often.
+
+    Example:
+        >>> in_turn(["A", "B", "C"], 1)
+        ['B', 'C', 'A']
+    """
+    return labels[turn % len(labels) :] + labels[: turn % len(labels)]
 
 
 @contextmanager
@@ -183,7 +194,7 @@ class _Remote:
 
 def _serve(pipe: Connection, target: str, case: dict[str, object], threads: int) -> None:
     side: Side | None = None
-    watch = _PeakWatch()
+    watch = PeakWatch()
     while True:
         try:
             what = pipe.recv()
@@ -216,12 +227,15 @@ def _build(target: str, case: dict[str, object], threads: int) -> Side:
     return side
 
 
-class _PeakWatch:
-    """Largest resident memory while work goes on: sampled, because the kernel's high-water mark would hold the imports'."""
+class PeakWatch:
+    """Largest resident memory while work goes on: sampled, because the kernel's high-water mark would hold the imports'.
 
-    def __init__(self) -> None:
+    Args: pid, of the process; None for this one.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
         self.peak = 0
-        self._process = psutil.Process()
+        self._process = psutil.Process(pid)
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -241,6 +255,9 @@ class _PeakWatch:
 
     def _sample(self) -> None:
         while True:
-            self.peak = max(self.peak, self.resident())
+            try:
+                self.peak = max(self.peak, self.resident())
+            except psutil.NoSuchProcess:
+                return
             if self._done.wait(SAMPLE_SECONDS):
                 return

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rekindle.bench.options import BenchOptions
-from rekindle.bench.table import BENCHES, bench_of, sides_of
+from rekindle.bench.table import BENCHES, GAIN, bench_of, sides_of
+from rekindle.cli import bench_gain
 from rekindle.cli.arguments import parse, print_help, take
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ WIDEST = 120
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; see `rekindle bench --help`."""
+    if GAIN in arguments[:1]:
+        return bench_gain.run(gathered(gathered(arguments[1:], "--recipe"), "--build"))
     if {"--help", "-h"} & {*arguments}:
         print_help(None, BenchOptions, program="bench")
-        print("benches:\n" + "\n".join(f"  {name:<8} {bench.summary}" for name, bench in BENCHES.items()))
+        summaries = {name: bench.summary for name, bench in BENCHES.items()} | {GAIN: bench_gain.SUMMARY}
+        print("benches:\n" + "\n".join(f"  {name:<8} {summary}" for name, summary in summaries.items()))
         print(EPILOGUE)
         return 0
     taken = take(gathered(arguments, "--peer"), flags=["--json"])
