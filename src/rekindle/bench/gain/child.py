@@ -31,16 +31,17 @@ def main() -> None:
     """Train what the parent asks for."""
     says = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no message
-    talk = _Talk(says)
+    talk = Talk(says)
     request = json.loads(sys.stdin.readline())
     try:
-        talk.say(end=_trained(request, talk))
+        talk.say(end=trained(request, talk))
     except BaseException as error:
         is_request = type(error).__name__ == "RequestError"
         talk.say(error=str(error) if is_request else traceback.format_exc(), is_request=is_request)
 
 
-def _trained(request: dict[str, Any], talk: _Talk) -> dict[str, object]:
+def trained(request: dict[str, Any], talk: Talk) -> dict[str, object]:
+    """Train as a request says, with pauses; return how it ended."""
     import torch
 
     if request["threads"]:
@@ -48,7 +49,7 @@ def _trained(request: dict[str, Any], talk: _Talk) -> dict[str, object]:
     options: Any = importlib.import_module("rekindle.pretraining.options")
     training: Any = importlib.import_module("rekindle.pretraining.run")
     resolved = options.resolve(request["file"], request["asked"], file_name=request["label"])
-    pausing = _Pausing(talk)
+    pausing = Pausing(talk)
     training.ModelWriter, real_writer = pausing.remembering(training.ModelWriter), training.ModelWriter
     training.train, real_train = pausing.starting(training.train), training.train
     try:
@@ -58,7 +59,7 @@ def _trained(request: dict[str, Any], talk: _Talk) -> dict[str, object]:
     return {"steps": result.steps, "is_finished": result.is_finished}
 
 
-class _Talk:
+class Talk:
     """Lines to and from the parent."""
 
     def __init__(self, says: IO[str]) -> None:
@@ -80,10 +81,10 @@ class _Talk:
         return line
 
 
-class _Pausing:
+class Pausing:
     """A watcher that tells each step and waits where it is told to."""
 
-    def __init__(self, talk: _Talk) -> None:
+    def __init__(self, talk: Talk) -> None:
         self._talk = talk
         self._since = 0.0
         self._pauses: set[int] = set()

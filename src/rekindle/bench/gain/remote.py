@@ -8,8 +8,6 @@ environment's, and a round is a part of one long run; turns, threads and the wat
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -139,14 +137,14 @@ class PausingRun:
             except BrokenPipeError:
                 pass  # it has ended
         if self._process.poll() is None and not self.is_finished:
-            try:
-                os.kill(self._process.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                return
+            self._process.terminate()
         try:
             self._process.wait(STOPPING_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     @property
     def _named(self) -> str:

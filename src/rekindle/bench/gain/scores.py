@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rekindle.adapters.saved import load_backbone, model_hash, read_description
+from rekindle.adapters.saved import read_description
 from rekindle.bench.gain.options import GainOptions, measuring_request
 from rekindle.bench.gain.pace import Mark, Training
 from rekindle.bench.gain.sides import COMMON, Side, side_named
@@ -36,7 +36,8 @@ class Scorer:
         start = str(side.recipe["backbone"])
         self._request = measuring_request(options, start, side.recipe)
         data = open_labelled(self._request, [options.protocol])
-        build_protocol(options.protocol, self._request, load_model(start, self._request, watcher), data).check()
+        model = load_model(start, self._request, watcher)
+        build_protocol(options.protocol, self._request, model, data).check()
         self._column = Column(
             protocol=options.protocol,
             test="",
@@ -49,8 +50,7 @@ class Scorer:
         )
         self._setup = MatrixSetup(out, [self._column], {"": data}, watcher)
         self._seeds = list(range(options.evaluation_seeds))
-        backbone, _ = load_backbone(start, self._request.network)
-        self.start_hash = model_hash(backbone)
+        self.start_hash = model.hash
         self.start = self._measured(start, self.start_hash, Path("start"))
 
     def of(self, training: Training, place: Path) -> list[MeasuredColumn]:
