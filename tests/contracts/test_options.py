@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from rekindle.bench.gain.options import GainOptions
 from rekindle.core.tables import import_options
 from rekindle.evaluation import PROTOCOLS
 from rekindle.matrix.grid import Grid
@@ -31,6 +32,7 @@ def _groups() -> dict[str, type[BaseModel]]:
         "grid": Grid,
         "prompt": PromptOptions,
         "app": AppOptions,
+        "bench gain": GainOptions,
     }
     protocols: dict[str, type[BaseModel]] = {name: import_options(PROTOCOLS, "protocol", name) for name in PROTOCOLS}
     return groups | requests | protocols

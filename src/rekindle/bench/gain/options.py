@@ -9,14 +9,12 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from rekindle.core.errors import RequestError
-from rekindle.core.option_trees import checked
 from rekindle.core.options import Accelerator, Options
 from rekindle.measuring.options import (
     CompareOptions,
     compare_options,
     group_name,
     protocol_options,
-    with_protocols,
 )
 
 THIS = "this"
@@ -98,12 +96,6 @@ class GainOptions(Options):
     def shares(self) -> tuple[float, ...]:
         """The marks in order, the end among them."""
         return tuple(sorted({*self.marks, 1.0}))
-
-
-def gain_options(values: Mapping[str, object]) -> GainOptions:
-    """Check the tree of a bench (the names are the command line's)."""
-    protocol = str(values.get("protocol", GainOptions.model_fields["protocol"].default))
-    return checked(with_protocols(GainOptions, [protocol]), values, "bench gain")
 
 
 def measuring_request(options: GainOptions, base: str, recipe: Mapping[str, Any]) -> CompareOptions:

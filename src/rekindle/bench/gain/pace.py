@@ -58,7 +58,7 @@ class Pace:
     head_step_seconds: float | None
     whole_seconds: float
     setup_seconds: float
-    first_step_seconds: float | None
+    first_step_seconds: float
     timed_steps: int
     is_counted_up: bool
     peak_bytes: int

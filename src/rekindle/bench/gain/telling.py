@@ -1,80 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rekindle bench gain`."""
+"""The answer of `rekindle bench gain` as tables and lines, onto a console that the command line gives."""
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.table import Table
 
+from rekindle.bench.gain.figures import SideFigures
 from rekindle.bench.gain.options import GainOptions
-from rekindle.bench.gain.sides import sides_of
-from rekindle.cli.arguments import parse, print_help, take
-from rekindle.cli.compare import named_protocols
-from rekindle.core.errors import RequestError
-from rekindle.measuring.options import with_protocols
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rekindle.bench.gain.figures import SideFigures
-    from rekindle.bench.gain.run import GainResult
-    from rekindle.evaluation.scores.score import Score
-    from rekindle.evaluation.verdict.judging import Judged
-
-SUMMARY = "seconds to a share of the baseline's gain, recipes and builds in turn (its own options: rekindle bench gain --help)"
-EPILOGUE = """
-also: --json, --debug. With --protocol NAME --help, the options of that protocol are listed.
-
-  rekindle bench gain --recipe usual.yaml fast.yaml --backbone MODEL --images IMAGES --labels DATA --work DIR --out gain.json
-      trains both, three seeds each, in turn from mark to mark, scores every mark, and says when each side has 95 % of the gain
-      of usual.yaml; the same command goes on after an interrupt
-  rekindle bench gain --recipe usual.yaml fast.yaml --backbone MODEL --images IMAGES --time-only 10
-      times ten steps of each, one at a time in turn, and counts up to their whole runs; scores nothing
-  ... --time-only 10 --runs runs.yaml --labels DATA
-      and scores runs that were trained elsewhere: `usual: [runs/usual-0, runs/usual-1]`, a line for each side
-
-Seconds are of training alone: start-up is told apart, and scoring stands outside. The target must be kept to the end; between two
-marks the curve is taken for straight.
-"""
-WIDEST = 120
+from rekindle.bench.gain.run import GainResult
+from rekindle.bench.gain.trainings import told_seconds
+from rekindle.evaluation.scores.score import Score
+from rekindle.evaluation.verdict.judging import Judged
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command; see `rekindle bench gain --help`."""
-    named = named_protocols(arguments)
-    if {"--help", "-h"} & {*arguments}:
-        print_help(None, with_protocols(GainOptions, named or ()), program="bench gain")
-        print(EPILOGUE)
-        return 0
-    if named is not None and len(named) != 1:
-        raise RequestError(f"--protocol {' '.join(named)}: the curve is of one score; name one protocol")
-    taken = take(arguments, flags=["--json"])
-    protocol = named or [GainOptions.model_fields["protocol"].default]
-    options = parse(with_protocols(GainOptions, protocol), taken.rest, program="bench gain")
-    sides = sides_of(options)
-    print(f"rekindle bench gain: {', '.join(side.label for side in sides)}", file=sys.stderr, flush=True)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    from rekindle.bench.gain.run import run_gain
-
-    result = run_gain(options, lambda line: print(line, file=sys.stderr, flush=True))
-    if taken.flags:
-        print(json.dumps(result.to_dict()))
-    else:
-        _print(result, options)
-    return 0
-
-
-def _print(result: GainResult, options: GainOptions) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from rekindle.bench.gain.trainings import told_seconds
-
-    console = Console(soft_wrap=True, highlight=False)
-    console.width = max(console.width, WIDEST)  # a figure cut short is worse than a long line
+def show(result: GainResult, options: GainOptions, console: Console) -> None:
+    """Show how fast the sides train, and what was gained when."""
     table = Table(box=None)
     for heading in (
         "side",
@@ -98,6 +39,7 @@ def _print(result: GainResult, options: GainOptions) -> None:
             told_seconds(pace.whole_seconds),
             f"{side.whole_of_baseline:.2f}",
             told_seconds(pace.setup_seconds),
+            told_seconds(pace.first_step_seconds),
             f"{pace.peak_bytes // 2**20}",
             "not told" if pace.joules is None else f"{pace.joules:.0f}",
         )
@@ -106,7 +48,7 @@ def _print(result: GainResult, options: GainOptions) -> None:
         timed = ", ".join(str(side.pace.timed_steps) for side in result.sides)
         console.print(f"whole runs are counted up from timed steps ({timed})")
     if result.score is not None:
-        _print_gain(result, result.score, options)
+        _show_gain(result, result.score, options, console)
     machine, facts = result.machine, result.sides[0].pace.facts
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); torch {facts['torch']}; "
@@ -115,14 +57,7 @@ def _print(result: GainResult, options: GainOptions) -> None:
     )
 
 
-def _print_gain(result: GainResult, score: Score, options: GainOptions) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from rekindle.bench.gain.trainings import told_seconds
-
-    console = Console(soft_wrap=True, highlight=False)
-    console.width = max(console.width, WIDEST)
+def _show_gain(result: GainResult, score: Score, options: GainOptions, console: Console) -> None:
     scored = [side for side in result.sides if side.gain is not None]
     table = Table(box=None)
     headings = (
@@ -152,10 +87,10 @@ def _print_gain(result: GainResult, score: Score, options: GainOptions) -> None:
     for side in scored:
         told = ", ".join(f"{_value(p.score, score)} at {told_seconds(p.seconds)}" for p in side.curve)
         console.print(f"{side.label}: {score.name} {told}", markup=False)
-    _print_notes(console, result.sides[0], score)
+    _show_notes(console, result.sides[0], score)
 
 
-def _print_notes(console: Console, first: SideFigures, score: Score) -> None:
+def _show_notes(console: Console, first: SideFigures, score: Score) -> None:
     if first.gain is None:
         console.print(f"note: {first.label}, the baseline, was not scored, so there is no gain to reach a share of")
         return
