@@ -96,10 +96,11 @@ def _show_notes(console: Console, first: SideFigures, score: Score) -> None:
         return
     sign = 1.0 if score.higher_is_better else -1.0
     low, high = sorted((sign * first.gain.low, sign * first.gain.high))
-    if high <= 0 or low <= 0:
+    if low <= 0:
+        told = "is none" if high <= 0 else "cannot be told from none"
         console.print(
-            f"note: the gain of {first.label} cannot be told from none ({_interval(first.gain, score)}), so a share of it says "
-            "little; look at the differences to the baseline",
+            f"note: the gain of {first.label} {told} ({_interval(first.gain, score)}), so a share of it says nothing; look at the "
+            "differences to the baseline",
             markup=False,
         )
     if first.gain.training_seeds == 1:
