@@ -99,8 +99,8 @@ def _show_notes(console: Console, first: SideFigures, score: Score) -> None:
     if low <= 0:
         told = "is none" if high <= 0 else "cannot be told from none"
         console.print(
-            f"note: the gain of {first.label} {told} ({_interval(first.gain, score)}), so a share of it says nothing; look at the "
-            "differences to the baseline",
+            f"note: the gain of {first.label} {told} ({_interval(first.gain, score)}), so a share of it says nothing; look at "
+            "the differences to the baseline",
             markup=False,
         )
     if first.gain.training_seeds == 1:
