@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rekindle.objectives.pairs import Pairs
 from rekindle.objectives.plain import centred_softmax, row_cross_entropy
@@ -138,6 +140,49 @@ def test_bfloat16_rows_give_float32_sums_near_those_of_float32() -> None:
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
     (gradient,) = torch.autograd.grad(rough, low)
     assert gradient.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("per_image", [(5, 3), (17, 19)])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_rows_that_fill_up_a_block_in_bfloat16_change_nothing(per_image: tuple[int, int], grouped: bool) -> None:
+    scene = Scene(1, torch.float32, per_image)
+    groups = (scene.image_s, scene.image_t) if grouped else (None, None)
+    found = []
+    for student in (scene.student, scene.student.detach().bfloat16().requires_grad_()):
+        compared = Compared(student, scene.targets(), scene.terms, WEIGHTS, *groups)
+        total, _ = prototype_cross_entropy(student, scene.prototypes, [compared], temperature=0.5, block_rows=16)
+        found.append([total.detach(), *torch.autograd.grad(total, (student, scene.prototypes))])
+    for exact, rough in zip(*found, strict=True):
+        torch.testing.assert_close(rough.float(), exact, rtol=0.03, atol=0.03 * float(exact.abs().max()))
+
+
+class _Shapes(TorchDispatchMode):
+    """Notes the sizes of low-precision matrix products: oneDNN compiles and keeps a program for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        matrices = [a for a in args if isinstance(a, Tensor) and a.dtype == torch.bfloat16 and a.ndim == 2]
+        if "mm" in str(func) and len(matrices) == 2:
+            first, second = matrices
+            self.seen.add((str(func), tuple(first.shape), tuple(second.shape)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_ever_other_numbers_of_few_rows_come_to_few_sizes_of_products() -> None:
+    draw = torch.Generator().manual_seed(0)
+    prototypes, centre = torch.randn(7, 3, requires_grad=True), torch.zeros(7)
+    with _Shapes() as shapes:
+        for _ in range(60):
+            rows = int(torch.randint(1, 64, (), generator=draw))
+            student, teacher = (torch.randn(rows, 3).bfloat16() for _ in range(2))
+            targets = TargetRows.centred(teacher, prototypes.detach().bfloat16(), centre, temperature=0.5)
+            pairs = {"one": Pairs(torch.arange(rows), torch.arange(rows), torch.ones(rows))}
+            _cross_entropy(student, prototypes, targets, pairs, {"one": 1.0}, temperature=0.1)
+    sizes = {first[0] for _, first, _ in shapes.seen} | {second[0] for _, _, second in shapes.seen}
+    assert sizes == {32, 64, 7, 3}, "whole steps of rows; K and the width"
 
 
 def test_what_autograd_keeps_does_not_grow_with_k() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rekindle.objectives.pairs import Pairs
-from rekindle.objectives.row_blocks import WINDOW_STEP, Block, cut_into_blocks, whole_steps
+from rekindle.objectives.row_blocks import FEW_STEP, WINDOW_STEP, Block, cut_into_blocks, filled, whole_steps
 
 
 def _groups(sizes: list[int], seed: int) -> torch.Tensor:
@@ -67,19 +67,36 @@ def test_every_row_is_in_one_block_and_every_pair_in_the_block_of_its_rows(
 
 
 @pytest.mark.parametrize(("student", "teacher"), SIZES)
-def test_a_window_has_whole_steps_of_rows_or_few_or_all(student: list[int], teacher: list[int]) -> None:
+def test_a_window_has_whole_steps_of_rows_or_all(student: list[int], teacher: list[int]) -> None:
     blocks, _, num_student, num_teacher = _cut(student, teacher, block_rows=100)
     for block in blocks:
         assert block.student is not None and block.teacher is not None
         for window, number in ((block.student, num_student), (block.teacher, num_teacher)):
-            assert len(window) % WINDOW_STEP == 0 or len(window) < 2 * WINDOW_STEP or len(window) == number
+            step = WINDOW_STEP if len(window) >= 2 * WINDOW_STEP else FEW_STEP
+            assert len(window) % step == 0 or len(window) == number
             assert len(set(window.tolist())) == len(window)
 
 
-def test_whole_steps_are_next_multiples_from_two_steps_on() -> None:
-    rows = (0, 5, 127, 128, 129, 192, 1000)
-    assert [whole_steps(n, 64, torch.bfloat16) for n in rows] == [0, 5, 127, 128, 192, 192, 1024]
+def test_whole_steps_are_next_multiples_and_finer_below_two_steps() -> None:
+    rows = (0, 5, 57, 94, 127, 128, 129, 192, 1000)
+    assert [whole_steps(n, 64, torch.bfloat16) for n in rows] == [0, 32, 64, 96, 128, 128, 192, 192, 1024]
+    assert [whole_steps(n, 128, torch.bfloat16) for n in (9, 149, 209, 255, 257)] == [32, 160, 224, 256, 384]
     assert [whole_steps(n, 64, torch.float32) for n in rows] == [*rows]
+
+
+def test_few_rows_have_eight_sizes() -> None:
+    found = {n: whole_steps(n, 128, torch.bfloat16) for n in range(1, 257)}
+    assert len(set(found.values())) == 8
+    assert all(n <= size < n + FEW_STEP for n, size in found.items())
+
+
+def test_filled_rows_are_zeros_behind_and_float32_is_left_alone() -> None:
+    rows = torch.ones(57, 3, dtype=torch.bfloat16)
+    padded = filled(rows)
+    assert padded.shape == (64, 3) and torch.equal(padded[:57], rows) and not padded[57:].any()
+    assert filled(padded) is padded
+    single = torch.ones(57, 3)
+    assert filled(single) is single
 
 
 @pytest.mark.parametrize(("student", "teacher"), SIZES)

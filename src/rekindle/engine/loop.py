@@ -17,6 +17,7 @@ import torch
 
 from rekindle.core.distributed import all_sum, rank, world_size
 from rekindle.core.errors import RekindleError
+from rekindle.core.heap import SteadyHeap
 from rekindle.core.short_memory import is_out_of_memory
 from rekindle.engine.checkpoints import TrainingPlan, has_checkpoint, load_checkpoint, save_checkpoint
 from rekindle.engine.metrics_log import MetricsLog, Pictures
@@ -145,7 +146,7 @@ class _Training:
         self._stream: Iterator[ViewBatch] | None = None
         self._was_halved = False
         self._log: MetricsLog | None = None  # of the process that writes
-        self._used = UsedResources(device)
+        self._used, self._heap = UsedResources(device), SteadyHeap()
         self._began = self._last_saved = time.monotonic()
 
     def go_on(self, start: int) -> TrainingOutcome:
@@ -186,6 +187,7 @@ class _Training:
                 self._halve(step)
                 continue
             step += 1
+            self._heap.after_step()
             self._clock.tick()
             self._watcher.step(self._clock.report(step, outcome.values["loss"], self._device))
             if step % self._engine.log_steps == 0 or step == self._plan.steps:

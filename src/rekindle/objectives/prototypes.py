@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rekindle.objectives.pairs import Pairs
-from rekindle.objectives.row_blocks import Block, cut_into_blocks
+from rekindle.objectives.row_blocks import Block, cut_into_blocks, filled
 
 BLOCK_ROWS = {("cpu", torch.float32): 128, ("cpu", torch.bfloat16): 256, ("cuda", torch.float32): 4096}
 """Student rows of a part of a block, and teacher or student rows that fill one, by device and precision of the rows (a device's
@@ -39,8 +39,8 @@ ENTROPY_ROWS = 64
 class TargetRows:
     """The teacher's distributions, computed a block at a time, with what is worth watching about them.
 
-    Args: count, number of rows; compute, returns the distributions [t, K] of a block of rows (indices), without gradient;
-    device of the figures.
+    Args: count, number of rows; compute, returns the distributions [t, K] of a block of rows (indices), without gradient,
+    and may append some that nobody asked for; device of the figures.
     """
 
     def __init__(self, count: int, compute: Callable[[Tensor | None], Tensor], device: torch.device) -> None:
@@ -62,7 +62,7 @@ class TargetRows:
         shift = centre / -temperature
 
         def compute(index: Tensor | None) -> Tensor:
-            own = rows if index is None else rows[index]
+            own = filled(rows if index is None else rows[index])
             if own.dtype == shift.dtype:
                 scaled = torch.addmm(shift, own, prototypes.T, alpha=1.0 / temperature)
             else:  # low precision ends with the product
@@ -86,7 +86,7 @@ class TargetRows:
     @torch.no_grad()
     def probs(self, index: Int[Tensor, " t"] | None = None, own: slice = slice(None)) -> Float[Tensor, "t K"]:
         """Return the distributions of these rows, or of all; those at `own` count in the figures below."""
-        found = self._compute(index)
+        found = self._compute(index)[: self._count if index is None else len(index)]
         counted = found[own]
         some = counted[:: max(1, len(counted) // ENTROPY_ROWS)]
         self._entropies.append(torch.special.entr(some).sum())
@@ -208,7 +208,8 @@ class _FusedTerms(torch.autograd.Function):
             for block in part.blocks(block_rows, student.dtype):
                 probs = part.targets.probs(block.teacher, block.own_teacher)
                 for index, counted, terms in block.parts(len(part.tokens), block_rows, student.dtype):
-                    rows = own[index]
+                    asked = own[index]
+                    rows = filled(asked)
                     found, gradient = _part_terms(rows, low, probs, terms, weights, temperature)
                     values += found
                     places += [names.index(name) for name in part.terms]
@@ -216,8 +217,10 @@ class _FusedTerms(torch.autograd.Function):
                     if not wants:
                         continue
                     gradient = gradient.to(student.dtype)
-                    if isinstance(index, slice):
+                    if isinstance(index, slice) and len(rows) == len(asked):
                         torch.mm(gradient, low, out=grad_own[index])
+                    elif isinstance(index, slice):
+                        grad_own[index] = (gradient @ low)[: len(asked)]
                     else:
                         grad_own.index_copy_(0, index[counted], (gradient @ low)[counted])
                     if gradient.dtype == grad_prototypes.dtype:

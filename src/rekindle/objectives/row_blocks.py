@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rekindle.objectives.pairs import Pairs
 
@@ -16,12 +17,23 @@ HEAD_STEP, WINDOW_STEP = 128, 64
 every other size is one more program that oneDNN compiles and keeps, and one more buffer that fits no hole which the last ones
 left: at batch 8 the memory of a GLARE step grew by 60 MB with every step (docs/performance.md)."""
 
+FEW_STEP = 32
+"""Less than two steps are rounded up to multiples of this. A size that comes for the first time costs up to a megabyte for each
+of its products; with multiples of 8, memory still rose by 3 % from step 200 to step 2,000, as rare sizes came late."""
+
 
 def whole_steps(rows: int, step: int, dtype: torch.dtype) -> int:
-    """The number of rows to compute for `rows` of this type; less than two steps stay as they are."""
-    if rows < 2 * step or dtype.itemsize > 2:
+    """The number of rows to compute for `rows` of this type; where they are few, multiples of a smaller step do."""
+    if dtype.itemsize > 2:
         return rows
-    return -(-rows // step) * step
+    multiple = FEW_STEP if rows < 2 * step else step
+    return -(-rows // multiple) * multiple
+
+
+def filled(rows: Tensor) -> Tensor:
+    """Rows of zeros appended up to whole steps of a block; `rows` themselves where there is nothing to append."""
+    empty = whole_steps(len(rows), WINDOW_STEP, rows.dtype) - len(rows)
+    return functional.pad(rows, (0, 0, 0, empty)) if empty else rows
 
 
 @dataclass(frozen=True)
