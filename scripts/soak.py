@@ -139,8 +139,9 @@ def main() -> int:
         "resident": 100 * (notes.level(last) / notes.level(asked.from_step) - 1),
         "peak": 100 * (notes.peak[-1] / notes.peak[asked.from_step - 1] - 1),
     }
+    case = {name: value for name, value in vars(asked).items() if name not in ("out", "most_growth")}
     told = {
-        "case": {name: value for name, value in vars(asked).items() if name not in ("out", "most_growth")},
+        "case": {**case, "backbone": Path(asked.backbone).name},
         "machine": describe_machine(1),
         "growth_percent": {name: round(value, 3) for name, value in growth.items()},
         "steps": notes.rows(),

@@ -156,11 +156,11 @@ def test_rows_that_fill_up_a_block_in_bfloat16_change_nothing(per_image: tuple[i
         torch.testing.assert_close(rough.float(), exact, rtol=0.03, atol=0.03 * float(exact.abs().max()))
 
 
-class _Shapes(TorchDispatchMode):
+class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the sizes of low-precision matrix products: oneDNN compiles and keeps a program for each."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
