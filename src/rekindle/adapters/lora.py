@@ -14,6 +14,7 @@ from rekindle.adapters.options import LORA_MAPS, AdapterOptions, LoraTarget
 from rekindle.adapters.replacing import Replacement, ReplacingBlock, module_tree
 from rekindle.core.errors import RequestError
 from rekindle.networks.blocks import TimmBlock
+from rekindle.networks.packed_maps import PackedLinear
 
 
 class LowRank(nn.Module):
@@ -57,7 +58,7 @@ class UpdatedMap:
     rows alone; EVA, which has its biases elsewhere), that is the merged one.
     """
 
-    def __init__(self, linear: nn.Linear, update: LowRank) -> None:
+    def __init__(self, linear: nn.Linear | PackedLinear, update: LowRank) -> None:
         self.linear, self.update = linear, update
 
     def __call__(self, x: Tensor) -> Tensor:

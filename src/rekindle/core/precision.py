@@ -8,10 +8,14 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class ExactParameters(nn.Module):
+    """A module whose parameters keep their type where a step computes in low precision: weights are computed from them."""
 
 
 def _widen(value: object) -> object:

@@ -61,6 +61,10 @@ class EngineOptions(Options):
     recompute_blocks: bool = False
     """Recompute each block of the student on the way back instead of keeping its activations: a fraction of the memory, for
     one more forward pass of the student."""
+    trunk_bits: Literal[16, 8, 4] | None = None
+    """Bits of a number in the frozen weights of the blocks' linear maps, under adapters: 16 (bfloat16), 8 or 4 in groups of 32;
+    None: float32, and beside it the bfloat16 copy that precision=bf16 computes with. For memory: features move by some percent in
+    4 bits (docs/performance.md). What is saved are the adapters, and they are saved on the base as it is."""
     compile: bool = False
     """Compile the blocks with torch.compile. It pays on GPUs in long runs; on CPUs it does not, and starts later."""
     checkpoint_minutes: float = Field(5.0, gt=0)

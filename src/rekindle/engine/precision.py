@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
+from rekindle.core.precision import ExactParameters
 from rekindle.methods.base import Method
 
 Result = TypeVar("Result")
@@ -44,7 +45,10 @@ class ComputeCopies:
     def __init__(self, method: Method, dtype: torch.dtype) -> None:
         self._dtype = dtype
         exact = {
-            id(p) for module in method.modules() if is_parametrized(module) for p in module.parameters(recurse=True)
+            id(p)
+            for module in method.modules()
+            if is_parametrized(module) or isinstance(module, ExactParameters)
+            for p in module.parameters(recurse=True)
         }
         constant = method.frozen_names()
         self._names: dict[int, list[str]] = {}

@@ -225,7 +225,7 @@ def project(attn: Any, part: Literal["q", "k", "v"], y: Tensor) -> Tensor:
         out: Tensor = getattr(attn, f"{part}_proj")(y)
         return out
     place = "qkv".index(part)
-    weight = attn.qkv.weight.chunk(3)[place]
+    weight = attn.qkv.weight.chunk(3)[place].to(y.dtype)  # of a packed map, which has no type of its own
     if isinstance(attn, EvaAttention) and attn.q_bias is not None:  # EVA's keys have no bias
         return F.linear(y, weight, (attn.q_bias, attn.k_bias, attn.v_bias)[place])
-    return F.linear(y, weight, None if attn.qkv.bias is None else attn.qkv.bias.chunk(3)[place])
+    return F.linear(y, weight, None if attn.qkv.bias is None else attn.qkv.bias.chunk(3)[place].to(y.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from rekindle.adapters import ADAPTERS
 from rekindle.core.errors import RequestError
 from rekindle.engine.run_folder import RunFolder
 from rekindle.networks.backbone import Backbone
@@ -19,6 +20,7 @@ FREE_TO_CHANGE = (
     "engine",
     *WATCHING,
 )  # when a run goes on: its numbers do not depend on them
+BITS = "engine.trunk_bits"  # on which they do
 
 
 def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
@@ -28,7 +30,8 @@ def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
         return resolve({}, asked)
     stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config))
     wanted = resolve(read_run_file(folder.config), asked, file_name=str(folder.config))
-    before, now = (o.model_dump() | o.data.chosen for o in (stored.options, wanted.options))
+    both = (stored.options, wanted.options)
+    before, now = (o.model_dump() | o.data.chosen | {BITS: o.engine.trunk_bits} for o in both)
     changed = [k for k in before if before[k] != now.get(k) and k not in FREE_TO_CHANGE]
     if changed:
         raise RequestError(
@@ -51,9 +54,27 @@ def check_request(options: PretrainOptions) -> None:
     required("backbone", options.backbone)
     if options.init == "random" and options.train != "all":
         raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
+    _check_trunk_bits(options)
     check_probes(options)
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
+
+
+def _check_trunk_bits(options: PretrainOptions) -> None:
+    bits, kind = options.engine.trunk_bits, options.adapter.kind
+    if bits is None:
+        return
+    if options.train != "adapters":
+        raise RequestError(
+            f"--engine.trunk-bits {bits} packs weights that stay still, and with --train {options.train} they move; use --train "
+            "adapters, or leave the bits out"
+        )
+    if ADAPTERS[kind].moves_base:
+        still = ", ".join(name for name, entry in ADAPTERS.items() if not entry.moves_base)
+        raise RequestError(
+            f"--engine.trunk-bits {bits} packs the weights of the base, and --adapter.kind {kind} moves numbers of the base; use "
+            f"{still}, or leave the bits out"
+        )
 
 
 def check_views(options: PretrainOptions, backbone: Backbone) -> None:

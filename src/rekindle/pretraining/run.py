@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rekindle.adapters.attach import Attachment, attach
@@ -31,6 +32,7 @@ from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
 from rekindle.networks.checkpoints.stored_head import load_stored_head
 from rekindle.networks.compiling import compile_blocks
+from rekindle.networks.packed_maps import pack_trunk
 from rekindle.pretraining.feeding import Stream, micro_batches, on_device
 from rekindle.pretraining.machine import Machine, machine_of
 from rekindle.pretraining.options import PretrainOptions, Resolved
@@ -102,7 +104,8 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
         method=options.method,
         steps=0,
     )
-    writer = ModelWriter(folder, method, attachment.trained, lineage)
+    reload = None if options.engine.trunk_bits is None else partial(_adapted_base, options, prepared.base_hash)
+    writer = ModelWriter(folder, method, attachment.trained, lineage, reload=reload)
     end = Progress(step=plan.steps, total=plan.steps, steps_per_epoch=plan.steps_per_epoch, seed=options.seed)
     probe = None
     if options.probe and rank() == 0:
@@ -248,6 +251,17 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     )
 
 
+def _adapted_base(options: PretrainOptions, base_hash: str) -> Backbone:
+    """Load the base again, with its own weights and fresh adapters. Raises RequestError if it is another one now."""
+    backbone, _ = load_backbone(options.backbone, options.network, drop_path=options.network.drop_path)
+    if model_hash(backbone) != base_hash:
+        raise RequestError(
+            f"{options.backbone} has changed since the run began; put the file back and --resume the run"
+        )
+    attach(backbone, options.adapter, train=options.train)
+    return backbone
+
+
 def _model_probe(prepared: Prepared, end: Progress) -> ModelProbe:
     """Return what measures the model now and then."""
     options, method, device = prepared.resolved.options, prepared.method, prepared.fabric.device
@@ -280,6 +294,8 @@ def build_method(resolved: Resolved, backbone: Backbone, machine: Machine) -> tu
             names = tuple(name for name, _ in method.exported().named_parameters())
             return method, Attachment(trained=names, frozen=())
         attachment = attach(backbone, options.adapter, train=options.train)
+        if options.engine.trunk_bits is not None:
+            pack_trunk(backbone, options.engine.trunk_bits)
         return method_class(config, backbone), attachment
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import Watcher
 from rekindle.measuring.choosing import Choosing, read_description
 from rekindle.methods.base import Method
+from rekindle.networks.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ModelWriter:
         trained: names of the tensors that training moves.
         lineage: what every model says; its steps are replaced.
         choosing: the labelled items that choose a step; None where no protocol is probed.
+        reload: gives the base with its own weights and fresh adapters, where the one that trains is packed.
     """
 
     folder: RunFolder
@@ -34,6 +36,7 @@ class ModelWriter:
     trained: Sequence[str]
     lineage: Lineage
     choosing: Choosing | None = None
+    reload: Callable[[], Backbone] | None = None
 
     def save(self, path: Path, steps: int, *, looks: int = 0) -> None:
         """Write the model as it is. Args: looks, of how many it is the best; 0 for a step that nothing chose."""
@@ -41,7 +44,14 @@ class ModelWriter:
         if self.choosing is not None and looks:
             self.choosing.write(path)
             lineage = replace(lineage, chosen=self.choosing.record(steps, looks).model_dump(mode="json"))
-        save_model(path, self.method.exported(), tuple(self.trained), lineage)
+        save_model(path, self._unpacked(self.method.exported()), tuple(self.trained), lineage)
+
+    def _unpacked(self, backbone: Backbone) -> Backbone:
+        if self.reload is None:
+            return backbone
+        whole, state = self.reload(), backbone.state_dict()
+        whole.load_state_dict({name: state[name] for name in self.trained}, strict=False)
+        return whole
 
     def save_best(self, steps: int, looks: int) -> None:
         """Write the model of a step that a probe found better than all before."""
