@@ -110,13 +110,13 @@ def packed(weight: Tensor, bits: Literal[8, 4]) -> list[Tensor]:
 
 
 def dense(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the weight [out, in] that `packed` was given, as near as its bits go: a sum in float16, whose digits are enough."""
+    """Return the weight [out, in] that `packed` was given, as near as its bits go."""
     if len(parts) == 1:
         return parts[0].to(dtype)
     codes, step, low = parts
     if codes.shape[-1] < GROUP:
         codes = torch.cat([codes & 15, codes >> 4], dim=-1)
-    return torch.addcmul(low, codes.half(), step).flatten(1).to(dtype)
+    return codes.float().mul_(step.float()).add_(low.float()).flatten(1).to(dtype)
 
 
 class _Product(torch.autograd.Function):

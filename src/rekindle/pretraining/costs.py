@@ -24,6 +24,7 @@ class Trunk:
         prefix: class and register tokens.
         rank: of the adapters; 0 without.
         mlp_maps: matrices of an MLP: 2, or 3 where it is gated (SwiGLU).
+        trained_blocks: blocks with adapters, the last ones; those before keep nothing for the way back. None: all.
     """
 
     width: int
@@ -34,6 +35,17 @@ class Trunk:
     prefix: int = 1
     rank: int = 0
     mlp_maps: int = 2
+    trained_blocks: int | None = None
+
+    @property
+    def block_maps(self) -> int:
+        """Numbers in the weights of one block's linear maps."""
+        return self.width * (4 * self.width + self.mlp_maps * self.hidden)
+
+    @property
+    def adapted(self) -> int:
+        """Blocks with adapters."""
+        return self.depth if self.trained_blocks is None else min(self.depth, self.trained_blocks)
 
     def tokens(self, size_px: int) -> int:
         """Tokens of a square view."""
@@ -51,7 +63,8 @@ class Trunk:
             per_token += d + self.rank
         if train == "all":
             per_token += 2 * d + self.hidden
-        return float(bytes_each * self.depth * t * per_token)
+        depth = self.depth if train == "all" else self.adapted
+        return float(bytes_each * depth * t * per_token)
 
 
 @dataclass(frozen=True)
@@ -121,9 +134,9 @@ def kept_besides(trunk: Trunk, head: Head, *, train: Train, bytes_each: int) -> 
     and in low precision the weights that it computes with.
     """
     maps = head.width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck
-    trained = trunk.depth * 2 * trunk.width * trunk.rank
+    trained = trunk.adapted * 2 * trunk.width * trunk.rank
     if train == "all":
-        trained += trunk.depth * trunk.width * (4 * trunk.width + trunk.mlp_maps * trunk.hidden)
+        trained += trunk.depth * trunk.block_maps
     copies = 2 if bytes_each == 2 else 1  # low precision also keeps its copies of what trains
     return copies * bytes_each * (maps + trained) + 4 * 2 * head.prototypes * head.bottleneck
 

@@ -54,13 +54,14 @@ def check_request(options: PretrainOptions) -> None:
     required("backbone", options.backbone)
     if options.init == "random" and options.train != "all":
         raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
-    _check_trunk_bits(options)
+    check_trunk_bits(options)
     check_probes(options)
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
 
 
-def _check_trunk_bits(options: PretrainOptions) -> None:
+def check_trunk_bits(options: PretrainOptions) -> None:
+    """Check that what is to be packed stands still. Raises RequestError."""
     bits, kind = options.engine.trunk_bits, options.adapter.kind
     if bits is None:
         return

@@ -16,9 +16,9 @@ from rekindle.engine.checkpoints import TrainingPlan
 from rekindle.engine.loop import micro_batch_size
 from rekindle.methods import METHODS
 from rekindle.networks.backbone import Backbone
-from rekindle.networks.blocks import plain_block
 from rekindle.pretraining import costs
 from rekindle.pretraining.machine import Machine
+from rekindle.pretraining.network_sizes import trunk_of
 from rekindle.pretraining.options import USUAL_EPOCHS, PretrainOptions
 
 CPU_MICRO_BATCH_BYTES = 600e6
@@ -80,19 +80,7 @@ def _fitting_micro_batch(
     Args: at_most, images at a time; batch, of a step in this process, of which the views wait.
     """
     views = options.views
-    block = plain_block(backbone.vit.blocks[0])
-    hidden = block.mlp.fc2.in_features
-    maps = sum(p.numel() for p in block.mlp.parameters() if p.ndim == 2)
-    trunk = costs.Trunk(
-        backbone.width,
-        backbone.depth,
-        backbone.num_heads,
-        hidden,
-        backbone.patch_size,
-        backbone.num_prefix,
-        rank=options.adapter.width if options.train == "adapters" or options.adapter.in_full_training else 0,
-        mlp_maps=maps // (backbone.width * hidden),  # 3 where the MLP is gated
-    )
+    trunk = trunk_of(backbone.vit, options)
     head = costs.Head(backbone.width)
     patches = 2 * (trunk.tokens(views.global_size_px) - trunk.prefix)
 
