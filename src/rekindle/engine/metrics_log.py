@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,11 +34,7 @@ class MetricsLog:
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
         write_atomically(path, lambda stream: stream.write("".join(f"{line}\n" for line in kept).encode()))
         self._path, self._stream = path, path.open("a", encoding="utf-8")
-        self._board: SummaryWriter | None = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
+        self._start_step, self._wants_board = start_step, tensorboard
 
     def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Write one line for `step` (steps done)."""
@@ -46,7 +43,7 @@ class MetricsLog:
             self._stream.flush()
         except OSError as error:
             raise storage_error(self._path, error) from error
-        if self._board is not None:
+        if self._wants_board:
             for name, value in {**values, **{f"speed/{k}": v for k, v in speed.items()}}.items():
                 self._board.add_scalar(name, value, step)
 
@@ -56,7 +53,7 @@ class MetricsLog:
 
     def show(self, step: int, pictures: Pictures) -> None:
         """Put pictures into TensorBoard; nothing without it."""
-        if self._board is not None:
+        if self._wants_board:
             for name, pixels in pictures.items():
                 self._board.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
 
@@ -64,8 +61,15 @@ class MetricsLog:
         """Flush and close; a line that a full disk refused is given up, as its error has been told."""
         with contextlib.suppress(OSError):
             self._stream.close()
-        if self._board is not None:
+        if "_board" in self.__dict__:
             self._board.close()
+
+    @cached_property
+    def _board(self) -> SummaryWriter:
+        """Loaded with the first thing to show, so that no first step waits for it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=self._start_step + 1)
 
 
 SCHEDULES = {"step", "speed", "lr", "weight_decay", "momentum", "teacher_temperature", "epoch"}

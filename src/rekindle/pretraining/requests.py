@@ -10,7 +10,6 @@ from rekindle.core.errors import RequestError
 from rekindle.engine.run_folder import RunFolder
 from rekindle.networks.backbone import Backbone
 from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
-from rekindle.pretraining.probes import check_probes
 
 WATCHING = ("probe", "every", "probe_data", "probe_share", "probe_group_by", "probe_images", "probe_keep", "unseen")
 FREE_TO_CHANGE = (
@@ -55,7 +54,10 @@ def check_request(options: PretrainOptions) -> None:
     if options.init == "random" and options.train != "all":
         raise RequestError(f"--init random with --train {options.train} would freeze random weights; use --train all")
     check_trunk_bits(options)
-    check_probes(options)
+    if options.probe:
+        from rekindle.pretraining.probes import check_probes  # what measures is loaded where something is measured
+
+        check_probes(options)
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise RequestError("--accelerator gpu: no GPU is visible to torch; use --accelerator cpu, or mend the driver")
 

@@ -7,15 +7,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rekindle.adapters.saved import Lineage, copy_model, save_model
+from rekindle.adapters.saved import Lineage, copy_model, read_description, save_model
 from rekindle.core.files import write_atomically
 from rekindle.engine.probe import Probe
 from rekindle.engine.run_folder import RunFolder
 from rekindle.engine.watcher import Watcher
-from rekindle.measuring.choosing import Choosing, read_description
 from rekindle.methods.base import Method
 from rekindle.networks.backbone import Backbone
+
+if TYPE_CHECKING:
+    from rekindle.measuring.choosing import Choosing
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy.special import ndtr
 
 from rekindle.evaluation.scores.score import Values
 from rekindle.evaluation.verdict.difference import Difference
@@ -67,6 +66,8 @@ def single_level(differences: Sequence[Difference], level: float) -> float:
     """
     if len(differences) == 1:
         return level
+    from scipy.special import ndtr  # a tenth of a second that training need not wait for
+
     together = np.stack([_standardised(own) for own in differences])
     values, vectors = np.linalg.eigh(together @ together.T / together.shape[1])
     normal = np.random.default_rng(0).standard_normal((NORMALS, len(differences)))
