@@ -44,6 +44,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers on every machine: `precision=auto` finds no bfloat16 in the processor, unless a test says so."""
+    from rekindle.pretraining import machine
+
+    monkeypatch.setattr(machine, "native_bf16", lambda: None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _curves_are_not_drawn() -> Iterator[None]:
     from tests.curves import not_drawn

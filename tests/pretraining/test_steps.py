@@ -83,12 +83,6 @@ def test_micro_batches_always_make_up_the_batch(images: int, backbone: Backbone)
     assert 1 <= plan.batch_size <= min(64, images)
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")])
-def test_precision_on_a_cpu_is_low_only_where_asked_for(asked: str, expected: str) -> None:
-    machine = machine_of(_options(precision=asked))
-    assert (machine.is_gpu, machine.precision, machine.is_bf16) == (False, expected, expected == "bf16")
-
-
 def test_processes_take_what_fits_into_the_one_with_least(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "free_bytes", lambda: int(64e9))
     monkeypatch.setattr(planning, "all_max", lambda tensor: tensor.clamp_min(-2))  # another process has room for two

@@ -17,6 +17,7 @@ from rekindle.bench.table import LIMIT, bench_of, sides_of
 from rekindle.bench.timing import SideTimes, measure
 from rekindle.core.errors import RequestError
 from rekindle.core.files import write_atomically
+from rekindle.core.processor import instruction_sets
 from rekindle.core.tables import imported
 
 
@@ -131,6 +132,7 @@ def describe_machine(threads: int) -> dict[str, object]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_name(),
+        "instruction_sets": list(instruction_sets()),
         "cores": cores,
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,10 @@ SIDE_PX = 64
 """Side of the files: what is measured is finding and opening them, not the decoding of large ones."""
 PARTS = ("imports", "finding files", "model", "method", "first batch", "first step")
 _PYTHON = (sys.executable, "-W", "ignore", "-c")
-_CHILD = "from rekindle.cli.arguments import parse_run; from rekindle.bench.start import child; child(parse_run)"
+_CHILD = (
+    "from rekindle.cli import loading; from rekindle.cli.arguments import parse_run; from rekindle.bench.start import child; "
+    "child(parse_run, loading)"
+)
 
 
 def run(options: BenchOptions, case: Mapping[str, object], message: Callable[[str], None]) -> list[SideTimes]:
@@ -104,11 +108,14 @@ def _call(command: Sequence[str]) -> None:
         raise RekindleError(f"bench: {command[-1]} ended with code {done.returncode}:\n{done.stderr}")
 
 
-def child(parse_run: Callable[..., tuple[Resolved, object]]) -> None:
+def child(
+    parse_run: Callable[..., tuple[Resolved, object]], loading: Callable[[], AbstractContextManager[None]]
+) -> None:
     """In a fresh process: do what `rekindle pretrain` does. argv: where to write the times, then its options."""
     marks, *arguments = sys.argv[1:]
-    resolved, _ = parse_run(arguments, program="pretrain")
-    from rekindle.pretraining.run import pretrain
+    with loading():
+        resolved, _ = parse_run(arguments, program="pretrain")
+        from rekindle.pretraining.run import pretrain
 
     watcher = _Marks(resolved.options.batch_size)
     pretrain(resolved, watcher=watcher)

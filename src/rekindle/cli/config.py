@@ -23,6 +23,7 @@ MEANING = {
     "base": "the run that this one goes on from",
     "recipe": "what suits this many images",
     "backbone": "what the backbone's patch divides",
+    "machine": "what this machine computes in (seen in a run's own file)",
     "file": "the run file",
     "asked": "the command line",
 }

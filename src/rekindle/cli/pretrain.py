@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from rekindle.cli import loading
 from rekindle.cli.arguments import asked_tree, parse_run, print_help, take
+from rekindle.core.processor import share_cores
 from rekindle.core.tables import import_options
 from rekindle.methods import METHODS
 from rekindle.pretraining.options import PretrainOptions
@@ -28,17 +30,19 @@ def run(arguments: Sequence[str]) -> int:
         print_help(method, PretrainOptions, program="pretrain")
         print(EPILOGUE)
         return 0
-    resolved, taken = parse_run(arguments, program="pretrain")
-    print(
-        f"rekindle pretrain: {resolved.options.method} on {resolved.options.images or 'a run to resume'}",
-        file=sys.stderr,
-    )
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    from rekindle.cli.terminal import TerminalWatcher
-    from rekindle.core.distributed import rank
-    from rekindle.pretraining.requests import resolve_resumed
-    from rekindle.pretraining.run import pretrain
+    with loading():
+        resolved, taken = parse_run(arguments, program="pretrain")
+        print(
+            f"rekindle pretrain: {resolved.options.method} on {resolved.options.images or 'a run to resume'}",
+            file=sys.stderr,
+        )
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        from rekindle.cli.terminal import TerminalWatcher
+        from rekindle.core.distributed import rank
+        from rekindle.pretraining.requests import resolve_resumed
+        from rekindle.pretraining.run import pretrain
 
+    share_cores(resolved.options.devices)
     resume = "--resume" in taken.flags
     if resume and "--config" not in taken.values:
         resolved = resolve_resumed(resolved.options.out, asked_tree(resolved))

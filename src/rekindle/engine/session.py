@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import torch
 
+from rekindle.core.processor import instruction_sets
+
 PACKAGES = ("rekindle", "torch", "torchvision", "timm", "numpy", "lightning-fabric")
 
 
@@ -33,6 +35,7 @@ def session_record(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if is_gpu else f"CPU ({platform.machine()})",
         "cuda": torch.version.cuda if is_gpu else None,
         "cores": os.cpu_count(),
+        "instruction_sets": list(instruction_sets()),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
     }

@@ -24,7 +24,7 @@ from rekindle.methods import METHODS
 from rekindle.networks.options import NetworkOptions
 from rekindle.views.options import ViewsOptions
 
-Source = Literal["default", "method", "paper", "base", "recipe", "backbone", "file", "asked"]
+Source = Literal["default", "method", "paper", "base", "recipe", "backbone", "machine", "file", "asked"]
 
 USUAL_EPOCHS = 100.0
 """Passes over the images where neither steps nor epochs are known: GLARE's."""
@@ -66,7 +66,8 @@ class PretrainOptions(Options):
     accelerator: Accelerator = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Compute in bfloat16 with float32 weights and losses, or in float32 throughout; auto: bf16 on a GPU that has it."""
+    """Compute in bfloat16 with float32 weights and losses, or in float32 throughout; auto: bf16 on a GPU or a processor that
+    multiplies it natively (AVX512-BF16, AMX, ARM's bf16)."""
     probe: tuple[str, ...] = ()
     """What to measure while training: health (ranks, spread, drift; without labels), unseen (the method's loss and figures on
     the images of --unseen), or protocols, which need --probe-data."""

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rekindle.adapters.attach import Attachment, attach
 from rekindle.adapters.saved import Lineage, load_backbone, model_hash, read_description
@@ -34,10 +35,9 @@ from rekindle.networks.checkpoints.stored_head import load_stored_head
 from rekindle.networks.compiling import compile_blocks
 from rekindle.networks.packed_maps import pack_trunk
 from rekindle.pretraining.feeding import Stream, micro_batches, on_device
-from rekindle.pretraining.machine import Machine, machine_of
+from rekindle.pretraining.machine import Machine, machine_of, precision_line, with_precision
 from rekindle.pretraining.options import PretrainOptions, Resolved
 from rekindle.pretraining.pictures import RunPictures
-from rekindle.pretraining.probes import ModelProbe
 from rekindle.pretraining.recipes import with_recipe, with_view_sizes
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
 from rekindle.pretraining.requests import check_request, check_views, required
@@ -45,6 +45,9 @@ from rekindle.pretraining.saving import ModelWriter
 from rekindle.pretraining.steps import fitted_to_memory, plan_steps
 from rekindle.pretraining.unseen import UNSEEN, UnseenLoss, unseen_images
 from rekindle.views.batch import ViewBatch
+
+if TYPE_CHECKING:
+    from rekindle.pretraining.probes import ModelProbe
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     before_loading()
     budget = store_budget(options.data.store_gib)
     machine = machine_of(options)
+    resolved = with_precision(resolved, machine)
     plan = plan_steps(options, len(images), machine)
     fabric = _fabric(options, machine)
     fabric.launch()
@@ -246,6 +250,7 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     method, attachment = build_method(resolved, backbone, machine)
     plan = fitted_to_memory(plan, options, machine, backbone, fabric.device)
     watcher.message(_describe(options, plan, method, attachment, len(images)))
+    watcher.message(precision_line(machine))
     return Prepared(
         resolved, images, machine, fabric, backbone, base_hash, method, attachment, plan, budget, base, unseen
     )
@@ -264,6 +269,8 @@ def _adapted_base(options: PretrainOptions, base_hash: str) -> Backbone:
 
 def _model_probe(prepared: Prepared, end: Progress) -> ModelProbe:
     """Return what measures the model now and then."""
+    from rekindle.pretraining.probes import ModelProbe  # loads what measures, which a run without probes need not
+
     options, method, device = prepared.resolved.options, prepared.method, prepared.fabric.device
     unseen = None
     if UNSEEN in options.probe:
