@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results-small calibrate test test-all torture audit lint types format docs examples lock clean
+.PHONY: help setup demo results-small calibrate gpu-check test test-all torture audit lint types format docs examples lock clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -35,6 +35,9 @@ results-small: $(READY) ## a slice of docs/results/methods-and-frameworks.md aga
 
 calibrate: $(READY) ## how often the verdict is wrong, in short, and whether it keeps its limits; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/rekindle study calibration --short --out calibration
+
+gpu-check: $(READY) ## what one GPU makes of it, in ten minutes: speed, memory, kernels, resume; gpu-check.json
+	$(BIN)/python scripts/gpu_check.py --out gpu-check.json
 
 test: $(READY) ## all tests that need no GPU and end within minutes
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)
