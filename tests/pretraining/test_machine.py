@@ -27,7 +27,7 @@ def test_auto_is_bf16_on_a_cpu_that_multiplies_it(
     asked: str, native: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "native_bf16", lambda: native)
-    found = machine_of(PretrainOptions(accelerator="cpu", precision=asked))  # type: ignore[arg-type]
+    found = machine_of(PretrainOptions(accelerator="cpu", precision=asked))
     assert (found.is_gpu, found.precision, found.is_bf16) == (False, expected, expected == "bf16")
 
 
