@@ -18,9 +18,11 @@ class MatrixProduct:
     """Products [rows, 384] x [384, 1536] in turn with the other sides, so that all meet the same neighbours.
 
     A step cannot be faster than its operations at this rate; norms, activations and memory traffic come on top.
+
+    Args: case; times, products of a round.
     """
 
-    def __init__(self, case: Mapping[str, object]) -> None:
+    def __init__(self, case: Mapping[str, object], times: int = 50) -> None:
         self._device = case_device(case)
         self._is_bf16 = taken(case, "precision", str) == "bf16"
         dtype = torch.bfloat16 if self._is_bf16 else torch.float32
@@ -29,10 +31,10 @@ class MatrixProduct:
         self._left = torch.randn(rows, _IN, generator=source).to(self._device, dtype)
         self._right = torch.randn(_IN, _OUT, generator=source).to(self._device, dtype)
         self._out = torch.empty(rows, _OUT, device=self._device, dtype=dtype)
-        self._times = 50
+        self._times = times
 
     def run(self) -> int:
-        """Multiply fifty times; no image is dealt with."""
+        """Multiply so many times; no image is dealt with."""
         for _ in range(self._times):
             torch.mm(self._left, self._right, out=self._out)
         settle(self._device)
