@@ -55,12 +55,12 @@ def test_every_measure_takes_memory_off() -> None:
     plain = Setting(is_bf16=True, micro_batch=8, batch=8)
     total = memory_of(LARGE, plain).total
     for setting in (
-        *(replace(plain, trunk_bits=bits) for bits in (16, 8, 4)),  # type: ignore[arg-type]
+        *(replace(plain, trunk_bits=bits) for bits in (16, 8, 4)),
         replace(plain, recompute=True),
         replace(plain, micro_batch=4),
     ):
         assert memory_of(LARGE, setting).total < total
-    packed = [memory_of(LARGE, replace(plain, trunk_bits=bits)).trunk for bits in (16, 8, 4)]  # type: ignore[arg-type]
+    packed = [memory_of(LARGE, replace(plain, trunk_bits=bits)).trunk for bits in (16, 8, 4)]
     assert packed == sorted(packed, reverse=True)
 
 

@@ -97,7 +97,7 @@ def packed(weight: Tensor, bits: Literal[8, 4]) -> list[Tensor]:
 
     Of 4 bits, a byte holds number i of a group below and number i + 16 above.
     """
-    groups = weight.float().unflatten(1, (-1, GROUP))
+    groups = weight.float().reshape(len(weight), -1, GROUP)
     low, high = groups.aminmax(dim=-1, keepdim=True)
     low = low.half()
     step = ((high - low.float()).clamp_min(0) / (2**bits - 1)).half()
