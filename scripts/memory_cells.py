@@ -117,9 +117,12 @@ def count(cell: dict[str, Any]) -> dict[str, int]:
     return {"peak": alive.peak, "standing": alive.standing}
 
 
-def cells() -> dict[str, dict[str, Any]]:
-    """Every cell: options of a run, and what the model of memory says."""
-    found: dict[str, dict[str, Any]] = {}
+Cell = dict[str, Any]
+
+
+def cells() -> dict[tuple[str, str, str], Cell]:
+    """Every cell, by model, views and setting: options of a run, and what the model of memory says."""
+    found: dict[tuple[str, str, str], Cell] = {}
     for (model, grammar), (large, small) in itertools.product(MODELS.items(), VIEWS):
         for told, precision, bits, again in SETTINGS:
             options: dict[str, Any] = {
@@ -135,7 +138,7 @@ def cells() -> dict[str, dict[str, Any]]:
                 "engine": {"micro_batch_size": 1, "trunk_bits": bits, "recompute_blocks": again},
             }
             memory = advise(resolve({}, options, file_name="cell"), 1.0).as_asked.memory
-            found[f"{model} {large}/{small} {told}"] = {
+            found[model, f"{large}/{small}", told] = {
                 "options": options,
                 "tensor_mib": round(memory.tensors / 2**20, 1),
                 "whole_run_mib": round(memory.total / 2**20, 1),
@@ -145,16 +148,19 @@ def cells() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    before = json.loads(OUT.read_text())["cells"] if OUT.exists() else {}
-    found = cells()
-    for name, cell in found.items():
-        counted = before.get(name, {}).get("counted_mib")
-        if counted is None and name.split()[0] in ("ViT-S", "ViT-B"):
+    before = json.loads(OUT.read_text())["models"] if OUT.exists() else {}
+    models: dict[str, dict[str, dict[str, Cell]]] = {}
+    for (model, views, told), cell in cells().items():
+        counted = before.get(model, {}).get(views, {}).get(told, {}).get("counted_mib")
+        if counted is None and model in ("ViT-S", "ViT-B"):
             counted = round(count(cell)["peak"] / 2**20, 1)
         if counted is not None:
             cell |= {"counted_mib": counted, "error": round(cell["tensor_mib"] / counted - 1, 3)}
-            print(f"{name:32} {cell['tensor_mib']:8.1f} MiB, counted {counted:8.1f}: {cell['error']:+.1%}", flush=True)
-    OUT.write_text(json.dumps({"told": __doc__, "cells": found}, indent=1) + "\n")
+            print(
+                f"{model} {views} {told}: {cell['tensor_mib']} MiB, counted {counted}: {cell['error']:+.1%}", flush=True
+            )
+        models.setdefault(model, {}).setdefault(views, {})[told] = cell
+    OUT.write_text(json.dumps({"told": __doc__, "models": models}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -155,10 +155,15 @@ def _bench(value: dict[str, Any], labels: frozenset[str]) -> Iterator[Fact]:
     """Times, memory, and how ours compare with LightlyTrain's."""
     case, sides = value["case"], value["sides"]
     labels = labels | {f"rank {case['rank']}", case["precision"]} if "bench" in value else labels
+    if "head_hidden" in case:
+        labels = (
+            labels | {f"{case['blocks'] or 'all'} blocks"} | ({"narrow head"} if case["head_hidden"] < 2048 else set())
+        )
     for side in sides:
         mine, seconds = labels | _names(side), median(side["seconds"])
         yield Fact(mine | {"seconds"}, (seconds,))
-        yield Fact(mine | {"peak of the process"}, (side["peak_bytes"] / 2**30,))
+        if "peak_bytes" in side:
+            yield Fact(mine | {"peak of the process"}, (side["peak_bytes"] / 2**30,))
         if side.get("images"):
             yield Fact(mine | {"ms per image"}, (1000 * seconds / side["images"],))
         if value.get("bench") == "step" and side["label"].startswith("rekindle"):

@@ -109,3 +109,14 @@ def test_a_run_with_other_options_is_refused_and_the_option_is_named(tmp_path: P
     cell.run.config.write_text(yaml.safe_dump(stored | {"optim": stored["optim"] | {"lr_per_256": 0.5}}))
     with pytest.raises(RequestError, match=r"was started with optim.lr_per_256 = 0.5, and the grid now says 5.0"):
         plan_cells(check_grid(tree(tmp_path)), "g.yaml")
+
+
+def test_one_recipe_for_all_cells_of_a_grid(tmp_path: Path) -> None:
+    def batches(**change: Any) -> set[int]:
+        return {c.resolved.options.batch_size for c in plan_cells(check_grid(tree(tmp_path, **change)), "g.yaml")}
+
+    common = {"steps": 2, "accelerator": "cpu"}
+    alone = batches(methods={"glare": {}}, common=common)
+    beside = batches(methods={"glare": {}, "dino": {}}, common=common)
+    assert len(alone) == len(beside) == 1 and alone != beside
+    assert batches(methods={"glare": {}, "dino": {}}, common=common | {"recipe": "short"}) == alone

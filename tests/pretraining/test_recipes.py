@@ -2,23 +2,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rekindle.cli import main
 from rekindle.core.progress import Progress
 from rekindle.core.schedules import cosine
+from rekindle.demo.story import BASE
+from rekindle.engine.watcher import LoggingWatcher
 from rekindle.methods import METHODS
 from rekindle.pretraining.options import Resolved, resolve
 from rekindle.pretraining.recipes import with_recipe, with_view_sizes
+from rekindle.pretraining.run import prepare
 from tests.engine.running import write_images
 
 
 def _filled(num_images: int, **asked: Any) -> Resolved:
-    return with_recipe(resolve({}, asked), num_images)
+    return with_recipe(resolve({}, {"recipe": "full", **asked}), num_images)
 
 
 def test_more_images_have_more_steps_larger_batches_and_more_prototypes() -> None:
@@ -73,11 +78,71 @@ def test_sizes_of_views_that_were_asked_for_stay() -> None:
     assert filled.options.views.local_size_px == 96 and filled.sources["views.local_size_px"] == "file"
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_gpu", "short"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"accelerator": "cpu"}, True, True),
+        ({"accelerator": "gpu"}, False, False),
+        ({"recipe": "full"}, False, False),
+        ({"recipe": "short"}, True, True),
+        ({"recipe": "short", "method": "dino", "train": "all"}, True, True),
+        ({"method": "dino"}, False, False),
+        ({"train": "all"}, False, False),
+    ],
+)
+def test_the_short_recipe_is_for_what_it_was_measured_with_on_a_cpu_or_who_asks(
+    asked: dict[str, Any], is_gpu: bool, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_gpu)
+    resolved = resolve({}, asked)
+    filled = with_recipe(resolved, 300)
+    options = filled.options
+    assert (options.views.global_size_px == 112) == short and (options.batch_size == 32) != short
+    head = getattr(options, options.method)
+    assert (head.head_hidden, head.head_bottleneck) == ((512, 128) if short else (2048, 256))
+    rate = 5e-5 if options.train == "all" else 2e-3 if short else 5e-4
+    assert options.optim.lr_per_256 == rate and (filled.sources["views.num_local"] == "recipe") == short
+    beside_others = with_recipe(resolved, 300, alike=False).options
+    assert (beside_others.views.global_size_px == 112) == (asked.get("recipe") == "short")
+
+
+@pytest.mark.parametrize("asked", [{"num_regions": 4}, {"region_start": "random"}, {"regional_weight": 1.0}])
+def test_who_sets_something_of_regions_has_them(asked: dict[str, object]) -> None:
+    plain = _filled(300, recipe="short")
+    assert plain.options.glare.regional_weight == 0 and "regions" in plain.reasons["glare.regional_weight"]  # type: ignore[attr-defined]
+    assert _filled(300, recipe="short", glare=asked).options.glare.regional_weight == 1  # type: ignore[attr-defined]
+    assert _filled(300).options.glare.regional_weight == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_told"), [({}, True), ({"recipe": "full"}, False), ({"views": {"global_size_px": 64}}, False)]
+)
+def test_a_run_of_the_short_recipe_says_so_and_how_to_have_the_full_one(
+    asked: dict[str, Any], is_told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = str(write_images(tmp_path / "images"))
+    common = {"images": images, "backbone": str(BASE), "accelerator": "cpu", "out": str(tmp_path / "run")}
+    with caplog.at_level(logging.INFO):
+        prepare(resolve({}, common | asked), LoggingWatcher())
+    told = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("recipe: short") and "--recipe full" in line for line in told) == is_told
+
+
+@pytest.mark.parametrize(
+    ("patch", "large", "small"), [(14, 112, 56), (16, 112, 64), (8, 112, 56), (32, 128, 64), (30, 120, 60)]
+)
+def test_small_views_of_the_short_recipe_follow_the_patch(patch: int, large: int, small: int) -> None:
+    views = with_view_sizes(_filled(300, recipe="short"), patch).options.views
+    assert (views.global_size_px, views.local_size_px) == (large, small)
+
+
 @pytest.mark.parametrize("images", [True, False])
 def test_config_tells_the_sizes_that_follow_the_backbone(
     images: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = ["--images", str(write_images(tmp_path / "images"))] if images else []
+    source = ["--images", str(write_images(tmp_path / "images")), "--recipe", "full"] if images else []
     for backbone in ("vit:width=32,depth=1,heads=2,patch=14,img=56", "vit_small_patch14_dinov2.lvd142m"):
         assert main(["config", "--backbone", backbone, *source, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)["views.local_size_px"]

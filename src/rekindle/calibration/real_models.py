@@ -72,6 +72,7 @@ def _request(images: Path, out: Path, seed: int) -> dict[str, Any]:
         "images": str(images),
         "backbone": str(BASE),
         "method": "glare",
+        "recipe": "full",
         "out": str(out),
         "steps": STEPS,
         "batch_size": 16,

@@ -142,6 +142,7 @@ def request(options: DemoOptions, out: Path) -> dict[str, Any]:
         "images": str(out / "unlabelled"),
         "backbone": str(BASE),
         "method": "glare",
+        "recipe": "full",
         "out": str(out / "run"),
         "steps": options.steps,
         "batch_size": 16,

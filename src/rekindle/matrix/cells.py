@@ -22,7 +22,7 @@ from rekindle.methods import METHODS
 from rekindle.networks.checkpoints.create import FILE_SUFFIXES
 from rekindle.pretraining.machine import machine_of
 from rekindle.pretraining.options import PretrainOptions, Resolved, read_run_file, resolve
-from rekindle.pretraining.recipes import with_recipe
+from rekindle.pretraining.recipes import is_short, with_recipe
 from rekindle.pretraining.steps import plan_steps
 
 MAY_CHANGE = ("out", "devices", "data", "engine")
@@ -175,6 +175,7 @@ def plan_cells(grid: Grid, where: str) -> list[Cell]:
         source = find_images(grid.images) if found else None
     except RequestError as error:
         raise placed(error, where) from None
+    alike = all(is_short(resolved.options) for resolved in found.values())  # one recipe, or rows would not compare
     cells = []
     for key in names:
         if key in given:
@@ -184,7 +185,7 @@ def plan_cells(grid: Grid, where: str) -> list[Cell]:
         place, resolved = f"{where}, cell {key}", found[key]
         num_images = len(source.part(key.images, grid.fraction_seed))
         try:
-            whole = with_recipe(resolved, num_images)
+            whole = with_recipe(resolved, num_images, alike=alike)
             cell = Cell(key, whole, plan_steps(whole.options, num_images, machine_of(whole.options)).steps)
             refuse_other_options(cell)
             cell.run.refuse_unless_free(resume=True, needed_bytes=0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rekindle.adapters import ADAPTERS
+from rekindle.core.devices import has_gpu
 from rekindle.core.errors import RequestError
 from rekindle.data.images import chosen_images
 from rekindle.data.memory import free_bytes
@@ -83,7 +84,7 @@ def advise(resolved: Resolved, memory_bytes: float | None = None) -> Advice:
     head = Head(trunk.width)
     named = {"hidden": "head_hidden", "bottleneck": "head_bottleneck", "prototypes": "num_prototypes"}
     head = Head(trunk.width, **{name: method.get(option) or getattr(head, name) for name, option in named.items()})
-    is_gpu = options.accelerator == "gpu" or (options.accelerator == "auto" and torch.cuda.is_available())
+    is_gpu = has_gpu(options.accelerator)
     sizes = Sizes(
         trunk,
         sum(p.numel() for p in vit.parameters()) - trunk.depth * trunk.block_maps,

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from rekindle.core.devices import has_gpu
 from rekindle.core.processor import instruction_sets, native_bf16
 from rekindle.pretraining.options import PretrainOptions, Resolved
 
@@ -39,7 +40,7 @@ class Machine:
 
 def machine_of(options: PretrainOptions) -> Machine:
     """The machine that the options ask for; `auto` takes a GPU where there is one, and bfloat16 where it is native."""
-    is_gpu = options.accelerator == "gpu" or (options.accelerator == "auto" and torch.cuda.is_available())
+    is_gpu = has_gpu(options.accelerator)
     if options.precision != "auto":
         return Machine(is_gpu, options.precision)
     if is_gpu:

@@ -49,10 +49,11 @@ class PretrainOptions(Options):
     """What moves: adapters on a frozen backbone, all weights (HPT), or the layer norms alone."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the backbone's weights, or from random ones (then use train=all)."""
-    recipe: Literal["auto", "paper"] = "auto"
-    """What nobody sets follows the number of images (auto; `rekindle config --images ...` shows what and why), or is GLARE's:
-    100 epochs of 512 images, all that trains from the first step. Training from scratch has the settings of its method's paper
-    either way (`rekindle config --explain-paper` shows both beside the papers)."""
+    recipe: Literal["auto", "short", "full", "paper"] = "auto"
+    """What nobody sets follows the number of images (`rekindle config --images ...` shows what and why): with small views in
+    minutes (short), with large ones (full), or short for GLARE's adapters on a CPU and full otherwise (auto). Or it is GLARE's
+    (paper): 100 epochs of 512 images, all that trains from the first step. Training from scratch has the settings of its
+    method's paper either way (`rekindle config --explain-paper` shows both beside the papers)."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps; instead of `epochs`."""
     epochs: float | None = Field(None, gt=0)

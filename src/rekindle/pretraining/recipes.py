@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that follow the number of images: a few hundred are not adapted to as a million are. Torch-free.
+"""Settings that follow the number of images and the device: a few hundred are not adapted to as a million are. Torch-free.
 
 A recipe fills in what nobody set. It is decided here and not taken from a paper; docs/recipes.md has what evidence there is.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 from rekindle.adapters import ADAPTERS
 from rekindle.adapters.peft_folder import is_peft_folder, read_folder
+from rekindle.core.devices import has_gpu
 from rekindle.core.option_trees import checked, lay_over, nested
 from rekindle.core.options import Options
 from rekindle.core.text_files import read_json
@@ -50,6 +51,24 @@ SIZES = (
     Size(math.inf, 512, 3_000, 8192),
 )
 
+SHORT_SIZES = (
+    Size(400, 4, 400, 1024),
+    Size(1_000, 4, 800, 1024),
+    Size(3_500, 4, 1_600, 1024),
+    Size(math.inf, 4, 3_200, 1024),
+)
+"""Of the short recipe, which a CPU can wait for: many small steps (docs/recipes.md#short-on-a-cpu)."""
+SHORT_METHODS = ("glare",)
+"""Methods that the short recipe was measured with: `auto` takes it for these."""
+SHORT_PEAK_LR = 2e-3
+SHORT_VIEWS: Mapping[str, object] = {
+    "views.global_size_px": 112,
+    "views.local_size_px": 56,
+    "views.num_local": 2,
+}
+SHORT_HEAD: Mapping[str, object] = {"head_hidden": 512, "head_bottleneck": 128}
+OF_REGIONS = ("regional_weight", "num_regions", "region_", "min_region_", "attention_")
+"""How GLARE's options of its regional term begin; who sets one of them has the term."""
 
 FEW = 1_000
 """Up to so many images, adapters are narrow and GLARE's targets sharp and balanced: docs/results/does-the-recipe-help.md."""
@@ -69,15 +88,16 @@ class Choice:
     why: str
 
 
-def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
+def choose(resolved: Resolved, num_images: int, *, short: bool) -> dict[str, Choice]:
     """Return what suits a run with this many images, by dotted name; what the options fix already is taken into account.
 
     Nothing for training from scratch (that has the paper's settings) and for `recipe=paper`.
+    Args: short, by the short recipe and not by the full one.
     """
     options = resolved.options
     if options.recipe == "paper" or options.init == "random":
         return {}
-    size = next(s for s in SIZES if num_images <= s.images)
+    size = next(s for s in (SHORT_SIZES if short else SIZES) if num_images <= s.images)
     images = f"{num_images} images"
     is_free = resolved.sources["batch_size"] == "default"
     batch = min(size.batch_size if is_free else options.batch_size, num_images)
@@ -88,9 +108,7 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
         "batch_size": Choice(
             size.batch_size, f"{images}: steps of up to {size.batch_size} leave enough of them in an epoch"
         ),
-        "optim.lr_per_256": Choice(
-            PEAK_LR[options.train], f"the peak itself, for train={options.train}, whatever the batch"
-        ),
+        "optim.lr_per_256": _peak(options, short),
         "optim.lr_is_peak": Choice(
             True, "short runs have small batches, and linear scaling would leave them almost still"
         ),
@@ -119,15 +137,30 @@ def choose(resolved: Resolved, num_images: int) -> dict[str, Choice]:
     if num_images <= FEW and SHARP_TARGETS.keys() <= group.keys() and not _targets_are_asked_for(resolved):
         why = f"{images} look alike to many backbones: sharp, balanced targets moved them, others hardly (docs/results)"
         method |= {name: Choice(value, why) for name, value in SHARP_TARGETS.items()}
+    if short:
+        chosen |= {
+            name: Choice(value, "small views: a CPU has seen them in minutes") for name, value in SHORT_VIEWS.items()
+        }
+        if SHORT_HEAD.keys() <= group.keys():
+            why = "what a head this narrow saves on a CPU buys steps (docs/recipes.md)"
+            method |= {name: Choice(value, why) for name, value in SHORT_HEAD.items()}
+        of_regions = [f"{options.method}.{name}" for name in group if name.startswith(OF_REGIONS)]
+        if all(resolved.sources[name] == "default" for name in of_regions):
+            why = "small views have few regions, and gained as much without them (docs/recipes.md)"
+            method["regional_weight"] = Choice(0.0, why)
     chosen.update({f"{options.method}.{name}": choice for name, choice in method.items() if name in group})
     return chosen
 
 
-def with_recipe(resolved: Resolved, num_images: int) -> Resolved:
-    """Fill in what nobody set: the adapters of a run that this one goes on from, then what suits the number of images."""
+def with_recipe(resolved: Resolved, num_images: int, *, alike: bool = True) -> Resolved:
+    """Fill in what nobody set: the adapters of a run that this one goes on from, then what suits the number of images.
+
+    Args: alike, all runs beside which this one will stand take the short recipe by themselves (`is_short`); if not, none of them
+    does.
+    """
     options = resolved.options
     inherited = _adapters_of(options)
-    chosen = choose(resolved, num_images)
+    chosen = choose(resolved, num_images, short=is_short(options) and (alike or options.recipe == "short"))
     if inherited:
         chosen = {name: choice for name, choice in chosen.items() if not name.startswith("adapter.")}
     free = {name: c for name, c in (chosen | inherited).items() if resolved.sources[name] == "default"}
@@ -144,7 +177,7 @@ def with_view_sizes(resolved: Resolved, patch: int) -> Resolved:
     """Let the sizes of views that nobody set follow the backbone's patch: the nearest multiples of it."""
     views, chosen = resolved.options.views, {}
     for name, size in {"global_size_px": views.global_size_px, "local_size_px": views.local_size_px}.items():
-        is_free = resolved.sources[f"views.{name}"] in ("default", "method", "paper")
+        is_free = resolved.sources[f"views.{name}"] in ("default", "method", "paper", "recipe")
         if size % patch and is_free:
             whole = max(1, math.floor(size / patch + 0.5)) * patch
             chosen[f"views.{name}"] = Choice(
@@ -161,6 +194,21 @@ def with_view_sizes(resolved: Resolved, patch: int) -> Resolved:
         sources=resolved.sources | sources,
         reasons=resolved.reasons | {name: choice.why for name, choice in chosen.items()},
     )
+
+
+def is_short(options: PretrainOptions) -> bool:
+    """Whether a run by itself takes the short recipe: it is asked for, or has what that was measured with, on a CPU."""
+    if options.recipe != "auto":
+        return options.recipe == "short"
+    return options.method in SHORT_METHODS and options.train == "adapters" and not has_gpu(options.accelerator)
+
+
+def _peak(options: PretrainOptions, short: bool) -> Choice:
+    if short and options.train != "all":
+        return Choice(
+            SHORT_PEAK_LR, "the peak itself: few steps are enough at four times the full recipe's (docs/recipes.md)"
+        )
+    return Choice(PEAK_LR[options.train], f"the peak itself, for train={options.train}, whatever the batch")
 
 
 def _steps(options: PretrainOptions, size: Size, num_images: int, batch: int) -> int:

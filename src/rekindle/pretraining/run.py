@@ -225,6 +225,10 @@ def prepare(resolved: Resolved, watcher: Watcher, *, before_loading: Callable[[]
     if resolved.reasons:
         chosen = ", ".join(name for name, source in resolved.sources.items() if source == "recipe")
         watcher.message(f"chosen for {len(images)} images (`rekindle config` tells why): {chosen}")
+        if resolved.sources["views.global_size_px"] == "recipe" and options.recipe == "auto":
+            watcher.message(
+                "recipe: short, because a CPU computes; --recipe full has large views, and takes hours on a CPU"
+            )
     before_loading()
     budget = store_budget(options.data.store_gib)
     machine = machine_of(options)
