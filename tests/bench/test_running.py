@@ -59,6 +59,8 @@ def test_sides_are_ours_then_the_peers_then_the_limit(monkeypatch: pytest.Monkey
     options = BenchOptions(name="step", peer=("lightly", "lightly-train", "lightly"))
     assert list(sides_of(options)) == ["rekindle dino", "rekindle glare", "lightly dino", "lightly-train dino", LIMIT]
     assert list(sides_of(BenchOptions(name="step", method="glare"))) == ["rekindle glare", LIMIT]
+    dinov2 = BenchOptions(name="step", method="dino", peer=("lightly-train-dinov2",))
+    assert list(sides_of(dinov2)) == ["rekindle dino", "lightly-train dinov2", LIMIT]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,7 @@ def test_sides_are_ours_then_the_peers_then_the_limit(monkeypatch: pytest.Monkey
         ),
         ({"peer": ("albumentations",)}, "bench step has no side for it; peers of this bench: lightly, lightly-train"),
         ({"peer": ("lightly-train",)}, "not installed in this environment; .* pip install lightly-train"),
+        ({"peer": ("lightly-train-dinov2",)}, r"not installed in this environment; .* pip install lightly-train \("),
         ({"method": "mocov9"}, "unknown method of this bench 'mocov9'"),
     ],
     ids=str,

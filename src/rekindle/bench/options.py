@@ -20,7 +20,7 @@ class BenchOptions(Options):
     """views: crops of an image; step: one optimizer step; epoch: training with its data; t100: what 100 epochs take;
     extract: features; start: from the command to the first step."""
     peer: tuple[str, ...] = ()
-    """Other projects to measure beside ours: lightly-train, lightly, torchvision, albumentations."""
+    """Other projects to measure beside ours: lightly-train, lightly-train-dinov2, lightly, torchvision, albumentations."""
     rounds: int | None = Field(None, ge=1)
     """Timed rounds of each side; None: what the bench usually does (5, or 3 where a round is long)."""
     warmup: int = Field(1, ge=0)

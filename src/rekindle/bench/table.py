@@ -19,9 +19,13 @@ PACKAGES: dict[str, str] = {
     "albumentations": "albumentations",
     "lightly": "lightly",
     "lightly-train": "lightly_train",
+    "lightly-train-dinov2": "lightly_train",
     "torchvision": "torchvision",
 }
-"""Peer, as pip calls it -> the module that it installs."""
+"""Peer -> the module that it needs."""
+
+DISTRIBUTIONS: dict[str, str] = {"lightly-train-dinov2": "lightly-train"}
+"""Peer -> what pip calls it, where that is another name: a second side of a package that is a peer already."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ BENCHES: dict[str, Bench] = {
         ours={"rekindle dino": "rekindle.bench.step:OursDino", "rekindle glare": "rekindle.bench.step:OursGlare"},
         peers={
             "lightly-train": {"lightly-train dino": "rekindle.bench.peers.lightly_train_step:LightlyTrainDino"},
+            "lightly-train-dinov2": {
+                "lightly-train dinov2": "rekindle.bench.peers.lightly_train_step:LightlyTrainDinov2"
+            },
             "lightly": {"lightly dino": "rekindle.bench.peers.lightly_step:LightlyDino"},
         },
         limit=True,
@@ -147,7 +154,8 @@ def _peer_sides(name: str, bench: Bench, peer: str) -> Mapping[str, str]:
         raise RequestError(f"--peer {peer}: bench {name} has no side for it; {able}{hint}")
     if importlib.util.find_spec(PACKAGES[peer]) is None:
         raise RequestError(
-            f"--peer {peer} is not installed in this environment; install it beside rekindle with: pip install {peer} "
+            f"--peer {peer} is not installed in this environment; install it beside rekindle with: "
+            f"pip install {DISTRIBUTIONS.get(peer, peer)} "
             "(a fresh environment avoids clashes of versions), and run the bench from there"
         )
     return bench.peers[peer]
