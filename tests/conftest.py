@@ -44,12 +44,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _auto_is_float32() -> Iterator[None]:
     """The same numbers on every machine: `precision=auto` finds no bfloat16 in the processor, unless a test says so."""
     from rekindle.pretraining import machine
 
-    monkeypatch.setattr(machine, "native_bf16", lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "native_bf16", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     "steps": 6,
     "batch_size": 4,
     "accelerator": "cpu",
+    "precision": "fp32",
     "views.global_size_px": 32,
     "views.local_size_px": 16,
     "views.num_local": 2,

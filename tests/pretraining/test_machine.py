@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from rekindle.pretraining import machine
 from rekindle.pretraining.machine import Machine, machine_of, precision_line, with_precision
 from rekindle.pretraining.options import PretrainOptions, Resolved, resolve
+from tests.engine.running import run, stop_after, write_images
 
 
 def _resolved(precision: str) -> Resolved:
@@ -76,3 +78,12 @@ def test_a_run_keeps_what_auto_came_to_wherever_it_goes_on() -> None:
     assert resolve({"precision": kept.options.precision}, {}).options.precision == "bf16"
     asked = _resolved("fp32")
     assert with_precision(asked, Machine(False, "fp32")) is asked
+
+
+def test_a_run_that_goes_on_with_auto_computes_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, out = write_images(tmp_path / "images"), tmp_path / "run"
+    monkeypatch.setattr(machine, "native_bf16", lambda: "amx_bf16")
+    assert not run(images, out, precision="auto", watcher=stop_after(2)).is_finished
+    monkeypatch.setattr(machine, "native_bf16", lambda: None)
+    assert run(images, out, precision="auto", resume=True).is_finished
+    assert "precision: bf16" in (out / "config.yaml").read_text()

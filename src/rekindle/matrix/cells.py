@@ -205,6 +205,8 @@ def refuse_other_options(cell: Cell, asks: str = "the grid") -> None:
         return
     stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config)).options
     before, now = (run_settings(options) for options in (stored, cell.resolved.options))
+    if now["precision"] == "auto":  # the run goes on with what that came to
+        now["precision"] = before["precision"]
     for name in [*before, *(n for n in now if n not in before)]:
         if before.get(name) != now.get(name):
             done = "was trained" if folder.is_finished else "was started"

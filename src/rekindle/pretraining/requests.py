@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from rekindle.adapters import ADAPTERS
@@ -38,6 +40,18 @@ def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
             f"{now.get(changed[0])!r}; leave the option out, or start a new run in another folder"
         )
     return wanted
+
+
+def as_begun(resolved: Resolved, folder: RunFolder) -> Resolved:
+    """Take for `precision=auto` what it came to when the run in the folder began, or what stays would not go on alike."""
+    if resolved.options.precision != "auto" or not folder.holds_run:
+        return resolved
+    stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config)).options.precision
+    return replace(
+        resolved,
+        options=resolved.options.model_copy(update={"precision": stored}),
+        sources=resolved.sources | {"precision": "machine"},
+    )
 
 
 def required(name: str, value: str) -> str:

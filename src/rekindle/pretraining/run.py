@@ -40,7 +40,7 @@ from rekindle.pretraining.options import PretrainOptions, Resolved
 from rekindle.pretraining.pictures import RunPictures
 from rekindle.pretraining.recipes import with_recipe, with_view_sizes
 from rekindle.pretraining.records import logged, record_skipped_images, record_start
-from rekindle.pretraining.requests import check_request, check_views, required
+from rekindle.pretraining.requests import as_begun, check_request, check_views, required
 from rekindle.pretraining.saving import ModelWriter
 from rekindle.pretraining.steps import fitted_to_memory, plan_steps
 from rekindle.pretraining.unseen import UNSEEN, UnseenLoss, unseen_images
@@ -86,7 +86,9 @@ def pretrain(resolved: Resolved, *, resume: bool = False, watcher: Watcher | Non
     folder = RunFolder(required("out", resolved.options.out))
     watcher = watcher or LoggingWatcher()
     prepared = prepare(
-        resolved, watcher, before_loading=lambda: folder.refuse_unless_free(resume=resume, needed_bytes=0)
+        as_begun(resolved, folder) if resume else resolved,
+        watcher,
+        before_loading=lambda: folder.refuse_unless_free(resume=resume, needed_bytes=0),
     )
     resolved, images, fabric, plan = prepared.resolved, prepared.images, prepared.fabric, prepared.plan
     options, backbone, method, attachment = resolved.options, prepared.backbone, prepared.method, prepared.attachment
