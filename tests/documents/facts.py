@@ -135,7 +135,7 @@ def _known(value: dict[str, Any], labels: frozenset[str], key: str) -> Iterator[
         yield from (Fact(labels, (number,)) for number in (sum(value.values()), len(value)))
     if "trained" in value and "refused" in value:
         yield Fact(labels, (value["trained"] + value["refused"],))
-    if "sides" in value:
+    if "sides" in value and "case" in value:
         yield from _bench(value, labels)
 
 
