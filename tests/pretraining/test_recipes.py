@@ -156,6 +156,8 @@ def test_few_images_get_sharp_balanced_targets_and_narrow_adapters_unless_someth
     assert many.glare.balance == "centre" and many.glare.teacher_temperature == (0.04, 0.04)  # type: ignore[attr-defined]
     assert (few.adapter.rank, many.adapter.rank) == (64, None)
     assert _filled(300, adapter={"rank": 16}).options.adapter.rank == 16
+    short = _filled(20_000, recipe="short").options
+    assert (short.adapter.rank, short.glare.balance) == (64, "sinkhorn")  # type: ignore[attr-defined]
     assert "adapter.rank" not in _filled(300, adapter={"kind": "lora"}).reasons
     assert "adapter.rank" not in _filled(300, train="all").reasons
     warm = _filled(300, glare={"teacher_temperature": (0.05, 0.05)}).options.glare  # type: ignore[attr-defined]

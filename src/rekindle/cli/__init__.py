@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -102,7 +103,8 @@ def _overview() -> str:
 def loading() -> Iterator[None]:
     """Load libraries without looking for garbage meanwhile, which finds none and takes a sixth of the time.
 
-    What is loaded stays until the end, so later searches leave it out.
+    What is loaded stays until the end, so later searches leave it out; the last one, as Python ends, has it again, or libraries
+    that count what they made (nanobind) would report all of it as lost.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -110,6 +112,7 @@ def loading() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)
         if was_enabled:
             gc.enable()
 

@@ -121,7 +121,7 @@ def choose(resolved: Resolved, num_images: int, *, short: bool) -> dict[str, Cho
     adapter = ADAPTERS[options.adapter.kind]
     if options.train == "adapters" and adapter.has_scale:
         chosen["adapter.scale"] = Choice(1.0, "at 0.1 adapters hardly moved in runs of this length (docs/results)")
-        if num_images <= FEW and adapter.usual_rank is not None:
+        if (short or num_images <= FEW) and adapter.usual_rank is not None:
             chosen["adapter.rank"] = Choice(
                 NARROW_RANK, f"{images}: as good as 512 in small, steadier over seeds, and cheaper (docs/results)"
             )
@@ -134,7 +134,7 @@ def choose(resolved: Resolved, num_images: int, *, short: bool) -> dict[str, Cho
     }
     if num_images > SIZES[-2].images:
         del method["teacher_temperature"]
-    if num_images <= FEW and SHARP_TARGETS.keys() <= group.keys() and not _targets_are_asked_for(resolved):
+    if (short or num_images <= FEW) and SHARP_TARGETS.keys() <= group.keys() and not _targets_are_asked_for(resolved):
         why = f"{images} look alike to many backbones: sharp, balanced targets moved them, others hardly (docs/results)"
         method |= {name: Choice(value, why) for name, value in SHARP_TARGETS.items()}
     if short:
