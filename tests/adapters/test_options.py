@@ -50,7 +50,7 @@ def test_each_kind_has_its_usual_rank_unless_one_is_asked_for() -> None:
 )
 def test_what_a_recipe_makes_of_each_kind(kind: str, few: tuple[float, int], many: tuple[float, int]) -> None:
     for num_images, expected in ((900, few), (2_000, many)):
-        options = with_recipe(resolve({}, {"adapter": {"kind": kind}}), num_images).options.adapter
+        options = with_recipe(resolve({}, {"recipe": "full", "adapter": {"kind": kind}}), num_images).options.adapter
         assert (options.scale, options.rank) == expected
         asked = with_recipe(resolve({}, {"adapter": {"kind": kind, "scale": 0.3, "rank": 5}}), num_images)
         assert (asked.options.adapter.scale, asked.options.adapter.rank) == (0.3, 5)

@@ -112,7 +112,7 @@ class _LightlyTrainStep(ABC):
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._method.on_before_optimizer_step(self._optimizer)
-        torch.nn.utils.clip_grad_norm_(self._parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(self._all_parameters(), CLIP_NORM)
         self._optimizer.step()
         self._place.global_step += 1
         self._schedule.step()
@@ -127,7 +127,7 @@ class _LightlyTrainStep(ABC):
         context: AbstractContextManager[object] = self._mixed.autocast_context_manager()
         return context
 
-    def _parameters(self) -> list[torch.nn.Parameter]:
+    def _all_parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def facts(self) -> dict[str, object]:
@@ -135,7 +135,7 @@ class _LightlyTrainStep(ABC):
         memory = device_facts(self._device)
         losses = list(self._losses)
         return memory | {
-            "trained_parameters": sum(p.numel() for p in self._parameters() if p.requires_grad),
+            "trained_parameters": sum(p.numel() for p in self._all_parameters() if p.requires_grad),
             "train": "all",
             "optimizer": type(self._optimizer).__name__,
             "flops": count_flops(self.run),
