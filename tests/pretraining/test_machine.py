@@ -87,3 +87,14 @@ def test_a_run_that_goes_on_with_auto_computes_as_it_began(tmp_path: Path, monke
     monkeypatch.setattr(machine, "native_bf16", lambda: None)
     assert run(images, out, precision="auto", resume=True).is_finished
     assert "precision: bf16" in (out / "config.yaml").read_text()
+
+
+def test_a_run_of_before_that_kept_auto_goes_on_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, out = write_images(tmp_path / "images"), tmp_path / "run"
+    assert not run(images, out, watcher=stop_after(2)).is_finished
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("precision: fp32", "precision: auto"))
+    assert "precision: auto" in config.read_text()
+    monkeypatch.setattr(machine, "native_bf16", lambda: "amx_bf16")
+    assert run(images, out, precision="auto", resume=True).is_finished
+    assert "precision: fp32" in config.read_text()

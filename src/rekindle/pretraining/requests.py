@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from rekindle.adapters import ADAPTERS
+from rekindle.core.devices import has_gpu
 from rekindle.core.errors import RequestError
 from rekindle.engine.run_folder import RunFolder
 from rekindle.networks.backbone import Backbone
@@ -43,10 +44,15 @@ def resolve_resumed(out: str, asked: dict[str, object]) -> Resolved:
 
 
 def as_begun(resolved: Resolved, folder: RunFolder) -> Resolved:
-    """Take for `precision=auto` what it came to when the run in the folder began, or what stays would not go on alike."""
+    """Take for `precision=auto` what it came to when the run in the folder began, or it would not go on alike.
+
+    A run that keeps `auto` itself is of a Rekindle in which that was fp32 on every CPU.
+    """
     if resolved.options.precision != "auto" or not folder.holds_run:
         return resolved
     stored = resolve(read_run_file(folder.config), {}, file_name=str(folder.config)).options.precision
+    if stored == "auto" and not has_gpu(resolved.options.accelerator):
+        stored = "fp32"
     return replace(
         resolved,
         options=resolved.options.model_copy(update={"precision": stored}),
